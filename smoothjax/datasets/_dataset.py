@@ -1,0 +1,200 @@
+"""The container every source of training data returns."""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from .._checks import as_points, is_concrete
+
+Population = Callable[[PRNGKeyArray, int], Float[Array, "num d"]]
+
+
+class Dataset(eqx.Module):
+    """A finite training set in data coordinates (no noise, `sigma = 0`).
+
+    A pytree: `points` and `labels` are leaves, everything else is static.
+
+    Attributes:
+        name: What to call the set in tables and plots.
+        points: The training points, one a row. Images are flattened in C order of
+            (height, width, channels); those made by this package from 8-bit data are scaled to
+            [-1, 1].
+        labels: One class index a point (int32), or None.
+        image_shape: (height, width, channels) where the points are images, else None.
+        population: Where the points are a sample, or a regular subset, of a known distribution:
+            `population(key, num)` draws `num` fresh points of it, independent of the training
+            points. None where no such distribution is known. This is what a model that
+            generalises ought to generate: the uniform distribution on the circle for points on a
+            circle, on the segment for points on a segment.
+
+    Args:
+        name: As above.
+        points: Array of shape (n, d), real and finite; integers become the default float dtype.
+            A NumPy array is copied.
+        labels: Integer array of shape (n,), or None.
+        image_shape: Three positive integers whose product is d, or None.
+        population: As above; hashable (any function is), since it is static.
+
+    Raises:
+        ValueError: If `points` are not finite and of shape (n, d) with n, d >= 1, if `labels` are
+            not n integers, or if `image_shape` does not hold d numbers.
+
+    Example:
+        >>> from smoothjax.datasets import Dataset
+        >>> data = Dataset("corners", [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], labels=[0, 1, 1])
+        >>> len(data), data.dim
+        (3, 2)
+        >>> train, held_out = data.split(2, seed=0)
+    """
+
+    name: str = eqx.field(static=True)
+    points: Float[Array, "n d"]
+    labels: Int[Array, "n"] | None
+    image_shape: tuple[int, int, int] | None = eqx.field(static=True)
+    population: Population | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        name: str,
+        points: Any,
+        labels: Any = None,
+        image_shape: tuple[int, int, int] | None = None,
+        population: Population | None = None,
+    ):
+        if isinstance(points, np.ndarray):
+            # Copied by NumPy: JAX reads a NumPy array some time after it is handed over (even if
+            # told to copy) or uses its memory in place, so that a later write could reach us.
+            points = points.copy()
+        self.name = str(name)
+        self.points = as_points(points, "points")
+        num, dim = self.points.shape
+        self.labels = None if labels is None else as_labels(labels, num)
+        self.image_shape = None if image_shape is None else _as_image_shape(image_shape, dim)
+        self.population = population
+
+    def __len__(self) -> int:
+        return self.points.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """The dimension d of the points."""
+        return self.points.shape[1]
+
+    def split(self, num_train: int, *, seed: int = 0) -> tuple["Dataset", "Dataset"]:
+        """Split at random into a training set and the rest, which is held out.
+
+        With `order = np.random.default_rng(seed).permutation(n)`, the points `order[:num_train]`
+        are the training set and `order[num_train:]` are held out, each in that order: the same
+        seed gives the same split everywhere. Labels go with their points; name, image shape and
+        population are carried along.
+
+        Args:
+            num_train: Size of the training set, with 1 <= num_train < n.
+            seed: A non-negative integer.
+
+        Returns:
+            The training set (`num_train` points) and the held-out set (`n - num_train` points).
+
+        Raises:
+            ValueError: If either set would be empty, or `seed` is not a non-negative integer.
+        """
+        num = len(self)
+        num_train = as_integer(num_train, "num_train")
+        if not 1 <= num_train < num:
+            raise ValueError(
+                f"`num_train` must satisfy 1 <= num_train < {num}, the number of points of "
+                f"'{self.name}'; got {num_train}."
+            )
+        order = np.random.default_rng(as_seed(seed)).permutation(num)
+        return self._take(order[:num_train]), self._take(order[num_train:])
+
+    def _take(self, index: np.ndarray) -> "Dataset":
+        # Both leaves, points and labels, have one row a point, and need no second check. No index
+        # is out of bounds; "clip" is the mode that compiles fastest.
+        return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), self)
+
+    def __repr__(self) -> str:
+        parts = [repr(self.name), f"points={eqx.tree_pformat(self.points)}"]
+        if self.labels is not None:
+            parts.append(f"labels={eqx.tree_pformat(self.labels)}")
+        if self.image_shape is not None:
+            parts.append(f"image_shape={self.image_shape}")
+        if self.population is not None:
+            parts.append(f"population={self.population!r}")
+        return f"Dataset({', '.join(parts)})"
+
+
+def as_labels(labels: Any, num: int) -> Int[Array, "n"]:
+    """`labels` as `num` class indices of dtype int32, or `ValueError`."""
+    array = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"`labels` must be integers; got dtype {array.dtype}.")
+    if array.shape != (num,):
+        raise ValueError(
+            f"`labels` must have shape ({num},), one for each point; got {array.shape}."
+        )
+    if is_concrete(array):
+        low, high = int(array.min()), int(array.max())
+        if low < -(2**31) or high >= 2**31:
+            raise ValueError(f"`labels` must fit in 32 bits; got values from {low} to {high}.")
+    # NumPy's copy for the reason given for the points.
+    return jnp.asarray(array.astype(np.int32))
+
+
+def as_integer(value: Any, name: str) -> int:
+    """`value` as an `int`, or `ValueError`. Unlike `int(value)`, refuses bools and floats."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"`{name}` must be an integer; got {value!r}.") from error
+
+
+def as_seed(seed: Any) -> int:
+    """`seed` as a non-negative `int`: no None, which would make NumPy draw a fresh one."""
+    value = as_integer(seed, "seed")
+    if value < 0:
+        raise ValueError(f"`seed` must be non-negative; got {value}.")
+    return value
+
+
+def as_float_dtype(dtype: DTypeLike | None) -> np.dtype:
+    """`dtype` as float32 or float64, None being JAX's default, or `ValueError`."""
+    default = jnp.dtype(jnp.result_type(float))
+    if dtype is None:
+        return default
+    try:
+        result = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"`dtype` must be float32 or float64; got {dtype!r}.") from error
+    if result not in (np.float32, np.float64):
+        raise ValueError(f"`dtype` must be float32 or float64; got {result}.")
+    if result == np.float64 and default != np.float64:
+        raise ValueError(
+            "`dtype` float64 needs 64-bit mode: jax.config.update('jax_enable_x64', True)."
+        )
+    return result
+
+
+def _as_image_shape(image_shape: Any, dim: int) -> tuple[int, int, int]:
+    try:
+        height, width, channels = (as_integer(size, "image_shape") for size in image_shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`image_shape` must be (height, width, channels); got {image_shape!r}."
+        ) from error
+    shape = (height, width, channels)
+    if min(shape) < 1 or math.prod(shape) != dim:
+        raise ValueError(
+            f"`image_shape` (height, width, channels) must multiply to the dimension {dim} of the "
+            f"points; got {shape}."
+        )
+    return shape

@@ -1,0 +1,13 @@
+"""Closed-form denoisers `D(u, sigma)`."""
+
+from ._base import AbstractDenoiser as AbstractDenoiser
+from ._base import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
+from ._base import Denoiser as Denoiser
+from ._base import posterior_covariance as posterior_covariance
+from ._base import posterior_covariance_product as posterior_covariance_product
+from ._base import posterior_variance as posterior_variance
+from ._base import proxy_score_covariance as proxy_score_covariance
+from ._base import score as score
+from ._empirical import EmpiricalDenoiser as EmpiricalDenoiser
+from ._gaussian import GaussianDenoiser as GaussianDenoiser
+from ._mixture import MixtureDenoiser as MixtureDenoiser

@@ -1,0 +1,155 @@
+"""The denoiser protocol, and what follows from any denoiser: score, posterior covariance, proxy-score covariance."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import RealScalar, as_float_array, require_positive
+
+Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
+"""Any callable `(u, sigma) -> E[x_0 | u]` for one point `u` of shape (d,) and a scalar noise level."""
+
+
+class AbstractDenoiser(eqx.Module):
+    """A denoiser `D(u, sigma)`: the mean of `x_0` given `u = x_0 + sigma z`, for one point `u`.
+
+    Batches are `jax.vmap`. Anything callable as `(u, sigma) -> (d,)` is accepted wherever a denoiser is; this class
+    is what the closed-form ones share. Subclasses are final and have these:
+    """
+
+    @property
+    @abc.abstractmethod
+    def dim(self) -> int:
+        """Dimension d of the data."""
+
+    @abc.abstractmethod
+    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
+        """Posterior mean of `x_0` given `u`, in data units."""
+
+    def _point(self, u: Any, sigma: Any) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """Checks `u` and `sigma`, and brings the noise level to the point's dtype."""
+        u = as_float_array(u, "u")
+        if u.shape != (self.dim,):
+            hint = " For a batch, use jax.vmap." if u.ndim > 1 else ""
+            raise ValueError(f"`u` must have shape ({self.dim},); got {u.shape}.{hint}")
+        sigma = require_positive(sigma, "sigma")
+        if sigma.shape != ():
+            raise ValueError(
+                f"`sigma` must be a scalar; got shape {sigma.shape}. Use jax.vmap for several."
+            )
+        return u, sigma.astype(u.dtype)
+
+
+def representable_noise_level(scale: Array, sigma: Array) -> Array:
+    """`sigma`, or the lowest noise level whose quotients do not overflow: 2e-12 in float32, for distances of size one.
+
+    There the posterior has long been one-hot, for any two points that the dtype tells apart.
+    """
+    tiny, scale = jnp.finfo(sigma.dtype).tiny, jax.lax.stop_gradient(scale)
+    # What is formed are 1 / sigma^2, scale^2 / sigma^2 and, in derivatives, scale^2 / sigma^3.
+    square_roots = 10 * jnp.sqrt(tiny) * jnp.maximum(1, 1000 * scale)
+    return jnp.maximum(sigma, jnp.maximum(square_roots, 10 * jnp.cbrt(tiny) * jnp.cbrt(scale) ** 2))
+
+
+class AbstractPosteriorDenoiser(AbstractDenoiser):
+    """A denoiser that is the exact posterior mean of a known law, with that law's other moments in closed form."""
+
+    @abc.abstractmethod
+    def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
+        """Log density, in nats, of `x_0 + sigma z` at `u`."""
+
+    @abc.abstractmethod
+    def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
+        """Covariance of `x_0` given `u`, in squared data units."""
+
+    @abc.abstractmethod
+    def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
+        """Trace of the posterior covariance, without forming it."""
+
+    @abc.abstractmethod
+    def posterior_covariance_product(
+        self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """Posterior covariance times `vector`, without forming it."""
+
+    def mean_and_variance(
+        self, u: Float[Array, " d"], sigma: RealScalar
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """The posterior mean and the trace of the posterior covariance, together where that is cheaper."""
+        return self(u, sigma), self.posterior_variance(u, sigma)
+
+    @abc.abstractmethod
+    def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+        """Mean and covariance of the law of `x_0` itself."""
+
+
+def score(denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
+    """Score `grad log p_sigma(u) = (D(u, sigma) - u) / sigma^2`, in inverse data units.
+
+    **float32**: the error is that of the denoiser (about 1e-7 of the data scale) divided by `sigma^2`. Compare and
+    integrate denoisers, and take the score at the end.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> gaussian = sj.GaussianDenoiser(jnp.zeros(2), jnp.eye(2))
+        >>> sj.score(gaussian, jnp.array([1.0, 2.0]), 1.0)
+        Array([-0.5, -1. ], dtype=float32)
+    """
+    sigma = require_positive(sigma, "sigma")
+    u = as_float_array(u, "u")
+    sigma = sigma.astype(u.dtype)
+    # One division after the other: the square of a small noise level underflows in float32.
+    return (denoiser(u, sigma) - u) / sigma / sigma
+
+
+def posterior_covariance(
+    denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
+) -> Float[Array, "d d"]:
+    """Covariance of `x_0` given `u`: in closed form where the denoiser has it, else `sigma^2 dD/du`.
+
+    The second form is Tweedie's second-order formula; for a network it is its Jacobian, which need not be symmetric.
+    """
+    if isinstance(denoiser, AbstractPosteriorDenoiser):
+        return denoiser.posterior_covariance(u, sigma)
+    sigma = require_positive(sigma, "sigma")
+    u = as_float_array(u, "u")
+    return sigma.astype(u.dtype) ** 2 * jax.jacfwd(denoiser)(u, sigma)
+
+
+def posterior_variance(
+    denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
+) -> Float[Array, ""]:
+    """Trace of the posterior covariance: in closed form where there is one, else from the exact Jacobian."""
+    if isinstance(denoiser, AbstractPosteriorDenoiser):
+        return denoiser.posterior_variance(u, sigma)
+    return jnp.trace(posterior_covariance(denoiser, u, sigma))
+
+
+def posterior_covariance_product(
+    denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
+) -> Float[Array, " d"]:
+    """Posterior covariance times a vector, without forming a (d, d) matrix."""
+    if isinstance(denoiser, AbstractPosteriorDenoiser):
+        return denoiser.posterior_covariance_product(u, sigma, vector)
+    sigma = require_positive(sigma, "sigma")
+    u = as_float_array(u, "u")
+    product = jax.jvp(lambda u: denoiser(u, sigma), (u,), (jnp.asarray(vector, u.dtype),))[1]
+    return sigma.astype(u.dtype) ** 2 * product
+
+
+def proxy_score_covariance(
+    denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
+) -> Float[Array, "d d"]:
+    """Covariance of the denoising target `(x_0 - u) / sigma^2` given `u`: the posterior covariance over `sigma^4`.
+
+    Source: Vastola, "Generalization through variance", ICLR 2025 (the proxy score and its covariance).
+    """
+    sigma = require_positive(sigma, "sigma")
+    u = as_float_array(u, "u")
+    sigma = sigma.astype(u.dtype)
+    return posterior_covariance(denoiser, u, sigma) / sigma / sigma / sigma / sigma

@@ -1,0 +1,242 @@
+"""Mixtures of Gaussians: between the memorising denoiser (a component a point) and the Gaussian one (one component)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import RealScalar, as_float_array, as_log_weights, as_points, import_optional
+from ._base import AbstractPosteriorDenoiser, representable_noise_level
+from ._gaussian import GaussianDenoiser
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, precision=HIGHEST)
+
+
+class MixtureDenoiser(AbstractPosteriorDenoiser):
+    r"""Posterior mean for data drawn from a mixture of K Gaussians: `D(u) = sum_k r_k(u) D_k(u)`.
+
+    The responsibilities `r_k` are those of the *noisy* mixture, `r_k ~ w_k N(u; mu_k, Sigma_k + sigma^2)`. Components
+    may be full or low-rank (`low_rank`), and a call costs O(K d r).
+
+    Args:
+        weights: positive, shape (K,), normalised here.
+        means: shape (K, d), in data units.
+        covariances: shape (K, d, d), symmetric and positive semi-definite.
+
+    Raises:
+        ValueError: for wrong shapes, values that are not finite, weights that are negative or all zero, or a covariance that
+            is not symmetric positive semi-definite.
+
+    **float32**: responsibilities are a soft-max over `|u - mu_k|^2 / sigma^2`, from direct differences; they carry an
+    error of about `eps |u - mu_k|^2 / (lambda_0 + sigma^2)` where components compete.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.MixtureDenoiser(jnp.ones(2), jnp.array([[-1.0], [1.0]]), jnp.zeros((2, 1, 1)))
+        >>> D(jnp.array([0.3]), 1.0)  # two point masses: tanh(u / sigma^2)
+        Array([0.2913126], dtype=float32)
+    """
+
+    log_weights: Float[Array, " K"]
+    components: GaussianDenoiser  # with a leading axis of length K on every leaf
+
+    def __init__(self, weights: Any, means: Any, covariances: Any):
+        means, covariances = as_points(means, "means"), as_float_array(covariances, "covariances")
+        k, d = means.shape
+        if covariances.shape != (k, d, d):
+            raise ValueError(
+                f"`covariances` must have shape ({k}, {d}, {d}), as `means` has {means.shape}; got {covariances.shape}."
+            )
+        self.log_weights = as_log_weights(weights, k, "component", means.dtype)
+        self.components = _stack(
+            [GaussianDenoiser(m, c) for m, c in zip(means, covariances, strict=True)]
+        )
+
+    @classmethod
+    def of(cls, weights: Any, components: "list[GaussianDenoiser]") -> "MixtureDenoiser":
+        """A mixture of given Gaussians, which may differ in rank.
+
+        Raises:
+            ValueError: where there is no component, or their dimensions differ.
+        """
+        if not components or len({c.dim for c in components}) != 1:
+            raise ValueError(
+                f"`components` must be Gaussians of one dimension; got dimensions {[c.dim for c in components]}."
+            )
+        self = object.__new__(cls)
+        log_weights = as_log_weights(
+            weights, len(components), "component", components[0].mean.dtype
+        )
+        object.__setattr__(self, "log_weights", log_weights)
+        object.__setattr__(self, "components", _stack(components))
+        return self
+
+    @classmethod
+    def low_rank(
+        cls, weights: Any, means: Any, bases: Any, eigenvalues: Any, complements: Any = 0.0
+    ) -> "MixtureDenoiser":
+        """Components `U_k diag(lambda_k) U_k^T + lambda_0k (1 - U_k U_k^T)`.
+
+        Args:
+            weights: shape (K,).
+            means: shape (K, d).
+            bases: shape (K, d, r), orthonormal columns.
+            eigenvalues: shape (K, r).
+            complements: shape (K,) or a scalar.
+        """
+        means = as_points(means, "means")
+        k, d = means.shape
+        bases, eigenvalues = (
+            as_float_array(bases, "bases"),
+            as_float_array(eigenvalues, "eigenvalues"),
+        )
+        complements = as_float_array(complements, "complements")
+        if (
+            eigenvalues.ndim != 2
+            or bases.shape != (k, d, eigenvalues.shape[1])
+            or eigenvalues.shape[0] != k
+        ):
+            raise ValueError(
+                f"`bases` must have shape (K, d, r) and `eigenvalues` (K, r), with (K, d) = {means.shape} as in `means`; "
+                f"got {bases.shape} and {eigenvalues.shape}."
+            )
+        if complements.shape not in ((), (k,)):
+            raise ValueError(
+                f"`complements` must have shape () or ({k},); got {complements.shape}."
+            )
+        parts = zip(means, bases, eigenvalues, jnp.broadcast_to(complements, (k,)), strict=True)
+        return cls.of(weights, [GaussianDenoiser.low_rank(*part) for part in parts])
+
+    @classmethod
+    def fit(
+        cls,
+        data: Any,
+        labels: Any = None,
+        *,
+        num_components: int = 10,
+        rank: int | None = None,
+        shrinkage: float = 0.0,
+        seed: int = 0,
+    ) -> "MixtureDenoiser":
+        """A Gaussian for every class, or for every k-means cluster where there are no labels.
+
+        Args:
+            data: training points, shape (n, d).
+            labels: class of each point, shape (n,). Without them, scikit-learn's k-means finds `num_components` clusters.
+            num_components: number of clusters, used without labels only.
+            rank, shrinkage: as in `GaussianDenoiser.fit`, for each component.
+            seed: of k-means.
+
+        Raises:
+            ValueError: for labels of another length, or fewer points than components.
+        """
+        data = as_points(data)
+        n, d = data.shape
+        if labels is None:
+            if not 1 <= num_components <= n:
+                raise ValueError(f"`num_components` must lie in 1..n = {n}; got {num_components}.")
+            cluster = import_optional("sklearn.cluster")
+            kmeans = cluster.KMeans(num_components, n_init=4, random_state=seed)
+            labels = kmeans.fit_predict(np.asarray(data))
+        labels = np.asarray(labels)
+        if labels.shape != (n,):
+            raise ValueError(f"`labels` must have shape ({n},), one a point; got {labels.shape}.")
+        members = [np.asarray(data)[labels == label] for label in np.unique(labels)]
+        components = [
+            GaussianDenoiser.fit(m, None if rank is None else min(rank, d), shrinkage)
+            for m in members
+        ]
+        return cls.of(np.asarray([len(m) for m in members], float), components)
+
+    @property
+    def dim(self) -> int:
+        return self.components.mean.shape[1]
+
+    @property
+    def weights(self) -> Float[Array, " K"]:
+        """Weights of the components, which sum to one."""
+        return jnp.exp(self.log_weights)
+
+    def _joint(self, u: Array, sigma: Array) -> Array:
+        scale = jnp.max(jnp.sum(jnp.abs(u - self.components.mean), axis=-1))
+        sigma = representable_noise_level(scale, sigma)
+        log_density = jax.vmap(lambda component: component.log_density(u, sigma))(self.components)
+        return self.log_weights + log_density
+
+    def responsibilities(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " K"]:
+        """Posterior probability of each component given the noisy point."""
+        u, sigma = self._point(u, sigma)
+        return jax.nn.softmax(self._joint(u, sigma))
+
+    def _posterior(self, u: Any, sigma: Any) -> tuple[Array, Array, Array, Array, Array]:
+        u, sigma = self._point(u, sigma)
+        weights = jax.nn.softmax(self._joint(u, sigma))
+        means = jax.vmap(lambda component: component(u, sigma))(self.components)
+        return u, sigma, weights, means, _dot(weights, means)
+
+    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
+        return self._posterior(u, sigma)[-1]
+
+    def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
+        u, sigma = self._point(u, sigma)
+        return jax.nn.logsumexp(self._joint(u, sigma))
+
+    def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
+        u, sigma, weights, means, mean = self._posterior(u, sigma)
+        within = jax.vmap(lambda component: component.posterior_covariance(u, sigma))(
+            self.components
+        )
+        difference = means - mean
+        between = _dot((weights[:, None] * difference).T, difference)
+        return jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
+
+    def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
+        u, sigma, weights, means, mean = self._posterior(u, sigma)
+        within = jax.vmap(lambda component: component.posterior_variance(u, sigma))(self.components)
+        return _dot(weights, within + jnp.sum((means - mean) ** 2, axis=-1))
+
+    def posterior_covariance_product(
+        self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        u, sigma, weights, means, mean = self._posterior(u, sigma)
+        vector = jnp.asarray(vector, u.dtype)
+        within = jax.vmap(
+            lambda component: component.posterior_covariance_product(u, sigma, vector)
+        )(self.components)
+        difference = means - mean
+        return _dot(weights, within + _dot(difference, vector)[:, None] * difference)
+
+    def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+        weights, means = self.weights, self.components.mean
+        mean = _dot(weights, means)
+        within = jax.vmap(lambda component: component.covariance())(self.components)
+        difference = means - mean
+        between = _dot((weights[:, None] * difference).T, difference)
+        return mean, jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
+
+
+def _stack(components: "list[GaussianDenoiser]") -> GaussianDenoiser:
+    """The components as one pytree with a leading axis, all brought to the largest rank among them."""
+    rank = max(component.basis.shape[1] for component in components)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[_pad(c, rank) for c in components])
+
+
+def _pad(component: GaussianDenoiser, rank: int) -> GaussianDenoiser:
+    missing = rank - component.basis.shape[1]
+    if missing == 0:
+        return component
+    # Any orthonormal completion of the basis describes the same covariance.
+    complete = np.linalg.qr(np.asarray(component.basis, np.float64), mode="complete")[0]
+    extra = jnp.asarray(complete[:, rank - missing : rank], component.mean.dtype)
+    return GaussianDenoiser.low_rank(
+        component.mean,
+        jnp.concatenate([component.basis, extra], axis=1),
+        jnp.concatenate([component.eigenvalues, jnp.full(missing, component.complement)]),
+        component.complement,
+    )

@@ -1,0 +1,431 @@
+r"""The posterior over a finite set of points, streamed, exact and accurate in either precision.
+
+For `u = y_K + sigma z` with `P(K = k) = pi_k` the posterior is a soft-max over `-|u - y_k|^2 / 2 sigma^2 + log pi_k`.
+Three things make the textbook evaluation fail, and this module is about them.
+
+*Cancellation.* With `v = u - c` and `c_k = y_k - c` about the centre c, a matrix product gives `v . c_k - |c_k|^2 / 2` to
+an absolute error `eps R (|v| + R)`, R the radius of the set, and the soft-max divides it by `sigma^2`. As long as
+`R (|v| + R) <= TRUSTED_RATIO sigma^2` that is harmless. Below, the points that carry weight are weighed again, from
+differences to an *anchor* `a` (the nearest point that the product found):
+
+    -(|u - y_k|^2 - |u - a|^2) / 2 sigma^2 = (u - (y_k + a)/2) . (y_k - a) / sigma^2,
+
+whose error is `eps |u - (y_k + a)/2| |y_k - a| / sigma^2`: small when the points compete closely, which is when it
+matters. Centring rounds the points by `eps R`, which would decide between two of them for a query midway; the points are
+therefore kept as they are given, and centred a chunk at a time. One point after another is taken, largest first, until
+what is left over could not change the result; a chunk in which many points compete is weighed as a whole. Both loops run
+zero times where the product can be trusted, under `vmap` too, so that nothing is paid there.
+
+*Memory.* Chunks are merged by the online soft-max (running maximum, normaliser, weighted sum), so that the memory is one
+chunk's, and the chunk size only moves rounding errors.
+
+*Derivatives.* Differentiating the above would store every chunk and cancel again. The derivatives of the four summaries
+are posterior covariances, which a second pass over the points gives in closed form.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+HIGHEST = lax.Precision.HIGHEST
+# Logits from the product are off by about (unit roundoff) x this; see the module's text.
+TRUSTED_RATIO = 4096.0
+# Elements of the differences that one step of weighing a whole chunk again may hold, for one query.
+ALL_AT_ONCE = 16384
+
+
+class PointSet(eqx.Module):
+    """Points with what their posterior needs, prepared once. Nothing depends on the centre but rounding errors."""
+
+    points: Float[Array, "n d"]
+    log_weights: Float[Array, " n"] | None
+    centre: Float[Array, " d"]
+    half_square: Float[Array, " n"]  # of the centred points
+    radius: Float[Array, ""]  # of the centred points
+    chunk_size: int = eqx.field(static=True)
+
+
+class PosteriorSummary(NamedTuple):
+    """What a denoiser reads off the posterior weights `w_k` at one noisy point."""
+
+    log_evidence: Float[Array, ""]  # log sum_k pi_k exp(-|u - y_k|^2 / 2 sigma^2)
+    mean: Float[Array, " d"]  # sum_k w_k y_k, relative to the centre
+    variance: Float[Array, ""]  # sum_k w_k |y_k - E y|^2
+    entropy: Float[Array, ""]  # -sum_k w_k log w_k, in nats
+
+
+class _Anchor(NamedTuple):
+    point: Float[Array, " d"]  # not centred
+    product_logit: Float[Array, ""]  # its logit as the matrix product gives it
+    score: Float[Array, ""]  # that plus its log weight; -inf before the first chunk
+
+
+class _Chunk(NamedTuple):
+    centred: Float[Array, "c d"]
+    half_square: Float[Array, " c"]
+    log_weights: Float[Array, " c"]
+    valid: Bool[Array, " c"]  # False for rows of an earlier chunk, and for points of weight zero
+    rows: Int[Array, " c"]
+
+
+def _chunk(points: PointSet, i: Int[Array, ""] | int) -> _Chunk:
+    n = points.points.shape[0]
+    c = min(points.chunk_size, n)
+    # The last chunk is moved back to end at the last point; what it repeats is masked. Nothing is padded or copied.
+    start = jnp.minimum(jnp.asarray(i) * c, n - c)
+
+    def rows(array: Array) -> Array:
+        return lax.dynamic_slice_in_dim(array, start, c) if c < n else array
+
+    indices = start + jnp.arange(c)
+    valid = indices >= jnp.asarray(i) * c
+    if points.log_weights is None:
+        log_weights = jnp.zeros(c, points.points.dtype)
+    else:
+        log_weights = rows(points.log_weights)
+        valid &= log_weights > -jnp.inf
+        log_weights = jnp.where(valid, log_weights, 0)
+    # Only the centred points are formed: those as given are read from the whole set, by the few that need them.
+    centred = rows(points.points) - points.centre
+    return _Chunk(centred, rows(points.half_square), log_weights, valid, indices)
+
+
+def _num_chunks(points: PointSet) -> int:
+    return -(-points.points.shape[0] // points.chunk_size)
+
+
+def _over_chunks(points: PointSet, body, init):
+    """`body(carry, i)` over all chunks."""
+    if _num_chunks(points) == 1:
+        return body(init, 0)
+    return lax.scan(lambda carry, i: (body(carry, i), None), init, jnp.arange(_num_chunks(points)))[
+        0
+    ]
+
+
+def _if(condition: Array, update, state, inputs):
+    """`update(state, inputs) if condition else state`; stays a branch under `vmap`, taken if any element needs it.
+
+    `inputs` are everything that the expensive part depends on. They are tied to the state, since XLA otherwise moves
+    what does not depend on it out of the loop, and computes it whether or not the loop runs.
+    """
+
+    def body(loop):
+        return jnp.zeros_like(condition), update(*lax.optimization_barrier((loop[1], inputs)))
+
+    return lax.while_loop(lambda loop: loop[0], body, (condition, state))[1]
+
+
+def _product_logits(chunk: _Chunk, v: Array, sigma: Array) -> Array:
+    return (jnp.dot(chunk.centred, v, precision=HIGHEST) - chunk.half_square) / sigma**2
+
+
+def _difference(a: Array, b: Array) -> tuple[Array, Array]:
+    """`a - b` rounded, and what the rounding left out, exactly (Knuth's two-sum)."""
+    rounded = a - b
+    taken = rounded - a
+    return rounded, (a - (rounded - taken)) - (b + taken)
+
+
+def _anchored_logit(y: Array, u: Array, anchor: Array, sigma: Array) -> Array:
+    # 2 u - (y + a), precise relative to itself however nearly it vanishes: the differences are kept exactly.
+    from_y, from_y_rest = _difference(u, y)
+    from_anchor, from_anchor_rest = _difference(u, anchor)
+    both, both_rest = _difference(from_y, -from_anchor)
+    twice = both + (both_rest + (from_y_rest + from_anchor_rest))
+    return 0.5 * jnp.sum(twice * (y - anchor), axis=-1) / sigma**2
+
+
+def _product_error(points: PointSet, u: Array, sigma: Array) -> tuple[Array, Array]:
+    """Rounding error of a logit from the product, in nats, and whether it can be left as it is."""
+    distance = jnp.sqrt(jnp.sum((u - points.centre) ** 2))
+    ratio = points.radius * (distance + points.radius) / sigma**2
+    return 0.5 * jnp.finfo(u.dtype).eps * ratio, ratio <= TRUSTED_RATIO
+
+
+def _move_anchor(
+    points: PointSet, chunk: _Chunk, product: Array, u: Array, sigma: Array, anchor: _Anchor
+):
+    """Takes the chunk's best point as anchor if it beats the present one; also by how much logits rise."""
+    score = jnp.where(chunk.valid, product + chunk.log_weights, -jnp.inf)
+    best = jnp.argmax(score)
+    candidate = _Anchor(points.points[chunk.rows[best]], product[best], score[best])
+    better = candidate.score > anchor.score
+    shift = _anchored_logit(anchor.point, u, candidate.point, sigma)
+    new = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, anchor)
+    return new, jnp.where(better, shift, 0)
+
+
+def _weigh_again(
+    points: PointSet,
+    chunk: _Chunk,
+    relative: Array,
+    u: Array,
+    sigma: Array,
+    anchor: Array,
+    floor: Array,
+) -> Array:
+    """Replaces the logits that matter by anchored ones, until the others cannot change the posterior.
+
+    `relative` are the product's logits relative to the anchor's; `floor` is a logit known to occur elsewhere.
+    """
+    error, trusted = _product_error(points, u, sigma)
+    c, d = chunk.centred.shape
+    total = jnp.where(chunk.valid, relative + chunk.log_weights, -jnp.inf)
+    highest = jnp.maximum(jnp.max(total), floor)
+    # What is left over has a weight known to a factor e^(2 error), and its logits are off by the error.
+    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * error
+    tolerated = jnp.where(trusted, jnp.inf, tolerated)
+    rows = jnp.arange(c)
+
+    def unfinished(left, mass):
+        # Two bounds of what is left: the running difference, good to its rounding, and the largest times c.
+        running = jnp.log(jnp.maximum(mass, 0) + rounding)
+        largest = jnp.max(left) - highest + jnp.log(jnp.asarray(c, left.dtype))
+        return jnp.minimum(running, largest) > tolerated
+
+    def one(state):
+        relative, left, mass, count = state
+        k = jnp.argmax(left)
+        anchored = _anchored_logit(points.points[chunk.rows[k]], u, anchor, sigma)
+        mass -= jnp.exp(left[k] - highest)
+        here = rows == k
+        return jnp.where(here, anchored, relative), jnp.where(here, -jnp.inf, left), mass, count + 1
+
+    mass = jnp.sum(jnp.exp(total - highest))
+    rounding = c * jnp.finfo(u.dtype).eps * mass
+    state = (relative, total, mass, jnp.zeros((), jnp.int32))
+    # One after another costs a look at the whole chunk each: beyond d/4 points, all at once is cheaper.
+    if d >= 4:
+        state = lax.while_loop(lambda s: unfinished(s[1], s[2]) & (s[3] < d // 4), one, state)
+    relative, left, mass, _ = state
+
+    def all_at_once(_, inputs):
+        rows, u, anchor = inputs
+        return lax.map(
+            lambda row: _anchored_logit(points.points[row], u, anchor, sigma),
+            rows,
+            batch_size=max(1, min(c, ALL_AT_ONCE // d)),
+        )
+
+    return _if(unfinished(left, mass), all_at_once, relative, (chunk.rows, u, anchor))
+
+
+def _logits(
+    points: PointSet,
+    chunk: _Chunk,
+    product: Array,
+    u: Array,
+    sigma: Array,
+    anchor: _Anchor,
+    floor: Array,
+) -> Array:
+    """Logits of a chunk's points, without their log weights, relative to the anchor's."""
+    _, trusted = _product_error(points, u, sigma)
+
+    def again(relative, inputs):
+        chunk, u, anchor = inputs
+        return _weigh_again(points, chunk, relative, u, sigma, anchor, floor)
+
+    return _if(~trusted, again, product - anchor.product_logit, (chunk, u, anchor.point))
+
+
+class _Sums(NamedTuple):
+    highest: Array  # largest logit so far, relative to the anchor; the sums are over exp(logit - highest) times
+    normaliser: Array  # one
+    point: Array  # the centred point
+    logit: Array  # the logit without the log weight
+    log_weight: Array  # the log weight
+
+
+def _first_pass(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sums]:
+    zero = jnp.zeros((), u.dtype)
+    v = u - points.centre
+    _, trusted = _product_error(points, u, sigma)
+
+    def body(carry, i):
+        anchor, sums = carry
+        chunk = _chunk(points, i)
+        product = _product_logits(chunk, v, sigma)
+        anchor, shift = _if(
+            ~trusted,
+            lambda state, product: _move_anchor(points, chunk, product, u, sigma, state[0]),
+            (anchor, zero),
+            product,
+        )
+        floor = sums.highest + shift
+        logits = _logits(points, chunk, product, u, sigma, anchor, floor)
+        total = jnp.where(chunk.valid, logits + chunk.log_weights, -jnp.inf)
+        highest = jnp.maximum(floor, jnp.max(total))
+        weights = jnp.exp(total - highest)
+        keep = jnp.exp(floor - highest)
+        return anchor, _Sums(
+            highest,
+            sums.normaliser * keep + jnp.sum(weights),
+            sums.point * keep + jnp.dot(weights, chunk.centred, precision=HIGHEST),
+            (sums.logit + shift * sums.normaliser) * keep + jnp.sum(weights * logits),
+            sums.log_weight * keep + jnp.sum(weights * chunk.log_weights),
+        )
+
+    lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
+    anchor = _Anchor(points.centre, zero, jnp.asarray(-jnp.inf, u.dtype))
+    return _over_chunks(points, body, (anchor, _Sums(lowest, zero, jnp.zeros_like(v), zero, zero)))
+
+
+def _summarise(
+    points: PointSet, u: Array, sigma: Array, anchor: _Anchor, sums: _Sums
+) -> PosteriorSummary:
+    to_anchor = u - anchor.point
+    log_normaliser = sums.highest + jnp.log(sums.normaliser)
+    mean = sums.point / sums.normaliser
+    logit = sums.logit / sums.normaliser
+    # |u - anchor|^2 - |u - E y|^2 plus what the posterior's distances exceed the anchor's by: no large terms.
+    excess = mean - (anchor.point - points.centre)
+    variance = jnp.dot(excess, 2 * to_anchor - excess, precision=HIGHEST) - 2 * sigma**2 * logit
+    return PosteriorSummary(
+        log_evidence=log_normaliser - jnp.sum(to_anchor**2) / (2 * sigma**2),
+        mean=mean,
+        variance=jnp.maximum(variance, 0),
+        entropy=jnp.maximum(log_normaliser - logit - sums.log_weight / sums.normaliser, 0),
+    )
+
+
+@jax.custom_jvp
+def _posterior(points: PointSet, u: Array, sigma: Array) -> tuple[PosteriorSummary, _Anchor, _Sums]:
+    anchor, sums = _first_pass(points, u, sigma)
+    return _summarise(points, u, sigma, anchor, sums), anchor, sums
+
+
+def posterior_summary(
+    points: PointSet, u: Float[Array, " d"], sigma: Float[Array, ""]
+) -> PosteriorSummary:
+    """Summary of the posterior over `points` at the noisy point `u`. Differentiable to any order."""
+    return _posterior(points, u, sigma)[0]
+
+
+def _fixed(*trees: Any) -> Any:
+    """The same, as constants to differentiation."""
+    return jax.tree.map(lax.stop_gradient, trees)
+
+
+def _as(value: Array, differentiable: Array) -> Array:
+    """`value`, with the derivatives of a mathematically equal but numerically worse expression."""
+    return lax.stop_gradient(value) + (differentiable - lax.stop_gradient(differentiable))
+
+
+class WeightedChunk(NamedTuple):
+    """A chunk of points with their posterior weights."""
+
+    points: Float[Array, "c d"]  # centred
+    weights: Float[Array, " c"]  # posterior weights; zero for masked rows
+    logits: Float[Array, " c"]  # -|u - y_k|^2 / 2 sigma^2 minus its posterior mean
+    log_weights: Float[Array, " c"]  # prior log weights minus their posterior mean
+    rows: Int[Array, " c"]
+
+
+def over_posterior(points: PointSet, u: Array, sigma: Array, body, init):
+    """A second pass, now that the weights are known: `body(carry, weighted_chunk)` over all chunks."""
+    return _over_posterior(_posterior(points, u, sigma), points, u, sigma, body, init)
+
+
+def _over_posterior(posterior, points: PointSet, u: Array, sigma: Array, body, init):
+    summary, anchor, sums = posterior
+    v = u - points.centre
+    anchor, sums = _fixed(anchor, sums)
+    log_normaliser = sums.highest + jnp.log(sums.normaliser)
+    mean_logit, mean_log_weight = sums.logit / sums.normaliser, sums.log_weight / sums.normaliser
+    half_square = (summary.variance + jnp.sum((v - summary.mean) ** 2)) / (2 * sigma**2)
+
+    @jax.checkpoint  # the backward pass weighs each chunk again instead of storing all of them
+    def step(carry, i):
+        chunk = _chunk(points, i)
+        product = _product_logits(chunk, v, sigma)
+        logits = _logits(*_fixed(points, chunk, product, u, sigma, anchor, log_normaliser))
+        total = jnp.where(chunk.valid, logits + chunk.log_weights, -jnp.inf)
+        weights = jnp.exp(total - log_normaliser)
+        # The derivatives: d log w_k = d(log pi_k - |u - y_k|^2 / 2 sigma^2 - log evidence).
+        inner = jnp.dot(chunk.centred, v, precision=HIGHEST)
+        logit = (inner - 0.5 * jnp.sum(chunk.centred**2, -1) - 0.5 * jnp.sum(v**2)) / sigma**2
+        log_weight = logit + chunk.log_weights - summary.log_evidence
+        weights *= jnp.exp(_as(jnp.zeros_like(log_weight), log_weight))
+        logit = _as(logits - mean_logit, logit + half_square)
+        prior = chunk.log_weights
+        if points.log_weights is not None:
+            # entropy = log evidence + half_square - mean log weight
+            mean = summary.log_evidence + half_square - summary.entropy
+            prior = _as(prior - mean_log_weight, prior - mean)
+        return body(carry, WeightedChunk(chunk.centred, weights, logit, prior, chunk.rows))
+
+    return _over_chunks(points, step, init)
+
+
+def _posterior_jvp(primals, tangents):
+    points, u, sigma = primals
+    points_dot, u_dot, sigma_dot = tangents
+    v = u - points.centre
+    moves = not _is_zero(points_dot.points)
+
+    # With c_k = d log(weight_k) up to a common constant, each derivative is a posterior covariance with c_k.
+    def body(carry, chunk: WeightedChunk):
+        change = jnp.zeros_like(chunk.weights)
+        if not _is_zero(u_dot):
+            along = jnp.dot(chunk.points, u_dot, precision=HIGHEST)
+            change += (along - jnp.dot(summary.mean, u_dot, precision=HIGHEST)) / sigma**2
+        if not _is_zero(sigma_dot):
+            change -= (2 * sigma_dot / sigma) * chunk.logits
+        if not _is_zero(points_dot.log_weights) and points_dot.log_weights is not None:
+            log_weights_dot = jnp.take(points_dot.log_weights, chunk.rows)
+            change += jnp.where(chunk.weights > 0, log_weights_dot, 0)
+        stretch, drag = jnp.zeros_like(sigma), jnp.zeros_like(v)
+        if moves:
+            move = jnp.take(points_dot.points, chunk.rows, axis=0)
+            towards = jnp.dot(move, v, precision=HIGHEST) - jnp.sum(move * chunk.points, -1)
+            change += towards / sigma**2
+            stretch = jnp.dot(chunk.weights, towards, precision=HIGHEST)
+            drag = jnp.dot(chunk.weights, move, precision=HIGHEST)
+        weighted = chunk.weights * change
+        sums = (
+            jnp.sum(weighted),
+            jnp.dot(weighted, chunk.points, precision=HIGHEST),
+            jnp.dot(weighted, chunk.logits, precision=HIGHEST),
+            jnp.dot(weighted, chunk.log_weights, precision=HIGHEST),
+            stretch,
+            drag,
+        )
+        return jax.tree.map(jnp.add, carry, sums)
+
+    posterior = _posterior(points, u, sigma)
+    summary = posterior[0]
+    zero = jnp.zeros((), v.dtype)
+    init = (zero, jnp.zeros_like(v), zero, zero, zero, jnp.zeros_like(v))
+    total, point, logit, log_weight, stretch, drag = _over_posterior(
+        posterior, points, u, sigma, body, init
+    )
+    residual = v - summary.mean
+    mean_dot = point - total * summary.mean + drag
+    along_residual = jnp.dot(residual, mean_dot, precision=HIGHEST)
+    log_evidence_dot = total
+    if not _is_zero(u_dot):
+        log_evidence_dot -= jnp.dot(residual, u_dot, precision=HIGHEST) / sigma**2
+    if not _is_zero(sigma_dot):
+        mean_square = summary.variance + jnp.sum(residual**2)
+        log_evidence_dot += sigma_dot * (mean_square / sigma**2) / sigma
+    summary_dot = PosteriorSummary(
+        log_evidence=log_evidence_dot,
+        mean=mean_dot,
+        variance=2 * (along_residual - sigma**2 * logit - stretch),
+        entropy=-(logit + log_weight),
+    )
+    # Nobody differentiates the anchor and the sums: they are read through `stop_gradient` only.
+    return posterior, (summary_dot, *jax.tree.map(jnp.zeros_like, posterior[1:]))
+
+
+def _is_zero(tangent) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+_posterior.defjvp(_posterior_jvp, symbolic_zeros=True)

@@ -1,0 +1,191 @@
+"""The outcome of a comparison: labelled numbers, a table, and what a reader of them must know."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..datasets import Dataset
+from ..denoisers import AbstractPosteriorDenoiser, Denoiser
+from ._settings import CompareSettings, curve_levels
+from ._store import Arrays
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The outcome of `compare`.
+
+    Attributes:
+        results: every number, labelled by mechanism, noise level, sample and coordinate (an `xarray.Dataset`).
+        train, held_out: the data.
+        settings: with all noise levels filled in.
+        manifest: configuration, versions and data fingerprint.
+        notes: what a reader of the numbers must know.
+    """
+
+    results: "xarray.Dataset"
+    train: Dataset
+    held_out: Dataset
+    settings: CompareSettings
+    manifest: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of the summary table, as text."""
+        r = self.results
+        level = float(r.level[int(np.argmin(np.abs(np.log(r.level.values / float(r.data_scale)))))])
+        header = [
+            "mechanism",
+            "memorised [95 %]",
+            f"log-likelihood at {float(r.noise_floor):.3g} (nats)",
+            "bits/dim",
+            "Fréchet",
+            f"linearity at {level:.3g}",
+        ]
+        rows = []
+        for name in r.mechanism.values:
+            s = r.sel(mechanism=name)
+            at = s.sel(level=level)
+            rows.append(
+                [
+                    str(name),
+                    _interval(s.memorized, s.memorized_interval),
+                    _with_error(s.log_likelihood, s.log_likelihood_se),
+                    f"{float(s.bits_per_dim):.3f}",
+                    f"{float(s.frechet):.3g}",
+                    _with_error(at.linearity_centred, at.linearity_centred_se),
+                ]
+            )
+        null = [
+            "held-out data",
+            _interval(r.memorized_null, r.memorized_null_interval),
+            "",
+            "",
+            f"{float(r.frechet_null):.3g}",
+            "",
+        ]
+        return header, [*rows, null]
+
+    def table(self) -> str:
+        """The summary table as text, with the null of each measure in the last row."""
+        header, rows = self.rows()
+        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        rule = "  ".join("-" * width for width in widths)
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        head = "  ".join(c.ljust(w) for c, w in zip(header, widths, strict=True))
+        return "\n".join(line.rstrip() for line in (head, rule, *lines))
+
+
+def label(
+    xarray: Any,
+    names: list[str],
+    parts: dict[str, Arrays],
+    train: Dataset,
+    held_out: Dataset,
+    settings: CompareSettings,
+) -> "xarray.Dataset":
+    """Everything as one labelled data set."""
+    dims = {
+        "samples": ("sample", "coordinate"),
+        "nearest": ("sample",),
+        "nearest_distance": ("sample",),
+        "memorized": (),
+        "memorized_interval": ("bound",),
+        "frechet": (),
+        "log_likelihood": (),
+        "log_likelihood_se": (),
+        "bits_per_dim": (),
+        "log_likelihoods": ("point",),
+        "linearity": ("level",),
+        "linearity_se": ("level",),
+        "linearity_centred": ("level",),
+        "linearity_centred_se": ("level",),
+    }
+    kinds = ("samples", "memorization", "likelihood", "linearity")
+    merged = [
+        {k: v for kind in kinds for k, v in parts[f"{kind}-{name}"].items()} for name in names
+    ]
+    variables: dict[str, Any] = {
+        key: (("mechanism", *dim), np.stack([one[key] for one in merged]))
+        for key, dim in dims.items()
+    }
+    for key in ("rmse", "rmse_se"):
+        table = np.zeros((len(names), len(names), settings.num_levels))
+        for i, first in enumerate(names):
+            for j, second in enumerate(names[i + 1 :], i + 1):
+                table[i, j] = table[j, i] = parts[f"rmse-{first}-{second}"][key]
+        variables[key] = (("mechanism", "other", "level"), table)
+    for key, value in parts["neighbours"].items():
+        variables[key] = (("level",), value)
+    null = merged[0]
+    for key in ("memorized_null", "frechet_null"):
+        variables[key] = ((), null[key])
+    variables["memorized_null_interval"] = (("bound",), null["memorized_null_interval"])
+    variables["noise_floor"] = ((), np.asarray(settings.noise_floor))
+    variables["data_scale"] = (
+        (),
+        np.sqrt(np.mean(np.var(np.asarray(train.points, np.float64), axis=0))),
+    )
+    units = {
+        "log_likelihood": "nats",
+        "bits_per_dim": "bits",
+        "frechet": "squared data units",
+        "rmse": "data units a coordinate (root mean square)",
+        "linearity_centred": "1 for an affine denoiser",
+        "memorized": "fraction of samples with d1/d2 < 1/3",
+    }
+    results = xarray.Dataset(
+        variables,
+        coords={
+            "mechanism": names,
+            "other": names,
+            "level": np.asarray(curve_levels(settings, train)),
+            "bound": ["low", "high"],
+        },
+        attrs={"data": train.name, "num_train": len(train), "num_held_out": len(held_out)},
+    )
+    for key, unit in units.items():
+        results[key].attrs["units"] = unit
+    results["level"].attrs["long_name"] = "noise level in data units"
+    return results
+
+
+def notes(
+    denoisers: Mapping[str, Denoiser], train: Dataset, held_out: Dataset, settings: CompareSettings
+) -> tuple[str, ...]:
+    sampler = (
+        "the adaptive probability flow"
+        if settings.steps is None
+        else f"EDM-Heun, {settings.steps} steps,"
+    )
+    by_flow = [n for n, d in denoisers.items() if not isinstance(d, AbstractPosteriorDenoiser)]
+    notes = [
+        f"{len(train)} training points of '{train.name}' in {train.dim} dimensions; "
+        f"{len(held_out)} held-out points ('{held_out.name}').",
+        f"{settings.num_samples} samples of each mechanism by {sampler} from noise level {settings.sigma_max:.4g} to "
+        f"{settings.sigma_min:.4g}, all from the same initial noises.",
+        "Memorised: fraction of samples with d1/d2 < 1/3 (distances to the first and second nearest training point), with "
+        "its 95 % Wilson interval; the last row is the same for held-out points.",
+        f"Log-likelihood: of held-out points plus noise of level {settings.noise_floor:.4g}, at that level, on average; "
+        + (f"by the probability flow for {', '.join(by_flow)}." if by_flow else "in closed form."),
+        "Fréchet: squared 2-Wasserstein distance between Gaussians fitted to samples and held-out points, in data "
+        "coordinates; the last row is that of as many training points.",
+        "Linearity: centred score, 1 for an affine denoiser; at the level of the curve nearest to the data's scale.",
+    ]
+    return tuple(notes)
+
+
+def _with_error(value: "xarray.DataArray", error: "xarray.DataArray") -> str:
+    # Two digits of the error, and no more than anybody reads.
+    digits = min(3, max(0, 1 - math.floor(math.log10(float(error))))) if float(error) > 0 else 3
+    return f"{float(value):.{digits}f} ± {float(error):.{digits}f}"
+
+
+def _interval(fraction: "xarray.DataArray", interval: "xarray.DataArray") -> str:
+    low, high = interval.values
+    return f"{float(fraction):.2f} [{low:.2f}, {high:.2f}]"

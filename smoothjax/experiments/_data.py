@@ -1,0 +1,44 @@
+"""Which points are trained on, and which fresh ones they are held against."""
+
+import jax
+import jax.numpy as jnp
+
+from ..datasets import Dataset
+
+# Below this many points a split leaves nothing worth calling a training set.
+SMALLEST_SPLIT = 20
+NUM_FRESH = 1000
+TRAIN_FRACTION = 5 / 6
+
+
+def train_and_held_out(
+    dataset: Dataset, *, num_train: int | None = None, seed: int = 0
+) -> tuple[Dataset, Dataset]:
+    """A training set and fresh points of the same population, in the way that suits the data set.
+
+    A set whose population is known (points on a circle, say) is trained on as a whole and held against 1,000 fresh
+    draws; so is a set of fewer than 20 points of an unknown population, with fresh points uniform on its bounding box.
+    Any other set is split at random.
+
+    Args:
+        dataset: the data.
+        num_train: training points, for a set that is split; five sixths of it by default.
+        seed: of the split or the draws.
+
+    Raises:
+        ValueError: for `num_train` where nothing is split, or where it leaves one of the two sets empty.
+    """
+    key = jax.random.key(seed)
+    if dataset.population is None and len(dataset) >= SMALLEST_SPLIT:
+        return dataset.split(
+            int(TRAIN_FRACTION * len(dataset)) if num_train is None else num_train, seed=seed
+        )
+    if num_train is not None and num_train != len(dataset):
+        raise ValueError(
+            f"`num_train` is for data sets that are split; all {len(dataset)} points of {dataset.name!r} are trained on."
+        )
+    if dataset.population is not None:
+        return dataset, Dataset(f"{dataset.name}, fresh draws", dataset.population(key, NUM_FRESH))
+    low, high = jnp.min(dataset.points, axis=0), jnp.max(dataset.points, axis=0)
+    fresh = jax.random.uniform(key, (NUM_FRESH, dataset.dim), dataset.points.dtype)
+    return dataset, Dataset("uniform on the bounding box", low + fresh * (high - low))

@@ -1,0 +1,139 @@
+"""Results that survive a kill: every part is written whole or not at all, and read back when the job starts again."""
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+# Whatever NumPy can store; arrays once they are read back.
+Arrays = Mapping[str, Any]
+
+
+class ResultStore:
+    """The parts of one job's result, in memory or, given a folder, in files that a later run takes up.
+
+    Args:
+        folder: where to keep the parts and the manifest; None keeps them in memory.
+        configuration: everything that decides the numbers, as JSON data.
+
+    Raises:
+        ValueError: where the folder holds the results of another configuration.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, configuration: dict[str, Any]):
+        self._folder = None if folder is None else Path(folder)
+        self._memory: dict[str, Arrays] = {}
+        self.manifest = {"configuration": configuration, "environment": environment()}
+        if self._folder is None:
+            return
+        if self._folder.exists() and not self._folder.is_dir():
+            raise ValueError(f"{self._folder} must be a folder; it is a file.")
+        path = self._folder / "manifest.json"
+        if path.exists():
+            self._check_manifest(path)
+        else:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(self.manifest, indent=2) + "\n")
+
+    def _check_manifest(self, path: Path) -> None:
+        try:
+            found = json.loads(path.read_text())
+            before = found["configuration"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a manifest of this program: {error!r}.") from error
+        now = json.loads(json.dumps(self.manifest["configuration"]))
+        differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if differing:
+            changes = "; ".join(
+                f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differing
+            )
+            raise ValueError(
+                f"{self._folder} holds results of another configuration ({changes}). "
+                "Choose another folder, or delete that one."
+            )
+        self.manifest = found
+
+    def get(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """The part of that name: as it was found, or computed and kept."""
+        if name in self._memory:
+            return self._memory[name]
+        path = None if self._folder is None else self._folder / "parts" / f"{name}.npz"
+        arrays = None if path is None else _read(path)
+        if arrays is None:
+            arrays = {key: np.asarray(value) for key, value in compute().items()}
+            if path is not None:
+                path.parent.mkdir(exist_ok=True)
+                with replacing(path) as temporary:
+                    np.savez(temporary, allow_pickle=False, **arrays)
+        self._memory[name] = arrays
+        return arrays
+
+    def has(self, name: str) -> bool:
+        """Whether the part need not be computed."""
+        if name in self._memory:
+            return True
+        return (
+            self._folder is not None and _read(self._folder / "parts" / f"{name}.npz") is not None
+        )
+
+
+def _read(path: Path) -> Arrays | None:
+    """The arrays of a file, or None where there is none or it is damaged."""
+    try:
+        # Opened here, since NumPy leaves a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile):
+        return None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when all went well: readers never see half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    # Temporary files are made private; what takes their place should be readable as any other file.
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(name, 0o666 & ~mask)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """Versions and device that the numbers were made with."""
+    packages = ("smoothjax", "jax", "jaxlib", "equinox", "diffrax", "numpy")
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": f"{device.platform} ({device.device_kind})",
+        **{name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return "unknown"

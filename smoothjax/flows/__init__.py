@@ -1,0 +1,12 @@
+"""Flows of denoisers: probability flow, reverse SDE, samples and log-likelihoods."""
+
+from ._gaussian_flow import gaussian_flow as gaussian_flow
+from ._likelihood import LikelihoodSolution as LikelihoodSolution
+from ._likelihood import likelihood_solution as likelihood_solution
+from ._likelihood import log_likelihood as log_likelihood
+from ._probability_flow import FlowSolution as FlowSolution
+from ._probability_flow import flow as flow
+from ._probability_flow import flow_solution as flow_solution
+from ._reverse_sde import reverse_sde as reverse_sde
+from ._sampling import initial_noise as initial_noise
+from ._sampling import sample as sample

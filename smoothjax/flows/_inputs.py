@@ -1,0 +1,68 @@
+"""What every flow asks of its input: one point, scalar noise levels, a denoiser that returns one point."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import RealScalar, as_float_array, is_concrete, require_finite
+from ..denoisers import Denoiser
+
+
+def as_state(u: Any) -> Float[Array, " d"]:
+    """`u` as one finite point of shape (d,), or `ValueError`."""
+    u = as_float_array(u, "u")
+    if u.ndim != 1 or u.shape[0] == 0:
+        hint = " For a batch, use jax.vmap." if u.ndim > 1 else ""
+        raise ValueError(f"`u` must be one point of shape (d,); got {u.shape}.{hint}")
+    require_finite(u, "u")
+    return u
+
+
+def as_level(value: RealScalar, name: str, dtype: Any, *, or_zero: bool = False) -> Any:
+    """A finite scalar of the given dtype, positive or at least not negative, or `ValueError`.
+
+    Known values come back as NumPy scalars: a JAX array would turn into a tracer inside `jax.jit`, and with it every
+    question that is asked at compile time (is this level zero?).
+    """
+    if is_concrete(value):
+        with jax.ensure_compile_time_eval():
+            level = np.asarray(as_float_array(value, name).astype(dtype))
+    else:
+        level = as_float_array(value, name).astype(dtype)
+    if level.shape != ():
+        raise ValueError(f"`{name}` must be a scalar; got shape {level.shape}. Use jax.vmap.")
+    kind = "non-negative" if or_zero else "positive"
+    bad = ~(((level >= 0) if or_zero else (level > 0)) & (abs(level) < np.inf))
+    return checked(level, bad, f"`{name}` must be {kind} and finite", f"; got {value}")
+
+
+def checked(value: Any, bad: Any, message: str, given: str = "") -> Any:
+    """`value`, with a `ValueError` where `bad` is known to hold and an Equinox error where it turns out to when run."""
+    if is_concrete(bad):
+        if bool(np.any(bad)):
+            raise ValueError(f"{message}{given}.")
+        return value
+    return eqx.error_if(value, bad, f"{message}.")
+
+
+def denoised(denoiser: Denoiser, u: Float[Array, " d"], sigma: Any) -> Float[Array, " d"]:
+    """`denoiser(u, sigma)` in the dtype of `u`; `ValueError` for another shape, which would broadcast unnoticed."""
+    value = jnp.asarray(denoiser(u, sigma))
+    if value.shape != u.shape:
+        raise ValueError(
+            f"The denoiser must return one point of shape {u.shape}, like `u`; got {value.shape}."
+        )
+    return value.astype(u.dtype)
+
+
+def as_argument(denoiser: Denoiser) -> Denoiser:
+    """The denoiser as an argument of a compiled function that outlives this call.
+
+    Modules are pytrees: their arrays are arguments. What a bare callable reads (parameters, a model that is trained in
+    place) would be remembered with it, so that it is passed as a function that no earlier call has seen.
+    """
+    return denoiser if isinstance(denoiser, eqx.Module) else lambda u, sigma: denoiser(u, sigma)

@@ -1,0 +1,334 @@
+"""The probability-flow ODE `du/dsigma = (u - D) / sigma`, adaptive and on published grids."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from .._checks import RealScalar, as_float_array, as_positive_integer, is_concrete
+from ..denoisers import Denoiser
+from ._inputs import as_argument, as_level, as_state, checked, denoised
+
+# Evaluations a step of the solvers that this package picks or documents, and whether the last one is reused.
+_STAGES = {
+    diffrax.Euler: (1, False),
+    diffrax.Heun: (2, False),
+    diffrax.Tsit5: (7, True),
+    diffrax.Dopri5: (7, True),
+    diffrax.Dopri8: (14, True),
+}
+
+_FIRST_STEP = 0.01  # of the adaptive solver, in `log sigma`
+
+
+class FlowSolution(eqx.Module):
+    """The end of a probability flow and how it was reached."""
+
+    value: Float[Array, " d"]
+    """The state at the end; where the solver failed, the state that it had reached."""
+    result: diffrax.RESULTS
+    """`diffrax.RESULTS.successful`, or what went wrong."""
+    num_steps: Int[Array, ""]
+    """Steps taken, rejected ones included."""
+    num_evaluations: Int[Array, ""]
+    """Denoiser calls; -1 for a solver whose calls a step this package does not know."""
+    _interpolation: diffrax.DenseInterpolation | None
+    _logarithmic: bool = eqx.field(static=True)
+
+    def evaluate(self, sigma: RealScalar) -> Float[Array, " d"]:
+        """The state at a noise level on the way, from the solver's own interpolant. Needs `dense=True`.
+
+        A flow to zero has one down to the noise level from which the last call of the denoiser was made.
+
+        Raises:
+            ValueError: without `dense=True`, or for a noise level that is not on the way.
+        """
+        interpolation = self._interpolation
+        if interpolation is None:
+            raise ValueError(
+                "`evaluate` needs the dense solution: call `flow_solution(..., dense=True)`."
+            )
+        level = as_level(sigma, "sigma", self.value.dtype)
+        time = jnp.log(level) if self._logarithmic else jnp.asarray(level)
+        low, high = jnp.sort(jnp.stack([interpolation.t0, interpolation.t1]))
+        # The ends themselves, whose logarithm may be rounded differently inside jit, are on the way.
+        slack = 8 * jnp.finfo(time.dtype).eps * (1 + jnp.maximum(abs(low), abs(high)))
+        message = "`sigma` must lie on the way that the flow took"
+        given = ""
+        if is_concrete(time, low, high):
+            ends = np.exp([low, high]) if self._logarithmic else (low, high)
+            given = f", between {ends[0]:.4g} and {ends[1]:.4g}; got {sigma}"
+        time = checked(time, (time < low - slack) | (time > high + slack), message, given)
+        return interpolation.evaluate(jnp.clip(time, low, high))
+
+
+def flow(
+    denoiser: Denoiser,
+    u: Float[Array, " d"],
+    sigma_from: RealScalar,
+    sigma_to: RealScalar,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    steps: int | None = None,
+    levels: Float[Array, " m"] | None = None,
+    max_steps: int = 4096,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+) -> Float[Array, " d"]:
+    """End of the probability flow that starts at `u` at noise level `sigma_from`.
+
+    See `flow_solution` for the arguments; this is its `.value`. Raises where the solver fails.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
+        >>> sj.flow(D, jnp.array([0.4]), 2.0, 0.0)  # replays a training point
+        Array([1.], dtype=float32)
+    """
+    return flow_solution(
+        denoiser,
+        u,
+        sigma_from,
+        sigma_to,
+        rtol=rtol,
+        atol=atol,
+        solver=solver,
+        steps=steps,
+        levels=levels,
+        max_steps=max_steps,
+        adjoint=adjoint,
+    ).value
+
+
+def flow_solution(
+    denoiser: Denoiser,
+    u: Float[Array, " d"],
+    sigma_from: RealScalar,
+    sigma_to: RealScalar,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    steps: int | None = None,
+    levels: Float[Array, " m"] | None = None,
+    dense: bool = False,
+    max_steps: int = 4096,
+    throw: bool = True,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+) -> FlowSolution:
+    """Solves `du/dsigma = (u - D(u, sigma)) / sigma` from `sigma_from` to `sigma_to`, in either direction.
+
+    The flow is the same for every forward process once the state is divided by alpha. By default the solver is adaptive,
+    in `log sigma`, where the equation `du/dlog sigma = u - D` has no small divisor. `sigma_to = 0` is allowed: the flow
+    is then followed down to a noise level of a tenth of `atol` and ends with a call of the denoiser.
+
+    Args:
+        denoiser: any callable `(u, sigma) -> (d,)`.
+        u: state at `sigma_from`, shape (d,). For a batch, `jax.vmap`.
+        sigma_from, sigma_to: noise levels, in data units. `sigma_from` is positive, `sigma_to` non-negative.
+        rtol, atol: tolerances of the adaptive solver, `atol` in data units. By default 1e-5 in float32, 1e-7 in float64.
+        solver: a diffrax solver. By default Tsit5, or Dopri8 for `rtol < 1e-6`; Heun on a grid.
+        steps: instead of adaptive steps, that many on the EDM grid (rho = 7) between two positive noise levels.
+        levels: instead, the noise levels to step through, from `sigma_from` to `sigma_to`, monotone. A final 0 is a call of
+            the denoiser. On a grid the variable is sigma: `diffrax.Heun()` is EDM's sampler, `diffrax.Euler()` DDIM.
+        dense: keep the interpolant for `FlowSolution.evaluate`; the memory grows with `max_steps`.
+        max_steps: most steps of the adaptive solver.
+        throw: raise where the solver fails, rather than report it in `.result`.
+        adjoint: how diffrax differentiates. By default in reverse mode; `diffrax.ForwardMode()` for `jax.jvp`.
+
+    Raises:
+        ValueError: for a bad shape or noise level, a tolerance below what the dtype resolves, or `steps` with `levels`.
+        RuntimeError: where the solver fails, unless `throw=False`.
+
+    **Stiffness.** Upwards in noise, from a point that lies many `sigma_from` off the data, the flow contracts at a rate of
+    about `(gap / sigma)^2`, which an explicit solver follows in as many steps: pass `diffrax.Kvaerno5()`.
+
+    Source: Song et al. 2021 (probability flow); Karras et al. 2022, eq. (1) and algorithm 1 (grids).
+    """
+    u = as_state(u)
+    start = as_level(sigma_from, "sigma_from", u.dtype)
+    end = as_level(sigma_to, "sigma_to", u.dtype, or_zero=True)
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    if steps is not None or levels is not None:
+        if rtol is not None or atol is not None:
+            raise ValueError(
+                "`rtol` and `atol` belong to the adaptive solver; a grid (`steps`, `levels`) has none."
+            )
+        grid, to_zero = _grid(start, end, steps, levels)
+        return _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint)
+    rtol, atol = tolerances(u.dtype, rtol, atol)
+    max_steps = as_positive_integer(max_steps, "max_steps")
+    return _adaptive(denoiser, u, start, end, rtol, atol, solver, dense, max_steps, throw, adjoint)
+
+
+def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[float, float]:
+    """The tolerances asked for, or the dtype's defaults; `ValueError` below what the dtype resolves."""
+    default = 1e-5 if jnp.finfo(dtype).bits == 32 else 1e-7
+    rtol = default if rtol is None else rtol
+    atol = rtol if atol is None else atol
+    resolved = 8 * float(jnp.finfo(dtype).eps)
+    if not resolved <= rtol < 1:
+        advice = (
+            ' Pass float64 arrays (jax.config.update("jax_enable_x64", True)) or a larger rtol.'
+        )
+        raise ValueError(
+            f"rtol={rtol:g} must lie between what {jnp.dtype(dtype).name} resolves (about {resolved:.0e}) and 1."
+            + (advice if jnp.finfo(dtype).bits == 32 and rtol < resolved else "")
+        )
+    # The flow to zero ends at a level of `atol / 10`.
+    if not float(jnp.finfo(dtype).tiny) <= 0.1 * atol < np.inf:
+        raise ValueError(f"`atol` must be positive, finite and representable; got {atol}.")
+    return rtol, atol
+
+
+def default_solver(rtol: float) -> diffrax.AbstractSolver:
+    """Fifth order for loose tolerances, eighth for tight ones."""
+    return diffrax.Tsit5() if rtol >= 1e-6 else diffrax.Dopri8()
+
+
+# The vector fields are functions of the module, not closures: diffrax compiles once a function.
+
+
+def _velocity(log_sigma, u, denoiser):
+    return u - denoised(denoiser, u, jnp.exp(log_sigma))
+
+
+def _velocity_in_sigma(sigma, u, denoiser):
+    return (u - denoised(denoiser, u, sigma)) / sigma
+
+
+def _adaptive(denoiser, u, start, end, rtol, atol, solver, dense, max_steps, throw, adjoint):
+    solver = default_solver(rtol) if solver is None else solver
+    # What remains below the floor is one call of the denoiser, whose error is of second order in the floor.
+    floor = jnp.minimum(jnp.asarray(0.1 * atol, u.dtype), start)
+    may_end_at_zero = not is_concrete(end) or bool(end == 0)
+    last = jnp.where(end > 0, end, floor) if may_end_at_zero else end
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_velocity),
+        solver,
+        t0=jnp.log(start),
+        t1=jnp.log(last),
+        # Given, because the calls that diffrax makes to choose one depend on its release.
+        dt0=jnp.where(last < start, -_FIRST_STEP, _FIRST_STEP).astype(u.dtype),
+        y0=u,
+        args=as_argument(denoiser),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        saveat=diffrax.SaveAt(t1=True, dense=dense),
+        adjoint=adjoint,
+        max_steps=max_steps,
+        throw=throw,
+    )
+    assert solution.ys is not None
+    value, num_steps = solution.ys[0], solution.stats["num_steps"]
+    evaluations = _evaluations(solver, num_steps)
+    if may_end_at_zero:
+        to_zero = (end == 0) & diffrax.is_okay(solution.result)
+        value = lax.cond(to_zero, lambda u: denoised(denoiser, u, last), lambda u: u, value)
+        evaluations += jnp.where(to_zero & (evaluations >= 0), 1, 0)
+    return FlowSolution(
+        value, solution.result, num_steps, evaluations, solution.interpolation, True
+    )
+
+
+def _grid(start, end, steps, levels) -> tuple[Any, bool]:
+    """The positive noise levels of the grid, and whether a last step goes to zero."""
+    if steps is not None and levels is not None:
+        raise ValueError("Give `steps` or `levels`, not both.")
+    if levels is None:
+        steps = as_positive_integer(steps, "steps")
+        end = checked(
+            end,
+            end == 0,
+            "`steps` needs a positive `sigma_to`. For a grid that ends at zero give its lowest positive level, "
+            f"e.g. levels=edm_grid({max(steps, 2)}, sigma_from, 0.002)",
+        )
+        end = checked(end, end == start, "`steps` needs two different noise levels", f"; got {end}")
+        ramp, rho = jnp.linspace(0, 1, steps + 1, dtype=start.dtype), 7
+        grid = (ramp[::-1] * start ** (1 / rho) + ramp * end ** (1 / rho)) ** rho
+        return grid.at[0].set(start).at[-1].set(end), False
+    levels = _levels(levels, start.dtype)
+    for name, given, used in (("sigma_from", start, levels[0]), ("sigma_to", end, levels[-1])):
+        levels = checked(
+            levels,
+            ~(abs(given - used) <= 1e-5 * used),
+            "`levels` must run from `sigma_from` to `sigma_to`",
+            f"; {name}={given}, but it has {used}",
+        )
+    if is_concrete(levels) or is_concrete(end):
+        to_zero = bool((levels if is_concrete(levels) else end[None])[-1] == 0)
+    else:
+        to_zero = False
+        levels = checked(
+            levels,
+            levels[-1] == 0,
+            "Where `levels` end at zero, they or `sigma_to` must be known when the function is compiled",
+        )
+    return (levels[:-1], True) if to_zero else (levels, False)
+
+
+def _levels(levels, dtype):
+    if is_concrete(levels):
+        with jax.ensure_compile_time_eval():  # see `as_level`
+            levels = np.asarray(as_float_array(levels, "levels").astype(dtype))
+    else:
+        levels = as_float_array(levels, "levels").astype(dtype)
+    if levels.ndim != 1 or levels.shape[0] < 2:
+        raise ValueError(f"`levels` must have shape (m,) with m >= 2; got {levels.shape}.")
+    step = levels[1:] - levels[:-1]
+    bad = ~((step < 0).all() | (step > 0).all()) | ~((levels >= 0) & (levels < np.inf)).all()
+    rule = "`levels` must be finite, non-negative and strictly monotone"
+    levels = checked(levels, bad, rule, f"; got {levels}")
+    return checked(
+        levels, levels[0] == 0, "`levels` must start at a positive noise level", "; got 0"
+    )
+
+
+def _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint):
+    num_steps = grid.shape[0] - 1
+    if num_steps == 0:
+        # The whole grid is one step to zero.
+        if dense:
+            raise ValueError("`dense` needs at least two positive noise levels.")
+        value, result, interpolation = u, diffrax.RESULTS.successful, None
+        steps = evaluations = jnp.zeros((), int)
+    else:
+        solver = diffrax.Heun() if solver is None else solver
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(_velocity_in_sigma),
+            solver,
+            t0=grid[0],
+            t1=grid[-1],
+            dt0=None,
+            y0=u,
+            args=as_argument(denoiser),
+            stepsize_controller=diffrax.StepTo(ts=grid),
+            saveat=diffrax.SaveAt(t1=True, dense=dense),
+            adjoint=adjoint,
+            max_steps=num_steps,
+            throw=throw,
+        )
+        assert solution.ys is not None
+        value, result, steps = solution.ys[0], solution.result, solution.stats["num_steps"]
+        interpolation = solution.interpolation
+        evaluations = _evaluations(solver, steps)
+    if to_zero:
+        value = denoised(denoiser, value, grid[-1])
+        steps += 1
+        evaluations = jnp.where(evaluations >= 0, evaluations + 1, evaluations)
+    if throw:
+        # No error control that would stop on them.
+        value = eqx.error_if(value, ~jnp.isfinite(value), "The flow left the finite numbers.")
+    return FlowSolution(value, result, steps, evaluations, interpolation, False)
+
+
+def _evaluations(solver, num_steps: Array) -> Array:
+    if type(solver) not in _STAGES:
+        return jnp.full_like(num_steps, -1)
+    stages, reuses = _STAGES[type(solver)]
+    return num_steps * (stages - reuses) + int(reuses)

@@ -1,0 +1,199 @@
+"""Samples that are the same whatever the batch size: sample i has its own key, folded from its index."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import RealScalar, as_positive_integer
+from ..denoisers import AbstractDenoiser, Denoiser
+from ..grids import edm_grid
+from ._inputs import as_argument, as_level, checked, denoised
+from ._probability_flow import flow
+from ._reverse_sde import reverse_sde
+
+DEFAULT_BATCH_SIZE = 512
+DEFAULT_SDE_STEPS = 256
+
+
+def initial_noise(
+    key: PRNGKeyArray, num_samples: int, dim: int, *, dtype: Any = None
+) -> Float[Array, "num_samples dim"]:
+    """Standard normal draws, row i from `fold_in(key, i)`: more samples keep the first ones as they are."""
+    num_samples = as_positive_integer(num_samples, "num_samples")
+    dim = as_positive_integer(dim, "dim")
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    draw = lambda i: jax.random.normal(jax.random.fold_in(key, i), (dim,), dtype)  # noqa: E731
+    return jax.vmap(draw)(jnp.arange(num_samples))
+
+
+def sample(
+    denoiser: Denoiser,
+    key: PRNGKeyArray,
+    num_samples: int,
+    *,
+    shape_or_dim: int | tuple[int, ...] | None = None,
+    sigma_max: RealScalar = 80.0,
+    sigma_min: RealScalar = 0.002,
+    rtol: float | None = None,
+    atol: float | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    steps: int | None = None,
+    stochasticity: float = 0.0,
+    denoise: bool = True,
+    batch_size: int | None = None,
+    dtype: Any = None,
+) -> Float[Array, "num_samples ..."]:
+    """Draws what a diffusion model with this denoiser generates.
+
+    Starts from `sigma_max z` with z standard normal, follows the probability flow (or the reverse SDE) to `sigma_min`, and
+    takes a last call of the denoiser there, as EDM does. Sample i depends on the key and on i only, not on `num_samples` or
+    `batch_size` (beyond rounding), and starts from the noise of `initial_noise`, which is the same for every denoiser.
+
+    Args:
+        denoiser: any callable `(u, sigma) -> (d,)`.
+        key: for the initial noise, and the Brownian paths if `stochasticity > 0`.
+        num_samples: how many.
+        shape_or_dim: dimension d, or a shape to give each sample; read off the denoiser if it is this library's.
+        sigma_max: initial noise level. The start has mean zero: at `sigma_max` the data's mean and spread are neglected,
+            an error of relative order `(scale / sigma_max)^2` in the variance.
+        sigma_min: noise level of the last call. Memorisation is only visible if it lies well below the spacing of the data.
+        rtol, atol, solver: of the adaptive solver, see `flow_solution`.
+        steps: a fixed number of steps instead, on EDM's grid of that many noise levels from `sigma_max` to `sigma_min`,
+            counting the last one to zero; with `solver=diffrax.Heun()` (the default there) this is EDM's sampler, with
+            `diffrax.Euler()` it is DDIM. For the reverse SDE, the number of steps uniform in `log sigma` (default 256).
+        stochasticity: 0 for the probability flow, 1 for the reverse SDE; see `reverse_sde`.
+        denoise: end with a call of the denoiser at `sigma_min`; otherwise return the noisy state there.
+        batch_size: samples computed at a time (default 512).
+        dtype: of the samples; by default that of the denoiser's arrays.
+
+    Returns:
+        Samples, shape (num_samples, d) or (num_samples, *shape).
+
+    Raises:
+        ValueError: for bad sizes or noise levels, or a bare callable without `shape_or_dim`.
+
+    Source: Karras et al. 2022, algorithm 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
+        >>> sj.sample(D, jax.random.key(0), 1000).std()
+        Array(1., dtype=float32)
+    """
+    num_samples = as_positive_integer(num_samples, "num_samples")
+    shape = _shape(denoiser, shape_or_dim)
+    dtype = _dtype(denoiser) if dtype is None else jnp.dtype(dtype)
+    low = as_level(sigma_min, "sigma_min", dtype)
+    high = as_level(sigma_max, "sigma_max", dtype)
+    given = f"; got {sigma_min} and {sigma_max}"
+    low = checked(low, low >= high, "`sigma_min` must lie below `sigma_max`", given)
+    eta = float(as_level(stochasticity, "stochasticity", float, or_zero=True))
+    if (rtol is not None or atol is not None) and (eta or steps is not None):
+        raise ValueError(
+            "`rtol` and `atol` belong to the adaptive flow; not with `steps` or `stochasticity`."
+        )
+    if steps is not None:
+        steps = as_positive_integer(steps, "steps")
+        if steps < 2 and not eta:
+            raise ValueError(f"`steps` must be at least 2, one for each noise level; got {steps}.")
+    samples = _draw(
+        as_argument(denoiser),
+        key,
+        high,
+        low,
+        num_samples=num_samples,
+        dim=math.prod(shape),
+        rtol=None if rtol is None else float(rtol),
+        atol=None if atol is None else float(atol),
+        solver=solver,
+        steps=steps,
+        eta=eta,
+        denoise=denoise,
+        batch_size=batch_size,
+    )
+    return samples.reshape(num_samples, *shape)
+
+
+# A function of the module, so that a second call, with other noise or another denoiser of this size, is compiled already.
+@eqx.filter_jit
+def _draw(
+    denoiser,
+    key,
+    high,
+    low,
+    *,
+    num_samples,
+    dim,
+    rtol,
+    atol,
+    solver,
+    steps,
+    eta,
+    denoise,
+    batch_size,
+):
+    def follow(key, u):
+        if eta:
+            num_steps = DEFAULT_SDE_STEPS if steps is None else steps
+            u = reverse_sde(
+                denoiser, key, u, high, low, steps=num_steps, stochasticity=eta, solver=solver
+            )
+        elif steps is None:
+            u = flow(denoiser, u, high, low, rtol=rtol, atol=atol, solver=solver)
+        else:
+            levels = edm_grid(steps, high, low, final_zero=denoise)
+            return flow(denoiser, u, high, 0.0 if denoise else low, solver=solver, levels=levels)
+        return denoised(denoiser, u, low) if denoise else u
+
+    def one(i):
+        noise_key = jax.random.fold_in(key, i)
+        z = jax.random.normal(noise_key, (dim,), high.dtype)
+        # The Brownian path must not repeat the initial noise.
+        return follow(jax.random.fold_in(noise_key, 1), high * z)
+
+    return in_batches(one, num_samples, batch_size)
+
+
+def in_batches(function: Callable[[Array], Any], num: int, batch_size: int | None) -> Any:
+    """`jax.vmap(function)(arange(num))`, at most `batch_size` at a time, compiled once."""
+    batch_size = (
+        DEFAULT_BATCH_SIZE if batch_size is None else as_positive_integer(batch_size, "batch_size")
+    )
+    num_batches = -(-num // batch_size)
+    if num_batches == 1:
+        return jax.vmap(function)(jnp.arange(num))
+    # Equal batches: the last indices repeat, rather than a remainder that compiles a second time.
+    batch_size = -(-num // num_batches)
+    indices = jnp.minimum(jnp.arange(num_batches * batch_size), num - 1).reshape(
+        num_batches, batch_size
+    )
+    outputs = lax.map(jax.vmap(function), indices)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num], outputs)
+
+
+def _shape(denoiser: Denoiser, shape_or_dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    if shape_or_dim is None:
+        if not isinstance(denoiser, AbstractDenoiser):
+            raise ValueError("`shape_or_dim` is needed for a denoiser that is a bare callable.")
+        return (denoiser.dim,)
+    lengths = shape_or_dim if isinstance(shape_or_dim, tuple) else (shape_or_dim,)
+    shape = tuple(as_positive_integer(length, "shape_or_dim") for length in lengths)
+    if isinstance(denoiser, AbstractDenoiser) and math.prod(shape) != denoiser.dim:
+        raise ValueError(
+            f"`shape_or_dim` must have {denoiser.dim} entries, as the data of the denoiser; got {shape_or_dim}."
+        )
+    return shape
+
+
+def _dtype(denoiser: Denoiser) -> Any:
+    leaves = [x for x in jax.tree.leaves(denoiser) if eqx.is_inexact_array(x)]
+    if isinstance(denoiser, AbstractDenoiser) and leaves:
+        return jnp.result_type(*leaves)
+    return jnp.result_type(float)

@@ -1,0 +1,135 @@
+"""A number with its standard error, and the interval of a binomial fraction."""
+
+import functools
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+from jaxtyping import Array, Float
+
+from smoothjax._checks import as_float_array, is_concrete
+
+from ._numerics import safe_sqrt
+
+_SHOWN = 12  # entries that a printed array of estimates shows
+
+
+class Estimate(eqx.Module):
+    """A Monte Carlo estimate with its standard error; both arrays, of one shape.
+
+    It is a pytree, so functions that return one can be jitted, vmapped and differentiated.
+
+    ```python
+    >>> Estimate(jnp.array(0.1234), jnp.array(0.0041))
+    0.123 ± 0.004
+    ```
+
+    Attributes:
+        value: the estimate.
+        standard_error: one standard deviation of the estimate over repetitions of what was drawn at
+            random; the function that made it says what that is.
+    """
+
+    value: Float[Array, "..."]
+    standard_error: Float[Array, "..."]
+
+    def __repr__(self) -> str:
+        leaves = (self.value, self.standard_error)
+        if not is_concrete(leaves) or not all(
+            isinstance(leaf, Array | np.ndarray) for leaf in leaves
+        ):
+            return f"Estimate(value={self.value}, standard_error={self.standard_error})"
+        values, errors = np.broadcast_arrays(*(np.asarray(leaf, float) for leaf in leaves))
+        if values.ndim == 0:
+            return _format(float(values), float(errors))
+        shown = [_format(v, e) for v, e in zip(values.flat, errors.flat, strict=True)][:_SHOWN]
+        more = ", ..." if values.size > _SHOWN else ""
+        shape = f" of shape {values.shape}" if values.ndim > 1 or more else ""
+        return f"[{', '.join(shown)}{more}]{shape}"
+
+    __str__ = __repr__
+
+
+def _format(value: float, error: float) -> str:
+    """`value ± error` with the error to one significant digit, to two if that digit is a 1."""
+    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
+        return f"{value:.6g} ± {error:.6g}"
+    # Printing to one digit first settles cases such as 0.0096, which becomes 0.01.
+    mantissa, exponent = f"{error:.0e}".split("e")
+    decimals = -int(exponent) + (mantissa == "1")
+    if -3 <= decimals <= 6:
+        decimals = max(decimals, 0)
+        return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+    power = math.floor(math.log10(max(abs(value), error)))
+    decimals = max(decimals + power, 0)
+    if decimals > 9:
+        return f"{value:.10g} ± {error:.0e}"
+    unit = 10.0**power
+    return f"({value / unit:.{decimals}f} ± {error / unit:.{decimals}f})e{power:+03d}"
+
+
+@jax.jit
+def mean_estimate(values: Float[Array, " n"]) -> Estimate:
+    """The mean of independent values, with the standard error s/sqrt(n), n >= 2."""
+    n = values.shape[0]
+    mean = jnp.mean(values)
+    return Estimate(mean, safe_sqrt(jnp.sum((values - mean) ** 2) / (n * (n - 1))))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
+    """(mean of non-negative values)^(1/order), its error by the delta method; 0 ± 0 at zero."""
+    power = mean_estimate(values)
+    positive = power.value > 0
+    mean = jnp.where(positive, power.value, 1)
+    root = safe_sqrt(mean) if order == 2 else mean ** (1 / order)
+    slope = root / (order * mean)
+    return Estimate(
+        jnp.where(positive, root, 0), jnp.where(positive, slope * power.standard_error, 0)
+    )
+
+
+def wilson_interval(count: Any, num: Any, confidence: float = 0.95) -> Float[Array, "*batch 2"]:
+    """Wilson's score interval for a binomial fraction.
+
+    The fractions p whose score test does not reject `count` successes in `num` independent trials:
+    |count/num - p| <= z sqrt(p (1 - p) / num). Unlike the fraction plus or minus its standard error
+    it has a positive width at 0 and at `num` successes, and stays within [0, 1].
+
+    Args:
+        count: number of successes, 0 <= count <= num.
+        num: number of trials, at least one; broadcasts against `count`.
+        confidence: two-sided coverage, in (0, 1).
+
+    Returns:
+        The lower and the upper end, along a new last axis.
+
+    Raises:
+        ValueError: if a concrete count or number is out of range, or the confidence is.
+
+    Reference:
+        E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference,
+        J. Am. Stat. Assoc. 22, 209-212.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be in (0, 1); got {confidence}.")
+    count, num = as_float_array(count, "count"), as_float_array(num, "num")
+    if is_concrete(count, num):
+        successes, trials = np.asarray(count), np.asarray(num)
+        if not np.all((successes >= 0) & (successes <= trials) & (trials >= 1)):
+            raise ValueError(
+                f"`count` must be between 0 and `num`, and `num` at least 1; got {count} of {num}."
+            )
+    z = ndtri(jnp.asarray((1 + confidence) / 2, num.dtype))
+
+    def lower_end(successes: Array) -> Array:
+        # Smaller root of (n + z^2) p^2 - (2 c + z^2) p + c^2/n = 0, written without
+        # cancellation.
+        spread = z * jnp.sqrt(z**2 + 4 * successes * (num - successes) / num)
+        return 2 * successes**2 / (num * (2 * successes + z**2 + spread))
+
+    return jnp.stack([lower_end(count), 1 - lower_end(num - count)], axis=-1)

@@ -1,0 +1,114 @@
+"""Numerical pieces that the measures share: roots and norms that survive zero, blockwise maps."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from smoothjax._checks import as_points, is_concrete, require_positive
+
+
+def checked(check: Callable[..., Array], value: Any, *args: Any) -> Array:
+    """`check(value, *args)`, done now for a concrete value even while something else is traced.
+
+    Inside `jax.jit` the operations of a check on a closed-over array would be traced as well.
+    """
+    concrete = is_concrete(value)
+    with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
+        return check(value, *args)
+
+
+def safe_sqrt(x: Array) -> Array:
+    """Square root whose derivative at zero is zero, not infinite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """Euclidean norm over the last axis: no overflow or underflow, derivative zero at zero."""
+    # The norm is homogeneous, so holding the scale fixed leaves the derivative exact.
+    scale = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    scale = jnp.where(scale > 0, scale, 1)
+    return scale[..., 0] * safe_sqrt(jnp.sum((x / scale) ** 2, axis=-1))
+
+
+def blocks_of(size: int, batch_size: int) -> tuple[int, int]:
+    """The number of blocks and the block size: as even a split as `batch_size` allows."""
+    count = math.ceil(size / batch_size)
+    return count, math.ceil(size / count)
+
+
+def map_in_blocks(function: Callable[[Array], Any], size: int, batch_size: int) -> Any:
+    """`function(i)` for i = 0..size-1, vmapped in blocks and looped over them: one compilation."""
+    count, block = blocks_of(size, batch_size)
+    if count == 1:
+        # Without a loop nothing needs to be compiled anew when this is called outside of jax.jit.
+        return jax.vmap(function)(jnp.arange(size))
+    # The last block is filled up by repeating the last index, so that all blocks are alike.
+    indices = jnp.minimum(jnp.arange(count * block), size - 1).reshape(count, block)
+    results = lax.map(jax.vmap(function), indices)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], results)
+
+
+def centred(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, " p"], Array]:
+    """The mean of the rows as an unevaluated sum of two parts, and the centred rows.
+
+    The second pass takes out the rounding error of the first mean, which a large common offset
+    makes as large as the spread in float32.
+    """
+    coarse = jnp.mean(x, axis=0)
+    rows = x - coarse
+    fine = jnp.mean(rows, axis=0)
+    return coarse, fine, rows - fine
+
+
+def evaluate(
+    denoiser: Callable[[Array, Array], Array], u: Float[Array, " d"], sigma: Array, name: str
+) -> Float[Array, " d"]:
+    """`denoiser(u, sigma)`, refusing an output of another shape: it would broadcast unnoticed."""
+    output = jnp.asarray(denoiser(u, sigma))
+    if output.shape != u.shape:
+        raise ValueError(
+            f"`{name}` must map a point of shape {u.shape} and a noise level to shape {u.shape}; "
+            f"got an output of shape {output.shape}."
+        )
+    return output
+
+
+def as_noise_level(sigma: Any, dtype: Any) -> Float[Array, ""]:
+    """`sigma` as a positive scalar of the given dtype."""
+    sigma = checked(require_positive, sigma, "sigma")
+    if sigma.ndim != 0:
+        raise ValueError(
+            f"`sigma` must be one noise level; got shape {sigma.shape}. "
+            "For several levels use jax.vmap or jax.lax.map."
+        )
+    return sigma.astype(dtype)
+
+
+def as_data(data: Any, minimum: int, why: str) -> Float[Array, "n d"]:
+    """`data` as (n, d) points, at least `minimum` of them."""
+    data = checked(as_points, data)
+    if data.shape[0] < minimum:
+        raise ValueError(f"`data` must hold at least {minimum} points, {why}; got {data.shape[0]}.")
+    return data
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def keys_by_index(key: PRNGKeyArray, size: int) -> PRNGKeyArray:
+    """One key for each index; that of index i depends on nothing else."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def noises(key: PRNGKeyArray, num_noises: int, point: Array) -> Float[Array, "k d"]:
+    """Standard normal draws of the shape and dtype of `point`."""
+    # Drawn as a vector, which gives the same numbers and compiles in half the time.
+    draws = jax.random.normal(key, (num_noises * point.size,), point.dtype)
+    return draws.reshape(num_noises, *point.shape)

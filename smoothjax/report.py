@@ -1,0 +1,124 @@
+"""A comparison as files: labelled results, figures, and one HTML page that holds everything."""
+
+import base64
+import html
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import plots
+from ._checks import import_optional
+from .experiments import Comparison
+from .experiments._store import replacing, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CAPTIONS = {
+    "samples": "What each mechanism generates from the same initial noises.",
+    "curves": "Denoisers against the noise level, at noisy held-out points; bands are two standard errors.",
+}
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #ddd; }}
+th {{ border-bottom: 2px solid #222; }} tr:last-child td {{ color: #666; }}
+.scroll {{ overflow-x: auto; }} figure {{ margin: 1rem 0; }} img {{ max-width: 100%; height: auto; }}
+figcaption, footer, li {{ color: #444; font-size: .93rem; }}
+pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<div class="scroll">{table}</div>
+<ul>{notes}</ul>
+{figures}
+<h2>Noise levels</h2>
+<div class="scroll">{levels}</div>
+<h2>How this was made</h2>
+<details><summary>Configuration and versions</summary><pre>{manifest}</pre></details>
+<footer>Every number of this page is in <code>results.nc</code>, labelled.</footer>
+</body>
+</html>
+"""
+
+
+def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
+    """Writes `results.nc`, `samples.png`, `curves.png`, `table.txt` and `report.html` into a folder.
+
+    Each file is replaced whole. The page needs no other file.
+
+    Returns:
+        The path of the page.
+    """
+    import_optional("h5netcdf")
+    import_optional("h5py")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "results.nc") as temporary:
+        comparison.results.to_netcdf(temporary, engine="h5netcdf")
+    write_text(folder / "table.txt", comparison.table() + "\n")
+    pictures = {name: _png(figure) for name, figure in plots.figures(comparison).items()}
+    for name, png in pictures.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            temporary.write_bytes(png)
+    path = folder / "report.html"
+    write_text(path, _page(comparison, pictures))
+    return path
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _page(comparison: Comparison, pictures: dict[str, bytes]) -> str:
+    figures = "\n".join(
+        f'<figure><img alt="{html.escape(_CAPTIONS[name])}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{html.escape(_CAPTIONS[name])}</figcaption></figure>"
+        for name, png in pictures.items()
+    )
+    return _PAGE.format(
+        title=html.escape(f"What models trained on {comparison.train.name} would generate"),
+        table=_html_table(*comparison.rows()),
+        notes="".join(f"<li>{html.escape(note)}</li>" for note in comparison.notes),
+        figures=figures,
+        levels=_html_table(*_level_rows(comparison)),
+        manifest=html.escape(json.dumps(comparison.manifest, indent=2)),
+    )
+
+
+def _level_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    results = comparison.results
+    names = [str(name) for name in results.mechanism.values]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    header = ["noise level", "effective neighbours"]
+    header += [f"linearity, {name}" for name in names] + [f"RMSE {a} – {b}" for a, b in pairs]
+    rows = []
+    for k, level in enumerate(results.level.values):
+        at = results.isel(level=k)
+        row = [f"{float(level):.3g}", f"{float(at.effective_neighbours):.4g}"]
+        row += [f"{float(at.linearity_centred.sel(mechanism=name)):.3f}" for name in names]
+        row += [f"{float(at.rmse.sel(mechanism=a, other=b)):.3g}" for a, b in pairs]
+        rows.append(row)
+    return header, rows
+
+
+def _html_table(header: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,24 @@
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+# Both precisions are tested in one process: float32 arrays stay float32 under x64. Run the suite with
+# JAX_ENABLE_X64=0 as well to see it as users with JAX's defaults do; tests that need float64 then skip.
+jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") not in ("0", "false"))
+
+
+@pytest.fixture
+def x64():
+    """Skips the test where float64 is switched off."""
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        pytest.skip("needs float64")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Each floating dtype that this process can represent."""
+    if request.param == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
+        pytest.skip("needs float64")
+    return jnp.dtype(request.param)
