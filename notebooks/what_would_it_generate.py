@@ -69,8 +69,7 @@ print("fraction at +1:", float((samples > 0).mean()))
 # ## Digits: where do the denoisers differ?
 #
 # Far above the data's scale all denoisers agree (with a rate: the difference falls as `sigma^-2`). Far below it the
-# memoriser
-# is a nearest-neighbour look-up, and one noisy point sees one training point.
+# memoriser is a nearest-neighbour look-up, and one noisy point sees one training point.
 
 # %%
 train, held_out = sj.datasets.digits().split(1500, seed=0)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -140,8 +141,14 @@ def _anchored_logit(y: Array, u: Array, anchor: Array, sigma: Array) -> Array:
     return 0.5 * jnp.sum(twice * (y - anchor), axis=-1) / sigma**2
 
 
+def _first_largest(values: Array) -> Array:
+    """`jnp.argmax`; five times faster on CPUs, where a reduction of pairs is not vectorised."""
+    last = values.shape[0] - 1
+    return jnp.min(jnp.where(values == jnp.max(values), jnp.arange(last + 1), last))
+
+
 def _product_error(points: PointSet, u: Array, sigma: Array) -> tuple[Array, Array]:
-    """Rounding error of a logit from the product, in nats, and whether it can be left as it is."""
+    """Typical rounding error of a logit from the product, in nats, and whether it can be left as it is."""
     distance = jnp.sqrt(jnp.sum((u - points.centre) ** 2))
     ratio = points.radius * (distance + points.radius) / sigma**2
     return 0.5 * jnp.finfo(u.dtype).eps * ratio, ratio <= TRUSTED_RATIO
@@ -152,7 +159,7 @@ def _move_anchor(
 ):
     """Takes the chunk's best point as anchor if it beats the present one; also by how much logits rise."""
     score = jnp.where(chunk.valid, product + chunk.log_weights, -jnp.inf)
-    best = jnp.argmax(score)
+    best = _first_largest(score)
     candidate = _Anchor(points.points[chunk.rows[best]], product[best], score[best])
     better = candidate.score > anchor.score
     shift = _anchored_logit(anchor.point, u, candidate.point, sigma)
@@ -177,8 +184,10 @@ def _weigh_again(
     c, d = chunk.centred.shape
     total = jnp.where(chunk.valid, relative + chunk.log_weights, -jnp.inf)
     highest = jnp.maximum(jnp.max(total), floor)
-    # What is left over has a weight known to a factor e^(2 error), and its logits are off by the error.
-    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * error
+    # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst): with
+    # partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
+    worst = (8 + np.sqrt(d)) * error
+    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * worst
     tolerated = jnp.where(trusted, jnp.inf, tolerated)
     rows = jnp.arange(c)
 
@@ -190,7 +199,7 @@ def _weigh_again(
 
     def one(state):
         relative, left, mass, count = state
-        k = jnp.argmax(left)
+        k = _first_largest(left)
         anchored = _anchored_logit(points.points[chunk.rows[k]], u, anchor, sigma)
         mass -= jnp.exp(left[k] - highest)
         here = rows == k
@@ -346,7 +355,7 @@ def _over_posterior(posterior, points: PointSet, u: Array, sigma: Array, body, i
         product = _product_logits(chunk, v, sigma)
         logits = _logits(*_fixed(points, chunk, product, u, sigma, anchor, log_normaliser))
         total = jnp.where(chunk.valid, logits + chunk.log_weights, -jnp.inf)
-        weights = jnp.exp(total - log_normaliser)
+        weights = lax.stop_gradient(jnp.exp(total - log_normaliser))
         # The derivatives: d log w_k = d(log pi_k - |u - y_k|^2 / 2 sigma^2 - log evidence).
         inner = jnp.dot(chunk.centred, v, precision=HIGHEST)
         logit = (inner - 0.5 * jnp.sum(chunk.centred**2, -1) - 0.5 * jnp.sum(v**2)) / sigma**2

@@ -65,4 +65,6 @@ def as_argument(denoiser: Denoiser) -> Denoiser:
     Modules are pytrees: their arrays are arguments. What a bare callable reads (parameters, a model that is trained in
     place) would be remembered with it, so that it is passed as a function that no earlier call has seen.
     """
-    return denoiser if isinstance(denoiser, eqx.Module) else lambda u, sigma: denoiser(u, sigma)
+    if isinstance(denoiser, eqx.Module):
+        return denoiser  # pyright: ignore[reportReturnType]
+    return lambda u, sigma: denoiser(u, sigma)

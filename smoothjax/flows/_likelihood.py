@@ -1,5 +1,7 @@
 """Log-likelihoods by the change of variables along the probability flow."""
 
+import math
+
 import diffrax
 import equinox as eqx
 import jax
@@ -95,13 +97,11 @@ def likelihood_solution(
     Source: Song et al. 2021, appendix D.2; Grathwohl et al. 2019 (the estimate).
     """
     u = as_state(u)
-    d = u.shape[0]
     low = as_level(sigma_min, "sigma_min", u.dtype)
     high = as_level(sigma_max, "sigma_max", u.dtype)
     given = f"; got {sigma_min} and {sigma_max}"
     low = checked(low, low >= high, "`sigma_min` must lie below `sigma_max`", given)
-    exact = isinstance(denoiser, AbstractPosteriorDenoiser)
-    if prior is None and not exact:
+    if prior is None and not isinstance(denoiser, AbstractPosteriorDenoiser):
         raise ValueError(
             "`prior` is needed for a denoiser whose law has no moments in closed form, "
             "e.g. prior=GaussianDenoiser.fit(data)."
@@ -113,37 +113,47 @@ def likelihood_solution(
             f"`num_probes` must be at least 2, with a `key`; got {num_probes} and key={key}."
         )
     else:
-        probes = jax.random.rademacher(key, (num_probes, d), u.dtype)
+        probes = jax.random.rademacher(key, (num_probes, u.size), u.dtype)
     rtol, atol = tolerances(u.dtype, rtol, atol)
+    solver = default_solver(rtol) if solver is None else solver
+    max_steps = as_positive_integer(max_steps, "max_steps")
+    tolerance = np.asarray([rtol, atol], u.dtype)
+    denoiser = as_argument(denoiser)
+    return _integrate(denoiser, u, low, high, prior, probes, tolerance, solver, max_steps, throw)
 
+
+# Like the functions it calls, one of the module: a second call finds it compiled.
+@eqx.filter_jit
+def _integrate(denoiser, u, low, high, prior, probes, tolerance, solver, max_steps, throw):
+    rtol, atol = tolerance
     traces = jnp.zeros((), u.dtype) if probes is None else jnp.zeros(probes.shape[0], u.dtype)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_velocity_and_trace),
-        default_solver(rtol) if solver is None else solver,
+        solver,
         t0=jnp.log(low),
         t1=jnp.log(high),
         dt0=None,
         y0=(u, traces),
-        args=(as_argument(denoiser), probes),
+        args=(denoiser, probes),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
-        max_steps=as_positive_integer(max_steps, "max_steps"),
+        max_steps=max_steps,
         throw=throw,
     )
     assert solution.ys is not None
     latent, traces = solution.ys[0][0], solution.ys[1][0]
     if prior is None:
-        assert isinstance(denoiser, AbstractPosteriorDenoiser)
-        terminal = _gaussian_log_density(latent, *denoiser.mean_and_covariance(), high)
+        mean, covariance = denoiser.mean_and_covariance()
+        terminal = _gaussian_log_density(latent, mean, covariance, high)
     else:
         terminal = prior.log_density(latent, high)
     terminal = terminal.astype(u.dtype)
     # The d log sigma that the flow would spend its steps on is known.
-    values = terminal + d * jnp.log(high / low) - traces
+    values = terminal + u.size * jnp.log(high / low) - traces
     error = jnp.zeros((), u.dtype)
     if probes is not None:
-        error = jnp.std(values, ddof=1) / np.sqrt(probes.shape[0])
+        error = jnp.std(values, ddof=1) / math.sqrt(probes.shape[0])
     mismatch = jnp.full((), jnp.nan, u.dtype)
-    if exact:
+    if isinstance(denoiser, AbstractPosteriorDenoiser):
         mismatch = denoiser.log_density(latent, high).astype(u.dtype) - terminal
     return LikelihoodSolution(
         jnp.mean(values), error, mismatch, latent, solution.result, solution.stats["num_steps"]
@@ -172,4 +182,4 @@ def _gaussian_log_density(u: Array, mean: Array, covariance: Array, sigma: Array
     factor = jnp.linalg.cholesky(noisy)
     whitened = jax.scipy.linalg.solve_triangular(factor, u - mean, lower=True)
     log_determinant = 2 * jnp.sum(jnp.log(jnp.diag(factor)))
-    return -0.5 * (jnp.sum(whitened**2) + log_determinant + u.shape[0] * np.log(2 * np.pi))
+    return -0.5 * (jnp.sum(whitened**2) + log_determinant + u.size * math.log(2 * math.pi))

@@ -155,16 +155,26 @@ def flow_solution(
     start = as_level(sigma_from, "sigma_from", u.dtype)
     end = as_level(sigma_to, "sigma_to", u.dtype, or_zero=True)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    denoiser = as_argument(denoiser)
     if steps is not None or levels is not None:
         if rtol is not None or atol is not None:
             raise ValueError(
                 "`rtol` and `atol` belong to the adaptive solver; a grid (`steps`, `levels`) has none."
             )
         grid, to_zero = _grid(start, end, steps, levels)
+        if dense and len(grid) == 1:
+            raise ValueError("`dense` needs at least two positive noise levels.")
+        solver = diffrax.Heun() if solver is None else solver
         return _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint)
     rtol, atol = tolerances(u.dtype, rtol, atol)
+    solver = default_solver(rtol) if solver is None else solver
     max_steps = as_positive_integer(max_steps, "max_steps")
-    return _adaptive(denoiser, u, start, end, rtol, atol, solver, dense, max_steps, throw, adjoint)
+    # Known at compile time, or not at all.
+    may_be_zero = not is_concrete(end) or bool(end == 0)
+    tolerance = np.asarray([rtol, atol], u.dtype)
+    return _adaptive(
+        denoiser, u, start, end, may_be_zero, tolerance, solver, dense, max_steps, throw, adjoint
+    )
 
 
 def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[float, float]:
@@ -192,7 +202,7 @@ def default_solver(rtol: float) -> diffrax.AbstractSolver:
     return diffrax.Tsit5() if rtol >= 1e-6 else diffrax.Dopri8()
 
 
-# The vector fields are functions of the module, not closures: diffrax compiles once a function.
+# What is compiled consists of functions of the module, not of closures: a second call finds it compiled.
 
 
 def _velocity(log_sigma, u, denoiser):
@@ -203,12 +213,13 @@ def _velocity_in_sigma(sigma, u, denoiser):
     return (u - denoised(denoiser, u, sigma)) / sigma
 
 
-def _adaptive(denoiser, u, start, end, rtol, atol, solver, dense, max_steps, throw, adjoint):
-    solver = default_solver(rtol) if solver is None else solver
+@eqx.filter_jit
+def _adaptive(
+    denoiser, u, start, end, may_be_zero, tolerance, solver, dense, max_steps, throw, adjoint
+):
+    rtol, atol = tolerance
     # What remains below the floor is one call of the denoiser, whose error is of second order in the floor.
-    floor = jnp.minimum(jnp.asarray(0.1 * atol, u.dtype), start)
-    may_end_at_zero = not is_concrete(end) or bool(end == 0)
-    last = jnp.where(end > 0, end, floor) if may_end_at_zero else end
+    last = jnp.where(end > 0, end, jnp.minimum(0.1 * atol, start)) if may_be_zero else end
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_velocity),
         solver,
@@ -217,7 +228,7 @@ def _adaptive(denoiser, u, start, end, rtol, atol, solver, dense, max_steps, thr
         # Given, because the calls that diffrax makes to choose one depend on its release.
         dt0=jnp.where(last < start, -_FIRST_STEP, _FIRST_STEP).astype(u.dtype),
         y0=u,
-        args=as_argument(denoiser),
+        args=denoiser,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
         saveat=diffrax.SaveAt(t1=True, dense=dense),
         adjoint=adjoint,
@@ -227,7 +238,7 @@ def _adaptive(denoiser, u, start, end, rtol, atol, solver, dense, max_steps, thr
     assert solution.ys is not None
     value, num_steps = solution.ys[0], solution.stats["num_steps"]
     evaluations = _evaluations(solver, num_steps)
-    if may_end_at_zero:
+    if may_be_zero:
         to_zero = (end == 0) & diffrax.is_okay(solution.result)
         value = lax.cond(to_zero, lambda u: denoised(denoiser, u, last), lambda u: u, value)
         evaluations += jnp.where(to_zero & (evaluations >= 0), 1, 0)
@@ -289,16 +300,14 @@ def _levels(levels, dtype):
     )
 
 
+@eqx.filter_jit
 def _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint):
-    num_steps = grid.shape[0] - 1
+    num_steps = len(grid) - 1
     if num_steps == 0:
         # The whole grid is one step to zero.
-        if dense:
-            raise ValueError("`dense` needs at least two positive noise levels.")
         value, result, interpolation = u, diffrax.RESULTS.successful, None
         steps = evaluations = jnp.zeros((), int)
     else:
-        solver = diffrax.Heun() if solver is None else solver
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(_velocity_in_sigma),
             solver,
@@ -306,7 +315,7 @@ def _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint):
             t1=grid[-1],
             dt0=None,
             y0=u,
-            args=as_argument(denoiser),
+            args=denoiser,
             stepsize_controller=diffrax.StepTo(ts=grid),
             saveat=diffrax.SaveAt(t1=True, dense=dense),
             adjoint=adjoint,

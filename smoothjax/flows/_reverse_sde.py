@@ -27,7 +27,8 @@ def reverse_sde(
 
     In `tau = -log sigma` it reads `du = (1 + eta) (D - u) dtau + sqrt(2 eta) sigma dB`, with `eta = stochasticity`: 1 is
     the time reversal of the forward process, 0 the probability flow, and for an exact denoiser every eta has the same
-    marginals. The noise is additive, so that a stochastic Runge-Kutta method of strong order 1.5 applies.
+    marginals. The noise is additive, so that a stochastic Runge-Kutta method of strong order 1.5 applies. The Brownian path
+    belongs to the key and the two noise levels: more steps follow the same path more closely.
 
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`.
@@ -50,6 +51,15 @@ def reverse_sde(
     low = as_level(sigma_to, "sigma_to", u.dtype)
     given = f"; got {sigma_from} and {sigma_to}"
     low = checked(low, low >= high, "`sigma_to` must lie below `sigma_from`", given)
+    solver = diffrax.ShARK() if solver is None else solver
+    return _solve(as_argument(denoiser), key, u, high, low, eta, steps, solver)
+
+
+# What is compiled consists of functions of the module, not of closures: a second call finds it compiled.
+
+
+@eqx.filter_jit
+def _solve(denoiser, key, u, high, low, eta, steps, solver):
     start, end = -jnp.log(high), -jnp.log(low)
     path = diffrax.VirtualBrownianTree(
         start,
@@ -61,21 +71,18 @@ def reverse_sde(
     )
     solution = diffrax.diffeqsolve(
         diffrax.MultiTerm(diffrax.ODETerm(_drift), diffrax.ControlTerm(_diffusion, path)),
-        diffrax.ShARK() if solver is None else solver,
+        solver,
         t0=start,
         t1=end,
         dt0=None,
         y0=u,
-        args=(as_argument(denoiser), jnp.asarray(eta)),
+        args=(denoiser, eta),
         stepsize_controller=diffrax.StepTo(ts=jnp.linspace(start, end, steps + 1)),
         max_steps=steps,
     )
     assert solution.ys is not None
     value = solution.ys[0]
     return eqx.error_if(value, ~jnp.isfinite(value), "The trajectory left the finite numbers.")
-
-
-# Functions of the module, not closures: diffrax compiles once a function.
 
 
 def _drift(tau, u, args):

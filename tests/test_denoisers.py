@@ -1,0 +1,334 @@
+"""What is true of every denoiser that is the posterior mean of a known law, and closed forms of each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smoothjax as sj
+
+
+def low_rank_gaussian(rng, d, r, complement):
+    basis = np.linalg.qr(rng.standard_normal((d, r)))[0]
+    return sj.GaussianDenoiser.low_rank(
+        rng.standard_normal(d), basis, rng.uniform(0.2, 2, r), complement
+    )
+
+
+def denoisers():
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((30, 3))
+    weights = rng.uniform(0.1, 1, 30)
+    weights[3] = 0
+    parts = [low_rank_gaussian(rng, 3, r, c) for r, c in ((0, 0.5), (1, 0.0), (2, 0.3))]
+    return {
+        "empirical": sj.EmpiricalDenoiser(points, chunk_size=7),
+        "empirical, weighted": sj.EmpiricalDenoiser(points, weights, chunk_size=11),
+        "gaussian": sj.GaussianDenoiser.fit(points),
+        "gaussian, low rank": low_rank_gaussian(rng, 3, 2, 0.0),
+        "gaussian, complement": low_rank_gaussian(rng, 3, 1, 0.4),
+        "gaussian, shrinkage": sj.GaussianDenoiser.fit(points[:3], shrinkage=0.3),
+        "gaussian, rank 0": sj.GaussianDenoiser.fit(points, rank=0),
+        "mixture": sj.MixtureDenoiser.fit(points, np.arange(30) % 3),
+        "mixture, low rank": sj.MixtureDenoiser.of([0.2, 0.5, 0.3], parts),
+    }
+
+
+@pytest.mark.parametrize("name", list(denoisers()) if jax.config.jax_enable_x64 else [])  # pyright: ignore
+def test_identities(name):
+    D = denoisers()[name]
+    rng = np.random.default_rng(1)
+
+    @jax.jit
+    def everything(D, u, sigma, vector):
+        gradient, by_sigma = jax.grad(D.log_density, (0, 1))(u, sigma)
+        laplacian = jnp.trace(jax.hessian(D.log_density)(u, sigma))
+        forward, reverse = jax.jacfwd(D)(u, sigma), jax.jacrev(D)(u, sigma)
+        covariance = sj.posterior_covariance(D, u, sigma)
+        mean, variance = D.mean_and_variance(u, sigma)
+        return (
+            (sj.score(D, u, sigma), gradient),
+            (covariance, sigma**2 * forward),
+            (covariance, sigma**2 * reverse),
+            (sj.posterior_variance(D, u, sigma), jnp.trace(covariance)),
+            (variance, jnp.trace(covariance)),
+            (mean, D(u, sigma)),
+            (sj.posterior_covariance_product(D, u, sigma, vector), covariance @ vector),
+            (sj.proxy_score_covariance(D, u, sigma), covariance / sigma**4),
+            # The heat equation, which couples the noise level to everything else.
+            (by_sigma, sigma * (laplacian + gradient @ gradient)),
+        )
+
+    for sigma in (0.2, 0.7, 3.0):
+        u, vector = jnp.asarray(rng.standard_normal((2, 3)))
+        for i, (one, other) in enumerate(everything(D, u, sigma, vector)):
+            scale = max(float(jnp.max(jnp.abs(one))), 1e-3)
+            np.testing.assert_allclose(
+                one, other, rtol=0, atol=1e-9 * scale, err_msg=f"{i}, {sigma}"
+            )
+
+
+@pytest.mark.parametrize("name", list(denoisers()) if jax.config.jax_enable_x64 else [])  # pyright: ignore
+def test_own_moments(name):
+    """The law's mean and covariance are what the posterior tends to when the noise covers everything."""
+    D = denoisers()[name]
+    mean, covariance = D.mean_and_covariance()
+    sigma = 1e5
+    u = mean + sigma * jnp.array([0.1, -0.2, 0.3])
+    # Corrections are of relative order |x| |z| / sigma.
+    np.testing.assert_allclose(D(u, sigma), mean, atol=1e-4)
+    np.testing.assert_allclose(D.posterior_covariance(u, sigma), covariance, atol=1e-4)
+
+
+def naive(points, weights, u, sigma):
+    logits = jnp.log(weights / weights.sum()) - jnp.sum((u - points) ** 2, 1) / (2 * sigma**2)
+    evidence = jax.nn.logsumexp(logits)
+    w = jnp.exp(logits - evidence)
+    mean = w @ points
+    log_density = evidence - points.shape[1] / 2 * jnp.log(2 * jnp.pi * sigma**2)
+    return mean, log_density, w @ jnp.sum((points - mean) ** 2, 1), -w @ (logits - evidence)
+
+
+def test_derivatives_of_the_empirical_denoiser(x64):
+    rng = np.random.default_rng(2)
+    points, weights = (
+        jnp.asarray(rng.standard_normal((20, 2))),
+        jnp.asarray(rng.uniform(0.5, 1, 20)),
+    )
+    direction = jnp.asarray(rng.standard_normal(5))
+
+    def total(values):
+        return direction[:2] @ values[0] + direction[2:] @ jnp.stack(values[1:])
+
+    def ours(points, weights, u, sigma):
+        D = sj.EmpiricalDenoiser(points, weights, chunk_size=7)
+        return total(
+            (
+                D(u, sigma),
+                D.log_density(u, sigma),
+                D.posterior_variance(u, sigma),
+                D.posterior_entropy(u, sigma),
+            )
+        )
+
+    def reference(points, weights, u, sigma):
+        return total(naive(points, weights, u, sigma))
+
+    u = jnp.array([0.3, -0.4])
+    value = jax.jit(jax.value_and_grad(ours, (0, 1, 2, 3)))
+    curvature = jax.jit(
+        jax.hessian(
+            lambda u, sigma: sj.EmpiricalDenoiser(points, weights, chunk_size=7).log_density(
+                u, sigma
+            )
+        )
+    )
+    # The second level is one at which logits are weighed again: the derivatives must not notice.
+    for sigma in (0.6, 0.05):
+        arguments = (points, weights, u, sigma)
+        got, gradients = value(*arguments)
+        np.testing.assert_allclose(got, reference(*arguments), rtol=1e-11)
+        for got, expected in zip(
+            gradients, jax.grad(reference, (0, 1, 2, 3))(*arguments), strict=True
+        ):
+            np.testing.assert_allclose(
+                got, expected, rtol=0, atol=1e-9 * float(jnp.max(jnp.abs(expected)))
+            )
+        expected = jax.hessian(lambda u, sigma=sigma: naive(points, weights, u, sigma)[1])(u)
+        got = curvature(u, sigma)
+        np.testing.assert_allclose(
+            got, expected, rtol=0, atol=1e-8 * float(jnp.max(jnp.abs(expected)))
+        )
+
+
+def test_two_points(dtype):
+    D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]], dtype))
+    u = jnp.linspace(-2, 2, 41, dtype=dtype)
+    got = jax.vmap(lambda u: D(u[None], 0.5)[0])(u)
+    np.testing.assert_allclose(got, jnp.tanh(u / 0.25), atol=8 * float(jnp.finfo(dtype).eps))
+
+
+def test_gaussian_against_solves(x64):
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((6, 6))
+    mean, covariance, u = rng.standard_normal(6), a @ a.T, rng.standard_normal(6)
+    D = sj.GaussianDenoiser(mean, covariance)
+    for sigma in (1e-3, 0.5, 1e3):
+        expected = mean + covariance @ np.linalg.solve(covariance + sigma**2 * np.eye(6), u - mean)
+        np.testing.assert_allclose(D(jnp.asarray(u), sigma), expected, rtol=1e-9)
+    np.testing.assert_allclose(D.covariance(), covariance, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d"), [(5, 12), (12, 12), (40, 12), (1, 3)])
+def test_fit(x64, n, d):
+    rng = np.random.default_rng(4)
+    points = rng.standard_normal((n, d)) @ np.diag(np.linspace(0.2, 2, d)) + 3
+    mean = points.mean(0)
+    covariance = (points - mean).T @ (points - mean) / n
+    np.testing.assert_allclose(sj.GaussianDenoiser.fit(points).covariance(), covariance, atol=1e-12)
+    shrunk = 0.7 * covariance + 0.3 * np.trace(covariance) / d * np.eye(d)
+    np.testing.assert_allclose(
+        sj.GaussianDenoiser.fit(points, shrinkage=0.3).covariance(), shrunk, atol=1e-12
+    )
+    values = np.linalg.eigvalsh(covariance)[::-1]
+    fitted = sj.GaussianDenoiser.fit(points, rank=min(2, d - 1, max(n - 1, 0)))
+    r = fitted.eigenvalues.shape[0]
+    np.testing.assert_allclose(np.sort(fitted.eigenvalues)[::-1], values[:r], atol=1e-12)
+    # The rest keeps its total: probabilistic PCA.
+    np.testing.assert_allclose(fitted.complement, values[r:].mean(), atol=1e-12)
+    np.testing.assert_allclose(np.trace(fitted.covariance()), np.trace(covariance), rtol=1e-12)
+
+
+def test_single_precision_keeps_small_eigenvalues():
+    # Formed in float32, a covariance with these variances would lose the smallest, and its sign with it.
+    rng = np.random.default_rng(5)
+    points = (rng.standard_normal((500, 4)) * np.array([100.0, 1.0, 0.1, 0.01]) + 5).astype(
+        np.float32
+    )
+    variances = np.linalg.eigvalsh(np.cov(points.astype(np.float64).T, bias=True))
+    np.testing.assert_allclose(
+        np.sort(sj.GaussianDenoiser.fit(points).eigenvalues), variances, rtol=1e-5
+    )
+
+
+def test_mixture_limits(x64):
+    rng = np.random.default_rng(6)
+    points, u = rng.standard_normal((9, 4)), jnp.asarray(rng.standard_normal(4))
+    empirical = sj.EmpiricalDenoiser(points)
+    zero = np.zeros((9, 4, 4))
+    rank_zero = sj.MixtureDenoiser.low_rank(
+        np.ones(9), points, np.zeros((9, 4, 0)), np.zeros((9, 0))
+    )
+    single = sj.GaussianDenoiser.fit(points)
+    for sigma in (0.3, 2.0):
+        for mixture in (sj.MixtureDenoiser(np.ones(9), points, zero), rank_zero):
+            np.testing.assert_allclose(mixture(u, sigma), empirical(u, sigma), rtol=1e-11)
+            np.testing.assert_allclose(
+                mixture.log_density(u, sigma), empirical.log_density(u, sigma), rtol=1e-11
+            )
+        one = sj.MixtureDenoiser.of([2.0], [single])
+        np.testing.assert_allclose(one(u, sigma), single(u, sigma), rtol=1e-12)
+        np.testing.assert_allclose(
+            one.log_density(u, sigma), single.log_density(u, sigma), rtol=1e-12
+        )
+
+
+# scikit-learn's digits over 8 minus 1, np.random.default_rng(0).permutation(1797): 1500 to train, 297 held out; noise
+# np.random.default_rng(1).standard_normal((2, 297, 64)). Computed in float64 by independent NumPy code.
+DIGITS = {
+    0.1: (
+        [-1.0, -0.9778138554445707, -0.7249275821776875, 0.8241760966505676],
+        1.0403270263060342,
+        0.0069220751521631395,
+    ),
+    0.5: (
+        [-1.0, -0.9970142729755571, -0.793924439255583, 0.33977726896005467],
+        2.586987811591079,
+        0.07577220027659866,
+    ),
+    5.0: (
+        [-1.0, -0.973036914584213, -0.4905991813138319, 0.35530321882268406],
+        1061.6150334221238,
+        0.2805790922121276,
+    ),
+}
+DIGITS_EMPIRICAL = {
+    0.5: [-0.9999999999999994, -0.9999999999999879, -0.650312710773164, 0.8912716546026955],
+    5.0: [-0.9999999999999999, -0.9769515368618094, -0.5070640565069486, 0.3352046984657692],
+}
+
+
+def test_digits_reference(x64):
+    sklearn = pytest.importorskip("sklearn.datasets")
+    data = sklearn.load_digits().data / 8 - 1
+    order = np.random.default_rng(0).permutation(1797)
+    train, test = data[order[:1500]], data[order[1500:]]
+    noise = np.random.default_rng(1).standard_normal((2, 297, 64))
+    gaussian, empirical = sj.GaussianDenoiser.fit(train), sj.EmpiricalDenoiser(train)
+    np.testing.assert_allclose(jnp.sum(gaussian.eigenvalues), 18.722430076388886, rtol=1e-12)
+    assert int(jnp.sum(gaussian.eigenvalues > 1e-12)) == 61
+
+    @jax.jit
+    def run(gaussian, empirical, u, sigma):
+        call = jax.vmap(
+            lambda u: (
+                gaussian(u, sigma),
+                empirical(u, sigma),
+                sj.effective_neighbours(empirical, u, sigma),
+            )
+        )
+        return call(u)
+
+    for sigma, (golden, number, error) in DIGITS.items():
+        u = (test + sigma * noise).reshape(-1, 64)
+        by_gaussian, by_empirical, neighbours = run(gaussian, empirical, jnp.asarray(u), sigma)
+        np.testing.assert_allclose(by_gaussian[0, :4], golden, rtol=1e-9)
+        np.testing.assert_allclose(np.mean(neighbours), number, rtol=1e-6)
+        np.testing.assert_allclose(
+            np.mean((by_gaussian - np.tile(test, (2, 1))) ** 2), error, rtol=1e-6
+        )
+        if sigma in DIGITS_EMPIRICAL:
+            np.testing.assert_allclose(by_empirical[0, :4], DIGITS_EMPIRICAL[sigma], rtol=1e-9)
+
+
+def test_batches_are_vmap(dtype):
+    rng = np.random.default_rng(7)
+    D = sj.EmpiricalDenoiser(rng.standard_normal((50, 6)).astype(dtype), chunk_size=16)
+    u, levels = rng.standard_normal((4, 6)).astype(dtype), np.array([0.01, 0.1, 1, 10], dtype)
+    together = jax.vmap(D)(jnp.asarray(u), jnp.asarray(levels))
+    alone = jnp.stack([D(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(u, levels, strict=True)])
+    assert together.dtype == dtype
+    # Rounding of normalised sums and of logits that the product is trusted with.
+    np.testing.assert_allclose(together, alone, atol=2100 * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: sj.GaussianDenoiser(np.zeros(2), np.eye(3)),
+            r"`covariance` must have shape \(2, 2\)",
+        ),
+        (
+            lambda: sj.GaussianDenoiser(np.zeros((2, 2)), np.eye(2)),
+            r"`mean` must have shape \(d,\)",
+        ),
+        (lambda: sj.GaussianDenoiser(np.zeros(2), [[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
+        (lambda: sj.GaussianDenoiser(np.zeros(2), np.diag([1.0, -1.0])), "positive semi-definite"),
+        (lambda: sj.GaussianDenoiser(np.zeros(1), [[np.inf]]), "finite"),
+        (
+            lambda: sj.GaussianDenoiser.fit(np.zeros((3, 2)), rank=3),
+            "`rank` must be an integer from 0 to d = 2",
+        ),
+        (
+            lambda: sj.GaussianDenoiser.fit(np.zeros((3, 2)), shrinkage=2),
+            r"`shrinkage` must lie in \[0, 1\]",
+        ),
+        (lambda: sj.GaussianDenoiser.low_rank(np.zeros(2), np.ones((2, 1)), [1.0]), "orthonormal"),
+        (
+            lambda: sj.GaussianDenoiser.low_rank(np.zeros(2), np.eye(2), [1.0]),
+            r"`basis` must have shape \(d, r\)",
+        ),
+        (lambda: sj.GaussianDenoiser.low_rank(np.zeros(2), np.eye(2), [1.0, -1.0]), "non-negative"),
+        (
+            lambda: sj.MixtureDenoiser([1.0], np.zeros((2, 1)), np.zeros((2, 1, 1))),
+            r"`weights` must have shape \(2,\)",
+        ),
+        (
+            lambda: sj.MixtureDenoiser([1.0], np.zeros((1, 2)), np.zeros((1, 1, 1))),
+            "`covariances` must have shape",
+        ),
+        (lambda: sj.MixtureDenoiser.of([], []), "Gaussians of one dimension"),
+        (
+            lambda: sj.MixtureDenoiser.fit(np.zeros((3, 2)), [0, 1]),
+            r"`labels` must have shape \(3,\)",
+        ),
+        (
+            lambda: sj.MixtureDenoiser.fit(np.zeros((3, 2)), num_components=4),
+            "`num_components` must lie in",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
