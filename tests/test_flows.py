@@ -144,7 +144,8 @@ def test_flow_of_points_is_the_quantile_map(x64, points):
         high, low = quantile(p, points, 2.0), quantile(p, points, 0.1)
         within(end(high, 2.0, 0.1), low, atol=1e-6)
         within(end(low, 0.1, 2.0), high, atol=1e-6)
-        within(end(high, 2.0, 0.0), points[int(4 * p)], atol=1e-6)
+        # The last call is of the denoiser: the point itself, and not what is left of the way to it.
+        within(end(high, 2.0, 0.0), points[int(4 * p)], atol=1e-14)
 
 
 def quantile(p, points, sigma):
@@ -217,8 +218,8 @@ def test_failures():
     assert solution.result == diffrax.RESULTS.max_steps_reached
     assert solution.num_steps == 3
     assert solution.num_evaluations == -1  # of this solver not known, and said so
-    # Not the last call of the denoiser, which would look like an answer.
-    assert abs(solution.value - denoiser(solution.value, 1e-6))[0] > 0.1
+    # Hardly off the start, and not the last call of the denoiser, which would look like an answer: 0.8.
+    assert abs(solution.value[0] - 0.4) < 0.1
     with pytest.raises(eqx.EquinoxRuntimeError, match="maximum number of solver steps"):
         sj.flow(denoiser, u, 1.0, 0.0, **settings)
     with pytest.raises(eqx.EquinoxRuntimeError, match="left the finite numbers"):
