@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -397,7 +398,7 @@ def test_log_likelihood_is_the_density_of_the_mixture(x64, d):
 def test_log_likelihood_of_a_bare_callable(x64):
     # Its Jacobian is formed, where the mixture knows the trace in closed form.
     law, u = sj.MixtureDenoiser(*mixture(2)), jnp.array([0.3, -0.5])
-    settings = {"sigma_min": 0.05, "rtol": 1e-8}
+    settings: Any = {"sigma_min": 0.05, "rtol": 1e-8}
     prior = sj.GaussianDenoiser(*moments(*mixture(2)))
     bare = sj.likelihood_solution(lambda u, s: law(u, s), u, prior=prior, **settings)
     within(bare.value, sj.log_likelihood(law, u, **settings), atol=1e-6)
@@ -405,7 +406,7 @@ def test_log_likelihood_of_a_bare_callable(x64):
 
 
 def test_hutchinson_within_its_standard_error(x64):
-    law, u, probes = sj.MixtureDenoiser(*mixture(2)), jnp.array([0.3, -0.5]), 16
+    law, u, probes = sj.GaussianDenoiser(*moments(*mixture(2))), jnp.array([0.3, -0.5]), 16
     one = lambda key: sj.likelihood_solution(  # noqa: E731
         law, u, sigma_min=0.2, sigma_max=20.0, rtol=1e-5, num_probes=probes, key=key
     )
@@ -457,6 +458,7 @@ def reverse():
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
 
 
+@pytest.mark.slow
 def test_reverse_sde_keeps_the_marginals_and_forgets_at_its_rate():
     key, dtype = jax.random.key(0), default_float()
     z, keys = sj.initial_noise(key, NUM, 4), jax.random.split(jax.random.key(1), NUM)
@@ -471,6 +473,7 @@ def test_reverse_sde_keeps_the_marginals_and_forgets_at_its_rate():
     within(reverse()(keys, starts, 0.0), flow, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_stochastic_samples_have_the_law_of_the_reverse_sde():
     denoiser, key = gaussian(default_float()), jax.random.key(2)
     settings = {"sigma_max": HIGH, "sigma_min": LOW, "stochasticity": 1.0, "denoise": False}
@@ -553,7 +556,7 @@ def gaussian_2d(dtype):
 # Input
 
 
-U = np.array([0.1, 0.2, 0.3, 0.4])
+U: Any = np.array([0.1, 0.2, 0.3, 0.4])
 KEY = jax.random.key(0)
 
 
@@ -615,7 +618,7 @@ def of_flow(*args, **settings):
             "`sigma_to` must lie below `sigma_from`; got 0.5 and 1.0",
         ),
         (lambda d: sj.reverse_sde(d, KEY, U, 1.0, 0.0, steps=4), "`sigma_to` must be positive"),
-        (lambda d: sj.reverse_sde(d, KEY, U, 1.0, 0.5, steps=1.5), "`steps` must be a positive"),
+        (lambda d: sj.reverse_sde(d, KEY, U, 1.0, 0.5, steps=0), "`steps` must be a positive"),
         (
             lambda d: sj.reverse_sde(d, KEY, U, 1.0, 0.5, steps=4, stochasticity=-1.0),
             "`stochasticity` must be non-negative and finite; got -1.0",

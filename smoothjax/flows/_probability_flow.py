@@ -1,5 +1,6 @@
 """The probability-flow ODE `du/dsigma = (u - D) / sigma`, adaptive and on published grids."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
@@ -77,7 +78,7 @@ def flow(
     atol: float | None = None,
     solver: diffrax.AbstractSolver | None = None,
     steps: int | None = None,
-    levels: Float[Array, " m"] | None = None,
+    levels: Float[Array, " m"] | np.ndarray | Sequence[float] | None = None,
     max_steps: int = 4096,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> Float[Array, " d"]:
@@ -116,7 +117,7 @@ def flow_solution(
     atol: float | None = None,
     solver: diffrax.AbstractSolver | None = None,
     steps: int | None = None,
-    levels: Float[Array, " m"] | None = None,
+    levels: Float[Array, " m"] | np.ndarray | Sequence[float] | None = None,
     dense: bool = False,
     max_steps: int = 4096,
     throw: bool = True,

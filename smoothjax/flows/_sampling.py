@@ -84,12 +84,12 @@ def sample(
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
-        >>> sj.sample(D, jax.random.key(0), 1000).std()
-        Array(1., dtype=float32)
+        >>> jnp.unique(sj.sample(D, jax.random.key(0), 1000))  # replays the training set
+        Array([-1.,  1.], dtype=float32)
     """
     num_samples = as_positive_integer(num_samples, "num_samples")
     shape = _shape(denoiser, shape_or_dim)
-    dtype = _dtype(denoiser) if dtype is None else jnp.dtype(dtype)
+    dtype = jax.dtypes.canonicalize_dtype(_dtype(denoiser) if dtype is None else dtype)
     low = as_level(sigma_min, "sigma_min", dtype)
     high = as_level(sigma_max, "sigma_max", dtype)
     given = f"; got {sigma_min} and {sigma_max}"
