@@ -107,11 +107,13 @@ def as_log_weights(weights: Any, num: int, each: str, dtype: Any) -> Float[Array
     if weights.shape != (num,):
         raise ValueError(f"`weights` must have shape ({num},), one a {each}; got {weights.shape}.")
     require_finite(weights, "weights")
-    if is_concrete(weights) and (bool(jnp.any(weights < 0)) or not bool(jnp.any(weights > 0))):
-        raise ValueError(
-            "`weights` must be non-negative and not all zero; "
-            f"got values from {weights.min()} to {weights.max()}."
-        )
+    if is_concrete(weights):
+        values = np.asarray(weights)
+        if np.any(values < 0) or not np.any(values > 0):
+            raise ValueError(
+                "`weights` must be non-negative and not all zero; "
+                f"got values from {values.min()} to {values.max()}."
+            )
     # Not through a division by the sum, which overflows or vanishes for weights of extreme size.
     return jax.nn.log_softmax(jnp.log(weights))
 

@@ -141,6 +141,42 @@ def test_derivatives_of_the_empirical_denoiser(x64):
         )
 
 
+def test_construction_inside_jit_from_known_arrays():
+    # What is checked is known there, but JAX operations on it are traced.
+    points = jnp.asarray(np.random.default_rng(9).standard_normal((8, 2)))
+    parts = [sj.GaussianDenoiser.fit(points), sj.GaussianDenoiser.fit(points, rank=1)]
+    weights = jnp.arange(1.0, 9.0)
+
+    def all_of_them(u):
+        laws = [
+            sj.EmpiricalDenoiser(points, weights),
+            sj.GaussianDenoiser.fit(points),
+            sj.GaussianDenoiser.low_rank(parts[0].mean, parts[0].basis, parts[0].eigenvalues),
+            sj.MixtureDenoiser.of(weights[:2], parts),
+        ]
+        return [D(u, 0.5) for D in laws]
+
+    tolerance = 100 * float(jnp.finfo(points.dtype).eps)
+    for traced, plain in zip(jax.jit(all_of_them)(points[0]), all_of_them(points[0]), strict=True):
+        np.testing.assert_allclose(traced, plain, atol=tolerance)
+
+
+def test_dtype_follows_the_input(dtype):
+    # In float32 under x64 too, where a NumPy constant would widen the result.
+    points = jnp.asarray(np.random.default_rng(8).standard_normal((9, 2)), dtype)
+    laws = [
+        sj.EmpiricalDenoiser(points),
+        sj.GaussianDenoiser.fit(points),
+        sj.MixtureDenoiser.fit(points, np.arange(9) % 2),
+    ]
+    for D in laws:
+        values = jax.eval_shape(
+            lambda u, D=D: (D(u, 0.01), D.log_density(u, 0.01), D.posterior_variance(u, 0.01)),
+            points[0],
+        )
+        assert {value.dtype for value in values} == {jnp.dtype(dtype)}, type(D)
+
+
 def test_two_points(dtype):
     D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]], dtype))
     u = jnp.linspace(-2, 2, 41, dtype=dtype)

@@ -1,10 +1,10 @@
 """The exact posterior mean over a training set: what a network that learned its target perfectly would compute."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import (
@@ -131,9 +131,9 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         """
         u, sigma = self._query(u, sigma)
         log_density = posterior_summary(self._points, u, sigma).log_evidence
-        log_density -= self.dim * (jnp.log(sigma) + 0.5 * np.log(2 * np.pi))
+        log_density -= self.dim * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
         if self._points.log_weights is None:
-            log_density -= np.log(self.data.shape[0])
+            log_density -= math.log(self.data.shape[0])
         return log_density
 
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:

@@ -23,12 +23,12 @@ chunk's, and the chunk size only moves rounding errors.
 are posterior covariances, which a second pass over the points gives in closed form.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -186,7 +186,7 @@ def _weigh_again(
     highest = jnp.maximum(jnp.max(total), floor)
     # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst): with
     # partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
-    worst = (8 + np.sqrt(d)) * error
+    worst = (8 + math.sqrt(d)) * error
     tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * worst
     tolerated = jnp.where(trusted, jnp.inf, tolerated)
     rows = jnp.arange(c)
