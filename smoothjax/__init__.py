@@ -29,6 +29,7 @@ from .flows import likelihood_solution as likelihood_solution
 from .flows import log_likelihood as log_likelihood
 from .flows import reverse_sde as reverse_sde
 from .flows import sample as sample
+from .flows import terminal_mismatch_bound as terminal_mismatch_bound
 from .grids import edm_grid as edm_grid
 from .grids import log_uniform_grid as log_uniform_grid
 from .measures import Estimate as Estimate

@@ -395,6 +395,46 @@ def test_log_likelihood_is_the_density_of_the_mixture(x64, d):
         assert max(mismatches) > 1e-3 or high == 80
 
 
+@pytest.mark.parametrize(("n", "d"), [(1, 2), (2, 1), (19, 1), (5, 3), (50, 2)])
+@pytest.mark.parametrize("sigma", [1.0, 3.0, 10.0, 1000.0])
+def test_terminal_mismatch_is_bounded(x64, n, d, sigma):
+    # Nineteen points in two places, 4 against 15: the third cumulant of a variable in an interval is the largest there.
+    rng = np.random.default_rng(n)
+    data = rng.standard_normal((n, d)) if n != 19 else np.repeat([[0.0], [1.0]], [4, 15], axis=0)
+    centre = data.mean(axis=0)
+    covariance = np.cov(data.T, bias=True).reshape(d, d) + sigma**2 * np.eye(d)
+    for distance in (0.1, 1.0, sigma, 50 * sigma):
+        bound = float(sj.terminal_mismatch_bound(data, sigma, distance))
+        v = rng.standard_normal((2000, d))
+        v *= distance * (rng.uniform(size=2000) ** 0.1 / np.linalg.norm(v, axis=1))[:, None]
+        logits = -0.5 * np.sum((v[:, None] + centre - data) ** 2, axis=-1) / sigma**2
+        exact = scipy.special.logsumexp(logits, axis=1) - np.log(n)
+        exact -= 0.5 * d * np.log(2 * np.pi * sigma**2)
+        mismatch = exact - scipy.stats.multivariate_normal(np.zeros(d), covariance).logpdf(v)
+        rounding = 1e-14 * d * (1 + abs(exact).max())
+        assert np.max(np.abs(mismatch)) <= bound + rounding
+        if n == 19 and distance == 50 * sigma and sigma == 1000:
+            # Only the cubic term counts here. It takes the interval from the farthest point, 30/19 times too long.
+            assert bound < 1.02 * (30 / 19) ** 3 * np.max(np.abs(mismatch))
+
+
+def test_terminal_mismatch_bound_by_default(dtype):
+    data = np.asarray(np.random.default_rng(0).uniform(-1, 1, (30, 64)), dtype)
+    radius = np.linalg.norm(data - data.mean(axis=0), axis=1).max()
+    reach = radius + 80 * (8 + 6)
+    within(
+        sj.terminal_mismatch_bound(data, 80.0) / sj.terminal_mismatch_bound(data, 80.0, reach),
+        1.0,
+        atol=100 * float(jnp.finfo(dtype).eps),
+    )
+    # Wide data under the same noise, in other units: the bound has none.
+    scaled = sj.terminal_mismatch_bound(1e9 * data, 8e10)
+    within(scaled / sj.terminal_mismatch_bound(data, 80.0), 1.0, atol=1e-5)
+    assert scaled.dtype == dtype
+    with pytest.raises(ValueError, match="`distance` must be positive"):
+        sj.terminal_mismatch_bound(data, 80.0, -1.0)
+
+
 def test_log_likelihood_of_a_bare_callable(x64):
     # Its Jacobian is formed, where the mixture knows the trace in closed form.
     law, u = sj.MixtureDenoiser(*mixture(2)), jnp.array([0.3, -0.5])

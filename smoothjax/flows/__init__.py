@@ -10,3 +10,4 @@ from ._probability_flow import flow_solution as flow_solution
 from ._reverse_sde import reverse_sde as reverse_sde
 from ._sampling import initial_noise as initial_noise
 from ._sampling import sample as sample
+from ._terminal import terminal_mismatch_bound as terminal_mismatch_bound

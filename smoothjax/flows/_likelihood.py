@@ -24,7 +24,7 @@ class LikelihoodSolution(eqx.Module):
     """Of the trace estimate; zero where the trace is exact."""
     terminal_mismatch: Float[Array, ""]
     """What the Gaussian at `sigma_max` leaves out: the exact log density there minus the Gaussian's, in nats. NaN where
-    the denoiser has no exact log density."""
+    the denoiser has no exact log density; `terminal_mismatch_bound` bounds it for training data."""
     latent: Float[Array, " d"]
     """The state at `sigma_max`."""
     result: diffrax.RESULTS
