@@ -23,18 +23,22 @@ chunk's, and the chunk size only moves rounding errors.
 are posterior covariances, which a second pass over the points gives in closed form.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 HIGHEST = lax.Precision.HIGHEST
 # Logits from the product are off by about (unit roundoff) x this; see the module's text.
 TRUSTED_RATIO = 4096.0
+# Columns in which a largest value is looked for: whole vector registers.
+LANES = 16
 # Elements of the differences that one step of weighing a whole chunk again may hold, for one query.
 ALL_AT_ONCE = 16384
 
@@ -61,38 +65,43 @@ class PosteriorSummary(NamedTuple):
 
 class _Anchor(NamedTuple):
     point: Float[Array, " d"]  # not centred
+    row: Int[Array, ""]  # -1 before the first chunk, and where the product is trusted
     product_logit: Float[Array, ""]  # its logit as the matrix product gives it
-    score: Float[Array, ""]  # that plus its log weight; -inf before the first chunk
+    log_weight: Float[Array, ""]  # -inf before the first chunk
 
 
 class _Chunk(NamedTuple):
-    centred: Float[Array, "c d"]
+    centred: Any  # Float[Array, "c d"]
     half_square: Float[Array, " c"]
     log_weights: Float[Array, " c"]
     valid: Bool[Array, " c"]  # False for rows of an earlier chunk, and for points of weight zero
     rows: Int[Array, " c"]
+    first: Int[Array, ""]  # row of the first point that no earlier chunk had
 
 
 def _chunk(points: PointSet, i: Int[Array, ""] | int) -> _Chunk:
     n = points.points.shape[0]
     c = min(points.chunk_size, n)
     # The last chunk is moved back to end at the last point; what it repeats is masked. Nothing is padded or copied.
-    start = jnp.minimum(jnp.asarray(i) * c, n - c)
+    first = jnp.asarray(i) * c
+    start = jnp.minimum(first, n - c)
 
     def rows(array: Array) -> Array:
         return lax.dynamic_slice_in_dim(array, start, c) if c < n else array
 
     indices = start + jnp.arange(c)
-    valid = indices >= jnp.asarray(i) * c
+    valid = indices >= first
     if points.log_weights is None:
         log_weights = jnp.zeros(c, points.points.dtype)
     else:
         log_weights = rows(points.log_weights)
         valid &= log_weights > -jnp.inf
         log_weights = jnp.where(valid, log_weights, 0)
+    # An infinite square takes a point out of every sum without a look at a mask.
+    half_square = jnp.where(valid, rows(points.half_square), jnp.inf)
     # Only the centred points are formed: those as given are read from the whole set, by the few that need them.
     centred = rows(points.points) - points.centre
-    return _Chunk(centred, rows(points.half_square), log_weights, valid, indices)
+    return _Chunk(centred, half_square, log_weights, valid, indices, first)
 
 
 def _num_chunks(points: PointSet) -> int:
@@ -111,12 +120,14 @@ def _over_chunks(points: PointSet, body, init):
 def _if(condition: Array, update, state, inputs):
     """`update(state, inputs) if condition else state`; stays a branch under `vmap`, taken if any element needs it.
 
-    `inputs` are everything that the expensive part depends on. They are tied to the state, since XLA otherwise moves
-    what does not depend on it out of the loop, and computes it whether or not the loop runs.
+    `inputs` are everything that the expensive part depends on. They are tied to the condition, since XLA otherwise moves
+    what does not depend on the loop out of it, and computes it whether or not the loop runs.
     """
 
     def body(loop):
-        return jnp.zeros_like(condition), update(*lax.optimization_barrier((loop[1], inputs)))
+        again, state = loop
+        _, tied = lax.optimization_barrier((again, inputs))
+        return jnp.zeros_like(again), update(state, tied)
 
     return lax.while_loop(lambda loop: loop[0], body, (condition, state))[1]
 
@@ -141,8 +152,17 @@ def _anchored_logit(y: Array, u: Array, anchor: Array, sigma: Array) -> Array:
     return 0.5 * jnp.sum(twice * (y - anchor), axis=-1) / sigma**2
 
 
-def _first_largest(values: Array) -> Array:
-    """`jnp.argmax`; five times faster on CPUs, where a reduction of pairs is not vectorised."""
+def _index_of_largest(values: Array) -> Array:
+    """`jnp.argmax`, many times faster on CPUs, where a reduction of pairs is not vectorised."""
+    n = values.shape[0]
+    if n % LANES:
+        return _first(values)
+    columns = values.reshape(-1, LANES)
+    j = _first(jnp.max(columns, axis=0))
+    return _first(columns[:, j]) * LANES + j
+
+
+def _first(values: Array) -> Array:
     last = values.shape[0] - 1
     return jnp.min(jnp.where(values == jnp.max(values), jnp.arange(last + 1), last))
 
@@ -154,93 +174,115 @@ def _product_error(points: PointSet, u: Array, sigma: Array) -> tuple[Array, Arr
     return 0.5 * jnp.finfo(u.dtype).eps * ratio, ratio <= TRUSTED_RATIO
 
 
-def _move_anchor(
-    points: PointSet, chunk: _Chunk, product: Array, u: Array, sigma: Array, anchor: _Anchor
-):
+def _move_anchor(points: PointSet, u: Array, sigma: Array, state, inputs):
     """Takes the chunk's best point as anchor if it beats the present one; also by how much logits rise."""
-    score = jnp.where(chunk.valid, product + chunk.log_weights, -jnp.inf)
-    best = _first_largest(score)
-    candidate = _Anchor(points.points[chunk.rows[best]], product[best], score[best])
-    better = candidate.score > anchor.score
+    (anchor, _), (chunk, product, score, largest) = state, inputs
+    best = _index_of_largest(score)
+    row = chunk.rows[best]
+    candidate = _Anchor(points.points[row], row, product[best], chunk.log_weights[best])
+    better = largest > anchor.product_logit + anchor.log_weight
     shift = _anchored_logit(anchor.point, u, candidate.point, sigma)
     new = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, anchor)
     return new, jnp.where(better, shift, 0)
 
 
-def _weigh_again(
+class _Weighed(NamedTuple):
+    """The weights of a chunk's points. The anchor's is kept apart: it is known, and often the only one that matters."""
+
+    highest: Array  # largest total so far
+    anchor: Array  # the anchor's exp(total - highest), 0 in other chunks
+    others: Array  # exp(total - highest), 0 for the anchor
+    logits: Array  # of all, without the log weights, relative to the anchor's
+
+
+def _weigh(chunk: _Chunk, anchor: _Anchor, total: Array, logits: Array, highest: Array) -> _Weighed:
+    here = (anchor.row >= chunk.first) & (anchor.row <= chunk.rows[-1])
+    highest = jnp.maximum(highest, jnp.where(here, anchor.log_weight, -jnp.inf))
+    others = jnp.exp(jnp.where(chunk.rows == anchor.row, -jnp.inf, total - highest))
+    own = jnp.where(here, jnp.exp(anchor.log_weight - highest), 0)
+    return _Weighed(highest, own, others, jnp.where(chunk.valid, logits, 0))
+
+
+def _log_mass(mass: Array, rounding: Array | float, num: int) -> Array:
+    """Logarithm of a mass of `num` weights; weights that underflow are taken for e^-80."""
+    return jnp.log(jnp.maximum(mass, 0) + rounding + num * math.exp(-80))
+
+
+def _weighed(
     points: PointSet,
     chunk: _Chunk,
-    relative: Array,
+    product: Array,
+    largest: Array,
     u: Array,
     sigma: Array,
-    anchor: Array,
+    anchor: _Anchor,
     floor: Array,
-) -> Array:
-    """Replaces the logits that matter by anchored ones, until the others cannot change the posterior.
+) -> _Weighed:
+    """The chunk's weights, with the logits that matter anchored, until the others cannot change the posterior.
 
-    `relative` are the product's logits relative to the anchor's; `floor` is a logit known to occur elsewhere.
+    `largest` is the chunk's largest total as the product gives it; `floor` is a total known to occur elsewhere.
     """
     error, trusted = _product_error(points, u, sigma)
     c, d = chunk.centred.shape
-    total = jnp.where(chunk.valid, relative + chunk.log_weights, -jnp.inf)
-    highest = jnp.maximum(jnp.max(total), floor)
     # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst): with
     # partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
     worst = (8 + math.sqrt(d)) * error
     tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * worst
     tolerated = jnp.where(trusted, jnp.inf, tolerated)
-    rows = jnp.arange(c)
 
-    def unfinished(left, mass):
-        # Two bounds of what is left: the running difference, good to its rounding, and the largest times c.
-        running = jnp.log(jnp.maximum(mass, 0) + rounding)
-        largest = jnp.max(left) - highest + jnp.log(jnp.asarray(c, left.dtype))
-        return jnp.minimum(running, largest) > tolerated
+    # The anchor is known to be the largest if it is here.
+    first = _weigh(
+        chunk,
+        anchor,
+        product + chunk.log_weights - anchor.product_logit,
+        jnp.where(chunk.rows == anchor.row, 0, product - anchor.product_logit),
+        jnp.maximum(largest - anchor.product_logit, floor),
+    )
+    rest = jnp.sum(first.others)
 
-    def one(state):
-        relative, left, mass, count = state
-        k = _first_largest(left)
-        anchored = _anchored_logit(points.points[chunk.rows[k]], u, anchor, sigma)
-        mass -= jnp.exp(left[k] - highest)
-        here = rows == k
-        return jnp.where(here, anchored, relative), jnp.where(here, -jnp.inf, left), mass, count + 1
+    def again(_, inputs):
+        chunk, product, u, anchor, floor, highest, rest = inputs
+        is_anchor = chunk.rows == anchor.row
+        logits = jnp.where(is_anchor, 0, product - anchor.product_logit)
+        left = jnp.where(is_anchor, -jnp.inf, logits + chunk.log_weights)
+        rounding = c * jnp.finfo(u.dtype).eps * rest
 
-    mass = jnp.sum(jnp.exp(total - highest))
-    rounding = c * jnp.finfo(u.dtype).eps * mass
-    state = (relative, total, mass, jnp.zeros((), jnp.int32))
-    # One after another costs a look at the whole chunk each: beyond d/4 points, all at once is cheaper.
-    if d >= 4:
-        state = lax.while_loop(lambda s: unfinished(s[1], s[2]) & (s[3] < d // 4), one, state)
-    relative, left, mass, _ = state
+        def unfinished(left, mass):
+            # Two bounds of what is left: the running difference, good to its rounding, and the largest times c.
+            most = jnp.max(left) - highest + math.log(c)
+            return jnp.minimum(_log_mass(mass, rounding, c), most) > tolerated
 
-    def all_at_once(_, inputs):
-        rows, u, anchor = inputs
-        return lax.map(
-            lambda row: _anchored_logit(points.points[row], u, anchor, sigma),
-            rows,
-            batch_size=max(1, min(c, ALL_AT_ONCE // d)),
-        )
+        def one(state):
+            logits, left, mass, count = state
+            k = _index_of_largest(left)
+            anchored = _anchored_logit(points.points[chunk.rows[k]], u, anchor.point, sigma)
+            mass -= jnp.exp(left[k] - highest)
+            here = jnp.arange(c) == k
+            logits, left = jnp.where(here, anchored, logits), jnp.where(here, -jnp.inf, left)
+            return logits, left, mass, count + 1
 
-    return _if(unfinished(left, mass), all_at_once, relative, (chunk.rows, u, anchor))
+        state = (logits, left, rest, jnp.zeros((), jnp.int32))
+        # One after another costs a look at the whole chunk each: beyond d/4 points, all at once is cheaper.
+        if d >= 4:
+            state = lax.while_loop(lambda s: unfinished(s[1], s[2]) & (s[3] < d // 4), one, state)
+        logits, left, mass, _ = state
 
+        def all_at_once(_, inputs):
+            rows, u, anchor = inputs
+            return lax.map(
+                lambda row: _anchored_logit(points.points[row], u, anchor, sigma),
+                rows,
+                batch_size=max(1, min(c, ALL_AT_ONCE // d)),
+            )
 
-def _logits(
-    points: PointSet,
-    chunk: _Chunk,
-    product: Array,
-    u: Array,
-    sigma: Array,
-    anchor: _Anchor,
-    floor: Array,
-) -> Array:
-    """Logits of a chunk's points, without their log weights, relative to the anchor's."""
-    _, trusted = _product_error(points, u, sigma)
+        inputs = (chunk.rows, u, anchor.point)
+        logits = _if(unfinished(left, mass), all_at_once, logits, inputs)
+        totals = jnp.where(chunk.valid, logits + chunk.log_weights, -jnp.inf)
+        return _weigh(chunk, anchor, totals, logits, jnp.maximum(jnp.max(totals), floor))
 
-    def again(relative, inputs):
-        chunk, u, anchor = inputs
-        return _weigh_again(points, chunk, relative, u, sigma, anchor, floor)
-
-    return _if(~trusted, again, product - anchor.product_logit, (chunk, u, anchor.point))
+    # The points of the chunk are not among the inputs: a loop would copy them.
+    inputs = (chunk._replace(centred=None), product, u, anchor, floor, first.highest, rest)
+    return _if(_log_mass(rest, 0.0, c) > tolerated, again, first, inputs)
 
 
 class _Sums(NamedTuple):
@@ -260,28 +302,31 @@ def _first_pass(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sum
         anchor, sums = carry
         chunk = _chunk(points, i)
         product = _product_logits(chunk, v, sigma)
+        score = product + chunk.log_weights
+        largest = jnp.max(score)
         anchor, shift = _if(
             ~trusted,
-            lambda state, product: _move_anchor(points, chunk, product, u, sigma, state[0]),
+            functools.partial(_move_anchor, points, u, sigma),
             (anchor, zero),
-            product,
+            (chunk._replace(centred=None), product, score, largest),
         )
         floor = sums.highest + shift
-        logits = _logits(points, chunk, product, u, sigma, anchor, floor)
-        total = jnp.where(chunk.valid, logits + chunk.log_weights, -jnp.inf)
-        highest = jnp.maximum(floor, jnp.max(total))
-        weights = jnp.exp(total - highest)
-        keep = jnp.exp(floor - highest)
+        weighed = _weighed(points, chunk, product, largest, u, sigma, anchor, floor)
+        own, others = weighed.anchor, weighed.others
+        keep = jnp.exp(floor - weighed.highest)
+        own_log_weight = jnp.where(own > 0, anchor.log_weight, 0)
         return anchor, _Sums(
-            highest,
-            sums.normaliser * keep + jnp.sum(weights),
-            sums.point * keep + jnp.dot(weights, chunk.centred, precision=HIGHEST),
-            (sums.logit + shift * sums.normaliser) * keep + jnp.sum(weights * logits),
-            sums.log_weight * keep + jnp.sum(weights * chunk.log_weights),
+            weighed.highest,
+            sums.normaliser * keep + jnp.sum(others) + own,
+            sums.point * keep
+            + jnp.dot(others, chunk.centred, precision=HIGHEST)
+            + own * (anchor.point - points.centre),
+            (sums.logit + shift * sums.normaliser) * keep + jnp.sum(others * weighed.logits),
+            sums.log_weight * keep + jnp.sum(others * chunk.log_weights) + own * own_log_weight,
         )
 
     lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
-    anchor = _Anchor(points.centre, zero, jnp.asarray(-jnp.inf, u.dtype))
+    anchor = _Anchor(points.centre, jnp.asarray(-1), zero, jnp.asarray(-jnp.inf, u.dtype))
     return _over_chunks(points, body, (anchor, _Sums(lowest, zero, jnp.zeros_like(v), zero, zero)))
 
 
@@ -353,9 +398,11 @@ def _over_posterior(posterior, points: PointSet, u: Array, sigma: Array, body, i
     def step(carry, i):
         chunk = _chunk(points, i)
         product = _product_logits(chunk, v, sigma)
-        logits = _logits(*_fixed(points, chunk, product, u, sigma, anchor, log_normaliser))
-        total = jnp.where(chunk.valid, logits + chunk.log_weights, -jnp.inf)
-        weights = lax.stop_gradient(jnp.exp(total - log_normaliser))
+        largest = jnp.max(product + chunk.log_weights)
+        inputs = (points, chunk, product, largest, u, sigma, anchor, log_normaliser)
+        highest, own, others, logits = _fixed(*_weighed(*_fixed(*inputs)))
+        weights = jnp.where(chunk.valid & (chunk.rows == anchor.row), own, others)
+        weights *= jnp.exp(highest - log_normaliser)
         # The derivatives: d log w_k = d(log pi_k - |u - y_k|^2 / 2 sigma^2 - log evidence).
         inner = jnp.dot(chunk.centred, v, precision=HIGHEST)
         logit = (inner - 0.5 * jnp.sum(chunk.centred**2, -1) - 0.5 * jnp.sum(v**2)) / sigma**2
@@ -430,7 +477,13 @@ def _posterior_jvp(primals, tangents):
         entropy=-(logit + log_weight),
     )
     # Nobody differentiates the anchor and the sums: they are read through `stop_gradient` only.
-    return posterior, (summary_dot, *jax.tree.map(jnp.zeros_like, posterior[1:]))
+    return posterior, (summary_dot, *jax.tree.map(_no_tangent, posterior[1:]))
+
+
+def _no_tangent(value: Array) -> Any:
+    if jnp.issubdtype(value.dtype, jnp.inexact):
+        return jnp.zeros_like(value)
+    return np.zeros(value.shape, jax.dtypes.float0)
 
 
 def _is_zero(tangent) -> bool:
