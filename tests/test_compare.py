@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 import smoothjax as sj
 from smoothjax import cli, mechanisms, report
@@ -77,6 +79,24 @@ def test_numbers_are_those_of_the_functions(finished, data):
     np.testing.assert_allclose(
         likelihood.sel(mechanism="callable"), likelihood.sel(mechanism="gaussian"), atol=2e-3
     )
+    # The mismatch of the terminal law, at the noisy points that likelihoods use, moved to the highest level.
+    high, points = settings.sigma_max, np.asarray(held_out.points[:256], np.float64)
+    noise = sj.initial_noise(
+        jax.random.fold_in(jax.random.key(SETTINGS.seed), 1), 256, 2, dtype=train.points.dtype
+    )
+    noisy = points + high * np.asarray(noise, np.float64)
+    logits = -np.sum((noisy[:, None] - np.asarray(train.points, np.float64)) ** 2, -1) / (
+        2 * high**2
+    )
+    exact = scipy.special.logsumexp(logits, axis=1) - np.log(len(train) * 2 * np.pi * high**2)
+    moments = np.mean(train.points, axis=0), np.cov(train.points.T, bias=True)
+    normal = scipy.stats.multivariate_normal(moments[0], moments[1] + high**2 * np.eye(2))
+    largest = np.max(np.abs(exact - normal.logpdf(noisy)))
+    eps = float(jnp.finfo(train.points.dtype).eps)
+    np.testing.assert_allclose(results.terminal_mismatch, largest, rtol=1e-3, atol=100 * eps)
+    bound = sj.terminal_mismatch_bound(train.points, high)
+    np.testing.assert_allclose(results.terminal_mismatch_bound, bound, rtol=10 * eps)
+    assert largest < bound
     # 4 standard errors of the RMSE of a denoiser and itself are zero.
     assert float(np.abs(results.rmse.sel(mechanism="gaussian", other="callable")).max()) < 1e-6
     np.testing.assert_allclose(results.linearity_centred.sel(mechanism="gaussian"), 1, atol=1e-6)

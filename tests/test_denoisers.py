@@ -177,6 +177,16 @@ def test_dtype_follows_the_input(dtype):
         assert {value.dtype for value in values} == {jnp.dtype(dtype)}, type(D)
 
 
+def test_mixed_dtypes_are_promoted(x64):
+    points = np.random.default_rng(8).standard_normal((9, 2))
+    for of_points, of_u in ((jnp.float64, jnp.float32), (jnp.float32, jnp.float64)):
+        D = sj.EmpiricalDenoiser(jnp.asarray(points, of_points))
+        u = jnp.asarray(points[0] + 0.125, of_u)
+        exact = sj.EmpiricalDenoiser(jnp.asarray(D.data, jnp.float64))(u.astype(jnp.float64), 0.5)
+        assert D(u, 0.5).dtype == jnp.float64
+        np.testing.assert_allclose(D(u, 0.5), exact, atol=1e-14)
+
+
 def test_two_points(dtype):
     D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]], dtype))
     u = jnp.linspace(-2, 2, 41, dtype=dtype)

@@ -120,6 +120,8 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
     def _query(self, u: Any, sigma: Any) -> tuple[Array, Array]:
         u, sigma = self._point(u, sigma)
+        dtype = jnp.promote_types(u.dtype, self.data.dtype)
+        u, sigma = u.astype(dtype), sigma.astype(dtype)
         scale = self._points.radius + jnp.sum(jnp.abs(u - self._points.centre))
         return u, representable_noise_level(scale, sigma)
 

@@ -100,7 +100,7 @@ def compare(
         held_out,
         settings,
         store.manifest,
-        notes(denoisers, train, held_out, settings),
+        notes(denoisers, train, held_out, settings, results),
     )
 
 

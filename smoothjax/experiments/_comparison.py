@@ -9,7 +9,6 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..denoisers import AbstractPosteriorDenoiser, Denoiser
-from ..flows import terminal_mismatch_bound
 from ._settings import CompareSettings, curve_levels
 from ._store import Arrays
 
@@ -123,6 +122,8 @@ def label(
         variables[key] = (("mechanism", "other", "level"), table)
     for key, value in parts["neighbours"].items():
         variables[key] = (("level",), value)
+    for key, value in parts["terminal"].items():
+        variables[key] = ((), value)
     null = merged[0]
     for key in ("memorized_null", "frechet_null"):
         variables[key] = ((), null[key])
@@ -136,6 +137,8 @@ def label(
         "log_likelihood": "nats",
         "bits_per_dim": "bits",
         "frechet": "squared data units",
+        "terminal_mismatch": "nats",
+        "terminal_mismatch_bound": "nats",
         "rmse": "data units a coordinate (root mean square)",
         "linearity_centred": "1 for an affine denoiser",
         "memorized": "fraction of samples with d1/d2 < 1/3",
@@ -157,15 +160,17 @@ def label(
 
 
 def notes(
-    denoisers: Mapping[str, Denoiser], train: Dataset, held_out: Dataset, settings: CompareSettings
+    denoisers: Mapping[str, Denoiser],
+    train: Dataset,
+    held_out: Dataset,
+    settings: CompareSettings,
+    results: "xarray.Dataset",
 ) -> tuple[str, ...]:
     sampler = (
         "the adaptive probability flow"
         if settings.steps is None
         else f"EDM-Heun, {settings.steps} steps,"
     )
-    assert settings.sigma_max is not None
-    mismatch = float(terminal_mismatch_bound(train.points, settings.sigma_max))
     by_flow = [n for n, d in denoisers.items() if not isinstance(d, AbstractPosteriorDenoiser)]
     notes = [
         f"{len(train)} training points of '{train.name}' in {train.dim} dimensions; "
@@ -176,9 +181,10 @@ def notes(
         "its 95 % Wilson interval; the last row is the same for held-out points.",
         f"Log-likelihood: of held-out points plus noise of level {settings.noise_floor:.4g}, at that level, on average; "
         + (f"by the probability flow for {', '.join(by_flow)}." if by_flow else "in closed form."),
-        f"At noise level {settings.sigma_max:.4g} the log density of noisy training points is within {mismatch:.2g} nats of "
-        "that of the Gaussian with their mean and covariance, at all but 2e-8 of them: the error of a log-likelihood by the "
-        "flow that ends in this Gaussian.",
+        f"At noise level {settings.sigma_max:.4g} the log density of noisy training points is taken for that of the Gaussian "
+        "with their mean and covariance where a flow gives a likelihood: the two differ by at most "
+        f"{float(results.terminal_mismatch):.2g} nats at the noisy held-out points, and provably by less than "
+        f"{float(results.terminal_mismatch_bound):.2g} at all but 2e-8 of the law.",
         "Fréchet: squared 2-Wasserstein distance between Gaussians fitted to samples and held-out points, in data "
         "coordinates; the last row is that of as many training points.",
         "Linearity: centred score, 1 for an affine denoiser; at the level of the curve nearest to the data's scale.",

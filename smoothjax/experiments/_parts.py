@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 from .. import measures
 from ..datasets import Dataset
 from ..denoisers import AbstractPosteriorDenoiser, Denoiser, EmpiricalDenoiser, GaussianDenoiser
-from ..flows import likelihood_solution, sample
+from ..flows import likelihood_solution, sample, terminal_mismatch_bound
 from ..flows._sampling import in_batches
 from ._settings import CompareSettings, curve_levels
 from ._store import Arrays
@@ -51,6 +51,7 @@ def parts_of(
             parts[f"rmse-{first}-{second}"] = functools.partial(
                 _rmse, denoisers[first], denoisers[second], points, levels, keys["rmse"]
             )
+    parts["terminal"] = functools.partial(_terminal, train, points, settings, keys["likelihood"])
     parts["neighbours"] = functools.partial(_neighbours, train, points, levels, keys["rmse"])
     return parts
 
@@ -129,6 +130,32 @@ def _likelihood(
 def _noise(key: PRNGKeyArray, points: Array) -> Array:
     draw = lambda i: jax.random.normal(jax.random.fold_in(key, i), points.shape[1:], points.dtype)  # noqa: E731
     return jax.vmap(draw)(jnp.arange(len(points)))
+
+
+def _terminal(
+    train: Dataset,
+    points: Array,
+    settings: CompareSettings,
+    key: PRNGKeyArray,
+    _: dict[str, Arrays],
+) -> Arrays:
+    """What the Gaussian at the largest noise level leaves out of the law of noisy training points."""
+    high = settings.sigma_max
+    assert high is not None
+    noisy = points + high * _noise(key, points)
+
+    @eqx.filter_jit
+    def run(empirical: EmpiricalDenoiser, gaussian: GaussianDenoiser, u: Array) -> Array:
+        def one(i: Array) -> Array:
+            return empirical.log_density(u[i], high) - gaussian.log_density(u[i], high)
+
+        return in_batches(one, len(u), None)
+
+    laws = EmpiricalDenoiser(train.points), GaussianDenoiser.fit(train.points)
+    return {
+        "terminal_mismatch": jnp.max(jnp.abs(run(*laws, noisy))),
+        "terminal_mismatch_bound": terminal_mismatch_bound(train.points, high),
+    }
 
 
 def _linearity(
