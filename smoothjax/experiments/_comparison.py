@@ -181,8 +181,8 @@ def notes(
         "its 95 % Wilson interval; the last row is the same for held-out points.",
         f"Log-likelihood: of held-out points plus noise of level {settings.noise_floor:.4g}, at that level, on average; "
         + (f"by the probability flow for {', '.join(by_flow)}." if by_flow else "in closed form."),
-        f"At noise level {settings.sigma_max:.4g} the log density of noisy training points is taken for that of the Gaussian "
-        "with their mean and covariance where a flow gives a likelihood: the two differ by at most "
+        f"At noise level {settings.sigma_max:.4g} the log density of noisy training points is taken for that of the "
+        "Gaussian with their mean and covariance where a flow gives a likelihood: the two differ by at most "
         f"{float(results.terminal_mismatch):.2g} nats at the noisy held-out points, and provably by less than "
         f"{float(results.terminal_mismatch_bound):.2g} at all but 2e-8 of the law.",
         "Fréchet: squared 2-Wasserstein distance between Gaussians fitted to samples and held-out points, in data "
