@@ -5,11 +5,13 @@ from importlib.metadata import PackageNotFoundError, version
 from . import datasets as datasets
 from . import measures as measures
 from . import mechanisms as mechanisms
+from . import smoothing as smoothing
 from .denoisers import AbstractDenoiser as AbstractDenoiser
 from .denoisers import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
 from .denoisers import EmpiricalDenoiser as EmpiricalDenoiser
 from .denoisers import GaussianDenoiser as GaussianDenoiser
 from .denoisers import MixtureDenoiser as MixtureDenoiser
+from .denoisers import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
 from .denoisers import posterior_covariance as posterior_covariance
 from .denoisers import posterior_covariance_product as posterior_covariance_product
 from .denoisers import posterior_variance as posterior_variance
@@ -27,6 +29,7 @@ from .flows import gaussian_flow as gaussian_flow
 from .flows import initial_noise as initial_noise
 from .flows import likelihood_solution as likelihood_solution
 from .flows import log_likelihood as log_likelihood
+from .flows import piecewise_linear_flow as piecewise_linear_flow
 from .flows import reverse_sde as reverse_sde
 from .flows import sample as sample
 from .flows import terminal_mismatch_bound as terminal_mismatch_bound

@@ -1,6 +1,8 @@
 """The commands: each a dataclass whose fields are its options, read from the command line by tyro."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,7 +50,10 @@ class Compare:
 
     def run(self) -> int:
         """Compares, saves and prints; returns the exit status."""
-        jax.config.update("jax_enable_x64", self.precision == "float64")
+        with _precision(self.precision):
+            return self._run()
+
+    def _run(self) -> int:
         dataset = datasets.load(self.data, seed=self.seed)
         train, held_out = train_and_held_out(dataset, num_train=self.num_train, seed=self.seed)
         comparison = compare_mechanisms(
@@ -57,6 +62,16 @@ class Compare:
         page = report.save(comparison, self.out)
         print(comparison.table(), "", *comparison.notes, "", f"Report: {page}", sep="\n")
         return 0
+
+
+@contextlib.contextmanager
+def _precision(precision: str) -> Iterator[None]:
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_x64", precision == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -240,25 +240,17 @@ def test_held_out_points_suit_the_data():
 
 def test_command(tmp_path, capsys):
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        arguments = [
-            "compare",
-            "two-points",
-            "--out",
-            str(tmp_path),
-            "--denoisers",
-            "empirical",
-            "gaussian",
-        ]
-        arguments += ["--num-samples", "8", "--num-levels", "2", "--steps", "18"]
-        assert cli.main(arguments) == 0
-        printed = capsys.readouterr().out
-        assert "1.00 [0.68, 1.00]" in printed
-        assert str(tmp_path / "report.html") in printed
-        assert cli.main([*arguments, "--seed", "1"]) == 2
-        assert "seed: 0 there, 1 now" in capsys.readouterr().err
-    finally:
-        jax.config.update("jax_enable_x64", x64)
+    arguments = ["compare", "two-points", "--out", str(tmp_path)]
+    arguments += ["--denoisers", "empirical", "gaussian"]
+    arguments += ["--num-samples", "8", "--num-levels", "2", "--steps", "18"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "1.00 [0.68, 1.00]" in printed
+    assert str(tmp_path / "report.html") in printed
+    assert cli.main([*arguments, "--seed", "1"]) == 2
+    assert "seed: 0 there, 1 now" in capsys.readouterr().err
+    # The precision of a command is its own.
+    assert jax.config.jax_enable_x64 == x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_command_errors(capsys):

@@ -11,3 +11,4 @@ from ._base import score as score
 from ._empirical import EmpiricalDenoiser as EmpiricalDenoiser
 from ._gaussian import GaussianDenoiser as GaussianDenoiser
 from ._mixture import MixtureDenoiser as MixtureDenoiser
+from ._piecewise_linear import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser

@@ -4,6 +4,7 @@ from ._gaussian_flow import gaussian_flow as gaussian_flow
 from ._likelihood import LikelihoodSolution as LikelihoodSolution
 from ._likelihood import likelihood_solution as likelihood_solution
 from ._likelihood import log_likelihood as log_likelihood
+from ._piecewise_linear_flow import piecewise_linear_flow as piecewise_linear_flow
 from ._probability_flow import FlowSolution as FlowSolution
 from ._probability_flow import flow as flow
 from ._probability_flow import flow_solution as flow_solution

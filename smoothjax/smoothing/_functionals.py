@@ -1,0 +1,230 @@
+"""What smoothing costs and what it buys: the denoising loss, the non-smoothness of a score, and the strengths they imply."""
+
+from typing import Any, Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import RealScalar, as_float_array, is_concrete, require_positive
+from ..denoisers import Denoiser, EmpiricalDenoiser
+from ..denoisers._piecewise_linear import Gaps, as_gaps
+from ..flows._inputs import as_level
+from ._bisection import bisect
+from ._law import legendre, mean_square_error, nodes_towards_zero
+from ._line_mixture import mixture_log_density
+from ._tails import inverse_first_tail, second_tail
+
+Parametrization = Literal["score", "eps", "x0", "x0-unweighted"]
+
+
+def minimum_mean_square_error(points: Float[Array, " n"], sigma: RealScalar) -> Float[Array, ""]:
+    """Mean posterior variance `E Var(x_0 | u)` of points on a line at a noise level: the least error of any denoiser.
+
+    By Gauss-Legendre quadrature between all neighbours, exact but for rounding errors of the points' squared spread.
+    """
+    gaps = as_gaps(points, 0.0)
+    return _minimum_mean_square_error(
+        gaps, jnp.asarray(as_level(sigma, "sigma", gaps.points.dtype))
+    )
+
+
+@eqx.filter_jit
+def _minimum_mean_square_error(gaps: Gaps, sigma: Array) -> Array:
+    points, half = gaps.points, gaps.half_widths[1:-1]
+    empirical = EmpiricalDenoiser(points[:, None])
+
+    def integrand(x: Array) -> Array:
+        variance = jax.vmap(lambda u: empirical.posterior_variance(u[None], sigma))(x.ravel())
+        return jnp.exp(mixture_log_density(points, sigma, x)) * variance.reshape(x.shape)
+
+    # The variance is of size one within sigma^2 / 2h of the middle of a gap, and falls exponentially from there.
+    total = jnp.zeros((), points.dtype)
+    middle, scale = 0.5 * (points[:-1] + points[1:]), 0.5 * sigma**2 / half
+    offsets, weights = nodes_towards_zero(half, scale)
+    for side in (-1, 1):
+        total += jnp.sum(weights * integrand(middle + side * offsets))
+    # Beyond the outermost points, as far as the law reaches.
+    for side, end in ((-1, points[:1]), (1, points[-1:])):
+        offsets, weights = legendre(jnp.full(1, 12 * sigma))
+        total += jnp.sum(weights * integrand(end + side * offsets))
+    return total
+
+
+def smoothing_loss(
+    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " n-1"], sigma: RealScalar
+) -> Float[Array, ""]:
+    """Loss `L = sigma^2 E |s(u) - s_exact(u)|^2` of the piecewise-linear score against the exact one, under the exact law.
+
+    The same as `E |D - D_exact|^2 / sigma^2`: the mean squared error of the denoiser, in closed form, less the least
+    possible one, over the squared noise level. Dimensionless. Loses digits where it is small beside that least error.
+
+    Source: Chen, ICLR 2026, the loss `L_t` of section 3, with `t = sigma^2`.
+    """
+    gaps = as_gaps(points, kappa)
+    sigma = jnp.asarray(as_level(sigma, "sigma", gaps.points.dtype))
+    excess = eqx.filter_jit(mean_square_error)(gaps, sigma) - _minimum_mean_square_error(
+        gaps, sigma
+    )
+    return excess / sigma**2
+
+
+def small_noise_loss(
+    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " n-1"], sigma: RealScalar = 0.0
+) -> Float[Array, ""]:
+    """`smoothing_loss` where the noise level is small: `(2 / n) sum_k F(kappa_k) / (1 - kappa_k sigma / h_k)^2`.
+
+    Right up to terms of order `exp(-h^2 / 2 sigma^2) / sigma`, h the smallest half gap: do not use it where `sigma ~ h`.
+    """
+    gaps = as_gaps(points, kappa)
+    sigma = as_level(sigma, "sigma", gaps.points.dtype, or_zero=True)
+    return _small_noise_loss(gaps, gaps.kappas[1:-1], sigma)
+
+
+@eqx.filter_jit
+def _small_noise_loss(gaps: Gaps, kappas: Array, sigma: Any) -> Array:
+    half = gaps.half_widths[1:-1]
+    return (
+        2 / gaps.points.shape[0] * jnp.sum(second_tail(kappas) / (1 - kappas * sigma / half) ** 2)
+    )
+
+
+def piecewise_linear_non_smoothness(
+    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " n-1"], sigma: RealScalar
+) -> Float[Array, ""]:
+    """Non-smoothness `R = integral |s''|` of the piecewise-linear score, in inverse squared data units.
+
+    `sum_k 2 h_k / (sigma^2 (h_k - kappa_k sigma))`; infinite where a plateau fills its gap (a score that jumps). The total
+    variation of the score's slope, and for two-layer ReLU networks without a skip the least weight norm (Savarese et al.
+    2019).
+    """
+    gaps = as_gaps(points, kappa)
+    sigma = as_level(sigma, "sigma", gaps.points.dtype)
+    half, delta = gaps.half_widths[1:-1], (gaps.kappas * sigma)[1:-1]
+    each = 2 * half / jnp.where(delta < half, half - delta, 1) / sigma**2
+    return jnp.sum(jnp.where(delta < half, each, jnp.inf))
+
+
+def non_smoothness(
+    denoiser: Denoiser, u: Float[Array, " m"], sigma: RealScalar
+) -> Float[Array, ""]:
+    """Non-smoothness `R` of the score of any 1-D denoiser, between the first and the last point of a grid.
+
+    The total variation of its slope `(dD/du - 1) / sigma^2` over the grid: a lower bound of `integral |s''|`, which it
+    reaches where the slope turns at most once between neighbouring points.
+
+    Args:
+        denoiser: any callable `(u, sigma) -> (1,)`.
+        u: ascending grid, shape (m,), with the noise level (exact score: `sigma^2 / h`, h the half gap) well resolved.
+        sigma: noise level.
+    """
+    u = as_float_array(u, "u")
+    if u.ndim != 1 or u.shape[0] < 2 or (is_concrete(u) and np.any(np.diff(np.asarray(u)) <= 0)):
+        raise ValueError(
+            f"`u` must be an ascending grid of at least two points; got shape {u.shape}."
+        )
+    level = jnp.asarray(as_level(sigma, "sigma", u.dtype))
+    slope = jax.vmap(jax.grad(lambda x: denoiser(x[None], level)[0]))(u)
+    return jnp.sum(jnp.abs(jnp.diff(slope))) / level**2
+
+
+def kappa_for_loss(
+    points: Float[Array, " n"], loss: RealScalar, sigma: RealScalar = 0.0
+) -> Float[Array, " n-1"]:
+    """The strengths that smooth most, by `R`, at a given small-noise loss: the split of kappa over the gaps.
+
+    At the optimum `h_k G(kappa_k)` is the same for every gap, so that wide gaps get a larger kappa, logarithmically. For
+    equal
+    gaps kappa is common: `2 (n - 1) / n F(kappa) = loss` as `sigma -> 0`, for two points `F(kappa) = loss (1 - kappa
+        sigma / h)^2`.
+
+    Args:
+        points: distinct training points, shape (n,).
+        loss: the loss to spend, positive; at most that of `kappa = 0`, `(n - 1) / n`, for which kappas are 0.
+        sigma: noise level at which the loss is meant; small beside the gaps.
+
+    Returns:
+        kappa of every gap, shape (n - 1,).
+
+    Source: Chen, ICLR 2026, section 3 (two points); the split by a Lagrange multiplier.
+    """
+    gaps = as_gaps(points, 0.0)
+    loss = require_positive(loss, "loss").astype(gaps.points.dtype)
+    sigma = as_level(sigma, "sigma", gaps.points.dtype, or_zero=True)
+    half = gaps.half_widths[1:-1]
+    if half.shape[0] == 0:
+        return half
+    widest = jnp.max(half)
+
+    def kappas(log_price):  # h_k G(kappa_k), for all gaps, as a fraction of the widest gap
+        return inverse_first_tail(jnp.exp(log_price) * widest / half)
+
+    # A dearer loss bends less. The cheapest price leaves tails of 1e-30.
+    low, high = jnp.log(jnp.asarray(1e-30, half.dtype)), jnp.zeros((), half.dtype)
+    return kappas(
+        bisect(lambda price: _small_noise_loss(gaps, kappas(price), sigma) < loss, low, high)
+    )
+
+
+def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[Array, " n-1"]:
+    """Strengths that a weight penalty implies, as `sigma -> 0`: `G(kappa_k) = n penalty / (2 h_k)`.
+
+    The minimiser of `L + penalty sigma R` bends the score at these effective kappas (read off the slope in the middle of
+    each gap, see `effective_kappa`). For a network `sigma * score` with the penalty `(penalty / 2) |weights|^2` in its
+    loss; for other parametrisations see `effective_penalty`. Valid for `penalty` well below `sigma`: the slope at a
+    datum falls to `1 - n penalty c / (2 sigma)`, with c = 1 for the outer points and 2 for inner ones, and the network
+    to zero where that is negative.
+
+    Returns:
+        kappa of every gap, shape (n - 1,); 0 where the penalty exceeds `2 h_k G(0) / n`.
+    """
+    gaps = as_gaps(points, 0.0)
+    penalty = require_positive(penalty, "penalty").astype(gaps.points.dtype)
+    return inverse_first_tail(gaps.points.shape[0] * penalty / (2 * gaps.half_widths[1:-1]))
+
+
+def effective_penalty(
+    penalty: RealScalar, sigma: RealScalar, parametrization: Parametrization
+) -> Float[Array, ""]:
+    """The penalty on a network `sigma * score` that acts like `penalty` on a network of another parametrisation.
+
+    Args:
+        penalty: of the squared weights, halved, in the loss.
+        sigma: noise level.
+        parametrization: what the network predicts: `"eps"` (the noise up to sign, `sigma * score`; loss L), `"score"`
+            (loss L, that is `sigma^2` times the squared error), `"x0"` (the denoiser's correction `D - u`; squared error
+            over `sigma^2`) or `"x0-unweighted"` (the same, plain squared error).
+    """
+    if parametrization not in get_args(Parametrization):
+        raise ValueError(
+            f"`parametrization` must be one of {get_args(Parametrization)}; got {parametrization!r}."
+        )
+    penalty = require_positive(penalty, "penalty")
+    sigma = require_positive(sigma, "sigma").astype(penalty.dtype)
+    power = {"score": -1, "eps": 0, "x0": 1, "x0-unweighted": -1}[parametrization]
+    return penalty * sigma**power
+
+
+def effective_kappa(
+    denoiser: Denoiser, points: Float[Array, " n"], sigma: RealScalar
+) -> Float[Array, " n-1"]:
+    """Smoothing strength of any 1-D denoiser in every gap, read off its slope in the middle.
+
+    With `mu = dD/du - 1` at the midpoint, `kappa = (h / sigma) mu / (1 + mu)`: what it is for `PiecewiseLinearDenoiser`.
+
+    Args:
+        denoiser: any callable `(u, sigma) -> (1,)`.
+        points: distinct training points, shape (n,).
+        sigma: noise level.
+
+    Returns:
+        kappa of every gap, from left to right, shape (n - 1,); NaN where the slope is not positive.
+    """
+    gaps = as_gaps(points, 0.0)
+    level = jnp.asarray(as_level(sigma, "sigma", gaps.points.dtype))
+    middle = 0.5 * (gaps.points[:-1] + gaps.points[1:])
+    slope = jax.vmap(jax.grad(lambda x: denoiser(x[None], level)[0]))(middle)
+    half = gaps.half_widths[1:-1]
+    return jnp.where(slope > 0, half / level * (1 - 1 / jnp.where(slope > 0, slope, 1)), jnp.nan)

@@ -1,0 +1,56 @@
+"""Tails of the normal law, which price how far a score is bent between two training points."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import erfcx
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+from .._checks import as_float_array
+from ._bisection import bisect
+
+
+@jax.jit
+def first_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`G(kappa)`: the integral of `(x - kappa) phi(x)` from `kappa` to infinity, phi the standard normal density.
+
+    The derivative of the smoothing loss. **Accuracy**: relative 1e-14 (1e-6 in float32) times `kappa^2`.
+    """
+    kappa = as_float_array(kappa, "kappa")
+    return norm.pdf(kappa) * (1 - kappa * _mills(kappa))
+
+
+@jax.jit
+def second_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`F(kappa)`: the integral of `(x - kappa)^2 phi(x)` from `kappa` to infinity: the smoothing loss of one side of a gap.
+
+    `F' = -2 G`, `F(0) = 1/2`. **Accuracy**: relative 1e-14 (1e-6 in float32) times `kappa^4`.
+    """
+    kappa = as_float_array(kappa, "kappa")
+    return norm.pdf(kappa) * ((1 + kappa**2) * _mills(kappa) - kappa)
+
+
+@jax.jit
+def inverse_first_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The non-negative `kappa` with `G(kappa) = value`; 0 for values above `G(0) = 0.3989`."""
+    value = as_float_array(value, "value")
+    low, high = jnp.zeros_like(value), jnp.full_like(value, _LARGEST)
+    return bisect(lambda kappa: first_tail(kappa) > value, low, high)
+
+
+@jax.jit
+def inverse_second_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The non-negative `kappa` with `F(kappa) = value`; 0 for values above `F(0) = 1/2`."""
+    value = as_float_array(value, "value")
+    low, high = jnp.zeros_like(value), jnp.full_like(value, _LARGEST)
+    return bisect(lambda kappa: second_tail(kappa) > value, low, high)
+
+
+_LARGEST = 12.0  # beyond, tails are below 1e-33
+
+
+def _mills(kappa: Array) -> Array:
+    """`(1 - Phi) / phi`."""
+    return math.sqrt(math.pi / 2) * erfcx(kappa / math.sqrt(2))
