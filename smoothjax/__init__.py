@@ -8,10 +8,16 @@ from . import mechanisms as mechanisms
 from . import smoothing as smoothing
 from .denoisers import AbstractDenoiser as AbstractDenoiser
 from .denoisers import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
+from .denoisers import BoxSmoothedDenoiser as BoxSmoothedDenoiser
 from .denoisers import EmpiricalDenoiser as EmpiricalDenoiser
 from .denoisers import GaussianDenoiser as GaussianDenoiser
+from .denoisers import GaussianSmoothedDenoiser as GaussianSmoothedDenoiser
+from .denoisers import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoiser
+from .denoisers import LineDenoiser as LineDenoiser
 from .denoisers import MixtureDenoiser as MixtureDenoiser
+from .denoisers import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from .denoisers import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
+from .denoisers import TemperedDenoiser as TemperedDenoiser
 from .denoisers import posterior_covariance as posterior_covariance
 from .denoisers import posterior_covariance_product as posterior_covariance_product
 from .denoisers import posterior_variance as posterior_variance

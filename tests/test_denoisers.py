@@ -187,6 +187,32 @@ def test_mixed_dtypes_are_promoted(x64):
         np.testing.assert_allclose(D(u, 0.5), exact, atol=1e-14)
 
 
+def test_a_second_call_finds_everything_compiled(dtype):
+    D = sj.EmpiricalDenoiser(np.random.default_rng(0).standard_normal((11, 2)).astype(dtype))
+    u, batch = jnp.ones(2, dtype), jnp.ones((3, 2), dtype)
+
+    def calls():
+        D(u, 0.5), D.log_density(u, 0.5), D.posterior_covariance(u, 0.5)
+        D.posterior_covariance_product(u, 0.5, u)
+        jax.vmap(D, in_axes=(0, None))(batch, 0.5)
+
+    compilations = []
+
+    def listener(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compilations.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        calls()
+        assert compilations
+        compilations.clear()
+        calls()
+        assert not compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
 def test_two_points(dtype):
     D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]], dtype))
     u = jnp.linspace(-2, 2, 41, dtype=dtype)

@@ -10,5 +10,11 @@ from ._base import proxy_score_covariance as proxy_score_covariance
 from ._base import score as score
 from ._empirical import EmpiricalDenoiser as EmpiricalDenoiser
 from ._gaussian import GaussianDenoiser as GaussianDenoiser
+from ._line import LineDenoiser as LineDenoiser
 from ._mixture import MixtureDenoiser as MixtureDenoiser
 from ._piecewise_linear import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
+from ._smoothed import BoxSmoothedDenoiser as BoxSmoothedDenoiser
+from ._smoothed import GaussianSmoothedDenoiser as GaussianSmoothedDenoiser
+from ._smoothed import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoiser
+from ._smoothed import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
+from ._smoothed import TemperedDenoiser as TemperedDenoiser

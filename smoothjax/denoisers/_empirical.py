@@ -166,14 +166,9 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         u, sigma = self._query(u, sigma)
-        summary = posterior_summary(self._points, u, sigma)
-
-        def add(total: Array, chunk: WeightedChunk) -> Array:
-            difference = chunk.points - summary.mean
-            weighted = chunk.weights[:, None] * difference
-            return total + jnp.dot(weighted.T, difference, precision=jax.lax.Precision.HIGHEST)
-
-        return over_posterior(self._points, u, sigma, add, jnp.zeros((u.size, u.size), u.dtype))
+        mean = posterior_summary(self._points, u, sigma).mean
+        init = mean, jnp.zeros((u.size, u.size), u.dtype)
+        return over_posterior(self._points, u, sigma, _add_scatter, init)[1]
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         weights = self.weights
@@ -184,3 +179,10 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
             (weights[:, None] * difference).T, difference, precision=jax.lax.Precision.HIGHEST
         )
         return self._points.centre + mean, covariance
+
+
+def _add_scatter(carry: tuple[Array, Array], chunk: WeightedChunk) -> tuple[Array, Array]:
+    mean, total = carry
+    difference = chunk.points - mean
+    weighted = chunk.weights[:, None] * difference
+    return mean, total + jnp.dot(weighted.T, difference, precision=jax.lax.Precision.HIGHEST)

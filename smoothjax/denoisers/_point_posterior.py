@@ -354,6 +354,8 @@ def _posterior(points: PointSet, u: Array, sigma: Array) -> tuple[PosteriorSumma
     return _summarise(points, u, sigma, anchor, sums), anchor, sums
 
 
+# Compiled as a whole, so that a second call outside `jax.jit` finds it so: loops would be compiled anew at every call.
+@jax.jit
 def posterior_summary(
     points: PointSet, u: Float[Array, " d"], sigma: Float[Array, ""]
 ) -> PosteriorSummary:
@@ -381,6 +383,7 @@ class WeightedChunk(NamedTuple):
     rows: Int[Array, " c"]
 
 
+@functools.partial(jax.jit, static_argnums=3)
 def over_posterior(points: PointSet, u: Array, sigma: Array, body, init):
     """A second pass, now that the weights are known: `body(carry, weighted_chunk)` over all chunks."""
     return _over_posterior(_posterior(points, u, sigma), points, u, sigma, body, init)
