@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import datasets as datasets
+from . import learning as learning
 from . import measures as measures
 from . import mechanisms as mechanisms
 from . import smoothing as smoothing

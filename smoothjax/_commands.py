@@ -10,8 +10,15 @@ import jax
 import tyro
 from tyro.conf import Positional
 
-from . import datasets, mechanisms, report
-from .experiments import CompareSettings, compare_mechanisms, train_and_held_out
+from . import datasets, mechanisms, plots, report
+from .experiments import (
+    EXPERIMENTS,
+    CompareSettings,
+    compare_mechanisms,
+    get_experiment,
+    train_and_held_out,
+)
+from .experiments._store import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,22 +82,50 @@ def _precision(precision: str) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class List:
-    """List the data sets and the mechanisms that have a name."""
+class RunExperiment:
+    """Run a named experiment with its published settings; writes labelled results and a figure."""
+
+    name: Positional[str]
+    """See `smoothjax list`."""
+    out: Path = dataclasses.field(kw_only=True)
+    """Folder for the results; a stopped job goes on from what is there."""
+    precision: Literal["float32", "float64"] = dataclasses.field(default="float32", kw_only=True)
+    """Of all computations."""
 
     def run(self) -> int:
-        """Prints both lists; returns the exit status."""
-        print("Data sets:", ", ".join(datasets.names()))
-        print("Mechanisms:")
-        for name in mechanisms.names():
-            print(f"  {name:<12} {mechanisms.get(name).description}")
+        """Runs, draws and saves; returns the exit status."""
+        experiment = get_experiment(self.name)
+        with _precision(self.precision):
+            results = experiment.run(out=str(self.out))
+        with replacing(self.out / "results.nc") as path:
+            results.to_netcdf(path, engine="h5netcdf")
+        with replacing(self.out / f"{self.name}.png") as path:
+            plots.plot_experiment(self.name, results).savefig(path, dpi=160)
+        print(results, f"Figure: {self.out / self.name}.png", sep="\n")
         return 0
 
 
-def parse(arguments: list[str] | None = None) -> Compare | List:
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the data sets, the mechanisms and the experiments that have a name."""
+
+    def run(self) -> int:
+        """Prints the lists; returns the exit status."""
+        print("Data sets:", ", ".join(datasets.names()))
+        print("Mechanisms:")
+        for name in mechanisms.names():
+            print(f"  {name:<14} {mechanisms.get(name).description}")
+        print("Experiments:")
+        for name, experiment in EXPERIMENTS.items():
+            print(f"  {name:<14} {experiment.description}")
+        return 0
+
+
+def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | List:
     """The command that the arguments ask for, with its options."""
     commands = (
         Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+        | Annotated[RunExperiment, tyro.conf.subcommand("experiment", prefix_name=False)]
         | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
     )
     description = "What would a diffusion model trained on a finite data set generate, and why?"

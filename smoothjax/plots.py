@@ -226,3 +226,60 @@ def _band(
     # On a logarithmic axis the lower edge must stay positive.
     low = np.maximum(y - 2 * error, 0.02 * np.abs(y))
     ax.fill_between(x, low, y + 2 * error, color=colour, alpha=0.2, lw=0)
+
+
+def plot_experiment(name: str, results: Any) -> "Figure":
+    """The figure of a named experiment (`smoothjax.experiments.EXPERIMENTS`) from its labelled results."""
+    return {"two-points": _plot_two_points, "penalty-sweep": _plot_penalty_sweep}[name](results)
+
+
+def _plot_two_points(results: Any) -> "Figure":
+    figure, axes = _new_figure(1, 3, (13, 3.8))
+    score, flow, law = axes[0]
+    sigma = results.attrs["sigma_from"]
+    for colour, kappa in zip(COLOURS, results.kappa.values, strict=False):
+        one = results.sel(kappa=kappa)
+        label = "exact" if np.isinf(kappa) else rf"$\kappa$ = {kappa:g}"
+        score.plot(results.u, one.score * sigma, color=colour, label=label)
+        law.plot(results.u, one.cdf, color=colour, label=label)
+    for colour, kappa in (
+        (COLOURS[0], results.kappa.values[0]),
+        (COLOURS[2], results.kappa.values[2]),
+    ):
+        lines = results.trajectory.sel(kappa=kappa)
+        flow.plot(lines.values, results.sigma.values, color=colour, linewidth=0.8)
+    score.set(
+        xlabel="u (data units)", ylabel=r"$\sigma$ score", title=f"Score at $\\sigma$ = {sigma:.3g}"
+    )
+    flow.set(
+        xlabel="u (data units)",
+        ylabel=r"noise level $\sigma$ (data units)",
+        title=rf"Flow: exact, and $\kappa$ = {results.kappa.values[2]:g}",
+    )
+    law.set(xlabel="u (data units)", ylabel="distribution function", title="What is generated")
+    for ax in (score, law):
+        ax.legend(fontsize=8)
+    return figure
+
+
+def _plot_penalty_sweep(results: Any) -> "Figure":
+    figure, ((ax,),) = _new_figure(1, 1, (5.5, 4))
+    ax.plot(
+        results.penalty, results.predicted, color="black", label=r"predicted: $G(\kappa)=\lambda$"
+    )
+    for colour, sigma in zip(COLOURS, results.sigma.values, strict=False):
+        kappa = results.kappa.sel(sigma=sigma)
+        mean, spread = kappa.mean("seed"), kappa.std("seed")
+        ax.errorbar(
+            results.penalty,
+            mean,
+            2 * spread,
+            fmt="o",
+            markersize=4,
+            color=colour,
+            label=rf"networks, $\sigma$ = {sigma:.3g}",
+        )
+    ax.set(xscale="log", xlabel=r"penalty $\lambda$ on the weights", ylabel=r"effective $\kappa$")
+    ax.set_title("Smoothing strength of two-layer networks", fontsize=10)
+    ax.legend(fontsize=8)
+    return figure

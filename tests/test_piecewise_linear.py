@@ -339,6 +339,13 @@ def test_quantile_flow_is_the_exact_flow(x64):
     np.testing.assert_allclose(smoothing.quantile_flow(points, exact, 0.2, 1.0), u, atol=1e-12)
     ends = smoothing.quantile_flow(points, u, 1.0, 0.0)
     np.testing.assert_array_equal(ends, smoothing.quantile_flow(points, u, 1.0, 0.01).round(1))
+    # In float32, in a void where P is 1/2 to all digits, states still know their side and how far they are from it.
+    x = np.float32([-0.5, -0.1, 0.1, 0.4])
+    got = smoothing.quantile_flow(np.float32([-1, 1]), x, np.float32(0.15), np.float32(0.1))
+    exact = smoothing.quantile_flow(POINTS["n2"], x.astype(float), 0.15, 0.1)
+    np.testing.assert_allclose(got, exact, atol=1e-5)
+    ends = smoothing.quantile_flow(np.float32([-1, 1]), x, np.float32(0.15), 0.0)
+    np.testing.assert_array_equal(ends, [-1, -1, 1, 1])
 
 
 def test_limits(dtype):

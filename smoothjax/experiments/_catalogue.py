@@ -1,0 +1,50 @@
+"""The experiments that have a name: what they compute, and how it is drawn."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ._penalty_sweep import penalty_sweep
+from ._two_points import two_points
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A named experiment.
+
+    Attributes:
+        name: what users type; `smoothjax.plots` draws it under this name.
+        description: one line.
+        run: `run(out=folder)` computes it with its default settings and returns labelled results.
+    """
+
+    name: str
+    description: str
+    run: Callable[..., "xarray.Dataset"]
+
+
+EXPERIMENTS = {
+    one.name: one
+    for one in (
+        Experiment(
+            "two-points", "score, flow and law of the smoothed score of two points", two_points
+        ),
+        Experiment(
+            "penalty-sweep",
+            "smoothing strength of networks against the penalty on their weights",
+            penalty_sweep,
+        ),
+    )
+}
+
+
+def get_experiment(name: str) -> Experiment:
+    """The experiment of that name, or `ValueError` with the names there are."""
+    if name not in EXPERIMENTS:
+        raise ValueError(
+            f"There is no experiment called {name!r}; there are: {', '.join(EXPERIMENTS)}."
+        )
+    return EXPERIMENTS[name]

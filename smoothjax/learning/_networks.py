@@ -1,0 +1,112 @@
+"""ReLU networks, and the parametrisations that make denoisers of them."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import RealScalar, as_positive_integer
+from ..denoisers import AbstractDenoiser
+from ..smoothing import Parametrization
+
+
+class ReLUNetwork(eqx.Module):
+    """A fully connected network with ReLU activations and biases, linear at its end.
+
+    Args:
+        in_size, out_size: dimensions.
+        width: units of every hidden layer.
+        num_layers: linear maps; 2 is the two-layer network of the theory.
+        key: of the initial weights (Equinox's default, uniform in `+- 1 / sqrt(fan in)`).
+    """
+
+    layers: tuple[eqx.nn.Linear, ...]
+
+    def __init__(
+        self, in_size: int, out_size: int, width: int, num_layers: int, *, key: PRNGKeyArray
+    ):
+        if as_positive_integer(num_layers, "num_layers") < 2:
+            raise ValueError(f"`num_layers` must be at least 2; got {num_layers}.")
+        inner = [as_positive_integer(width, "width")] * (num_layers - 1)
+        sizes = [as_positive_integer(in_size, "in_size"), *inner]
+        sizes.append(as_positive_integer(out_size, "out_size"))
+        keys = jax.random.split(key, num_layers)
+        self.layers = tuple(
+            eqx.nn.Linear(a, b, key=k) for a, b, k in zip(sizes[:-1], sizes[1:], keys, strict=True)
+        )
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class NetworkDenoiser(AbstractDenoiser):
+    r"""A network read as a denoiser.
+
+    With output o: `D = u + sigma o` (`"eps"`: o is `sigma * score`, the noise up to sign), `D = u + sigma^2 o` (`"score"`),
+    `D = o` (`"x0"` and `"x0-unweighted"`, which differ in the loss).
+
+    Args:
+        network: a callable, of the point u or, if `conditioned`, of u with `log sigma` appended: shape (d + 1,).
+        dim: dimension d of the data.
+        parametrization: what the network predicts.
+        conditioned: whether it is told the noise level; without, it is meant for one level only (or is blind).
+    """
+
+    network: Callable[[Float[Array, " in_size"]], Float[Array, " d"]]
+    _dim: int = eqx.field(static=True)
+    parametrization: Parametrization = eqx.field(static=True)
+    conditioned: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        network: Callable[[Float[Array, " in_size"]], Float[Array, " d"]],
+        dim: int,
+        *,
+        parametrization: Parametrization = "eps",
+        conditioned: bool = True,
+    ):
+        if parametrization not in get_args(Parametrization):
+            raise ValueError(
+                f"`parametrization` must be one of {get_args(Parametrization)}; got {parametrization!r}."
+            )
+        self.network, self._dim = network, as_positive_integer(dim, "dim")
+        self.parametrization, self.conditioned = parametrization, conditioned
+
+    @classmethod
+    def relu(
+        cls,
+        dim: int,
+        width: int,
+        num_layers: int = 2,
+        *,
+        key: PRNGKeyArray,
+        parametrization: Parametrization = "eps",
+        conditioned: bool = True,
+    ) -> "NetworkDenoiser":
+        """One with a fresh `ReLUNetwork` of the right sizes."""
+        network = ReLUNetwork(dim + conditioned, dim, width, num_layers, key=key)
+        return cls(network, dim, parametrization=parametrization, conditioned=conditioned)
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
+        u, sigma = self._point(u, sigma)
+        return self.denoise(u, sigma)
+
+    def denoise(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " d"]:
+        """The same without checks: what a loss evaluates millions of times."""
+        output = self.network(jnp.append(u, jnp.log(sigma)) if self.conditioned else u)
+        if self.parametrization == "eps":
+            return u + sigma * output
+        return u + sigma**2 * output if self.parametrization == "score" else output
+
+    def loss_weight(self, sigma: Float[Array, ""]) -> Float[Array, ""]:
+        """Weight of the denoiser's squared error in the loss: `1 / sigma^2`, or one if unweighted."""
+        return jnp.ones_like(sigma) if self.parametrization == "x0-unweighted" else 1 / sigma**2

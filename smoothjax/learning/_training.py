@@ -1,0 +1,126 @@
+"""Training: one compiled loop, vmapped over seeds, penalties and noise levels."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import RealScalar, as_float_array, as_positive_integer, require_positive
+from ..denoisers._piecewise_linear import as_gaps
+from ..smoothing import Parametrization
+from ._losses import line_regression_loss, weight_penalty
+from ._networks import NetworkDenoiser
+
+
+class TrainingRun(NamedTuple):
+    """A trained model, or many with leading axes."""
+
+    model: Any
+    losses: Float[Array, "... records"]
+    """The loss at evenly spaced steps."""
+
+
+def train(
+    loss: Callable[[Any, PRNGKeyArray], Float[Array, ""]],
+    model: Any,
+    key: PRNGKeyArray,
+    *,
+    num_steps: int,
+    learning_rate: RealScalar = 3e-3,
+    num_records: int = 50,
+) -> TrainingRun:
+    """Minimises `loss(model, key)` by Adam with a cosine schedule. Pure: `jax.vmap` it over models, keys or what `loss`
+    closes over.
+
+    Args:
+        loss: of a model and a key for the step's randomness; penalties belong in it, see `weight_penalty`.
+        model: any pytree, e.g. a `NetworkDenoiser`; its floating-point arrays are trained.
+        key: a key is folded from it for every step.
+        num_steps: gradient steps. What a network has learned depends on it: record it.
+        learning_rate: at the start; falls to zero as a cosine.
+        num_records: of the loss, at evenly spaced steps; at most `num_steps`.
+
+    Returns:
+        The trained model and its losses, shape (num_records,).
+    """
+    num_steps = as_positive_integer(num_steps, "num_steps")
+    records = min(as_positive_integer(num_records, "num_records"), num_steps)
+    optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
+    rate = require_positive(learning_rate, "learning_rate")
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def step(carry, i):
+        parameters, state = carry
+        value, gradient = jax.value_and_grad(
+            lambda parameters: loss(eqx.combine(parameters, static), jax.random.fold_in(key, i))
+        )(parameters)
+        updates, state = optimizer.update(gradient, state, parameters)
+        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
+        return (optax.apply_updates(parameters, updates), state), value
+
+    def record(carry, block):
+        carry, values = jax.lax.scan(step, carry, block)
+        return carry, values[-1]
+
+    size = num_steps // records
+    blocks = jnp.arange(records * size).reshape(records, size)
+    carry = (parameters, optimizer.init(parameters))
+    # What the blocks leave over comes first, so that the last record is the last step.
+    rest = num_steps - records * size
+    carry, _ = jax.lax.scan(step, carry, jnp.arange(rest))
+    (parameters, _), losses = jax.lax.scan(record, carry, blocks + rest)
+    return TrainingRun(eqx.combine(parameters, static), losses)
+
+
+@eqx.filter_jit
+def train_on_line(
+    points: Float[Array, " n"],
+    sigma: RealScalar,
+    penalties: Float[Array, " penalties"],
+    key: PRNGKeyArray,
+    *,
+    num_seeds: int,
+    width: int = 256,
+    num_layers: int = 2,
+    num_steps: int = 6000,
+    learning_rate: float = 3e-3,
+    parametrization: Parametrization = "eps",
+) -> TrainingRun:
+    """Networks for one noise level that regress the exact score of points on a line, for all penalties and seeds at once.
+
+    The loss is `line_regression_loss + penalty * weight_penalty`. One compiled call: `(penalties, seeds)` leading axes.
+
+    Args:
+        points: distinct training points, shape (n,).
+        sigma: noise level.
+        penalties: on the squared weights, halved; shape (penalties,). Zero is allowed.
+        key: seed i has the same initial weights under every penalty.
+        num_seeds, width, num_layers, num_steps, learning_rate, parametrization: see `NetworkDenoiser.relu` and `train`.
+
+    Source: Chen, ICLR 2026, section 6 (weight decay and the smoothed score).
+    """
+    points = as_gaps(points, 0.0).points
+    penalties = as_float_array(penalties, "penalties").astype(points.dtype)
+
+    def one(penalty: Array, key: PRNGKeyArray) -> TrainingRun:
+        model = NetworkDenoiser.relu(
+            1, width, num_layers, key=key, parametrization=parametrization, conditioned=False
+        )
+        model = jax.tree.map(
+            lambda x: x.astype(points.dtype) if eqx.is_inexact_array(x) else x, model
+        )
+
+        def loss(model: NetworkDenoiser, _: PRNGKeyArray) -> Array:
+            fit = line_regression_loss(model, points, sigma)
+            return fit + penalty * weight_penalty(model).astype(fit.dtype)
+
+        return train(loss, model, key, num_steps=num_steps, learning_rate=learning_rate)
+
+    over_seeds = eqx.filter_vmap(one, in_axes=(None, 0))
+    return eqx.filter_vmap(over_seeds, in_axes=(0, None))(
+        penalties, jax.random.split(key, num_seeds)
+    )

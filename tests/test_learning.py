@@ -1,0 +1,165 @@
+"""Networks, their losses and training: against closed forms, and the strengths of smoothing that theory predicts."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smoothjax as sj
+from smoothjax import cli, experiments, learning, smoothing
+
+POINTS = np.array([-1.0, 1.0])
+
+
+def test_parametrizations(x64):
+    u, sigma = jnp.array([0.3, -0.2]), jnp.asarray(0.5)
+    output = lambda x: jnp.array([x[0] * x[-1], 2.0])  # noqa: E731
+    told = np.array([0.3 * np.log(0.5), 2.0])
+    expected = {
+        "eps": np.asarray(u) + 0.5 * told,
+        "score": np.asarray(u) + 0.25 * told,
+        "x0": told,
+        "x0-unweighted": told,
+    }
+    for name, value in expected.items():
+        D = learning.NetworkDenoiser(output, 2, parametrization=name)
+        np.testing.assert_allclose(D(u, sigma), value, rtol=1e-12)
+        np.testing.assert_allclose(D.loss_weight(sigma), 1 if "un" in name else 4)
+    blind = learning.NetworkDenoiser(lambda x: -x, 2, conditioned=False)
+    np.testing.assert_allclose(sj.score(blind, u, 0.5), -u / 0.5, rtol=1e-12)
+
+
+def test_network_and_penalty_written_out(x64):
+    network = learning.ReLUNetwork(2, 1, 5, 3, key=jax.random.key(0))
+    x = np.array([0.4, -1.0])
+    value = x
+    for i, layer in enumerate(network.layers):
+        value = np.asarray(layer.weight) @ value + np.asarray(layer.bias)
+        value = np.maximum(value, 0) if i < 2 else value
+    np.testing.assert_allclose(network(jnp.asarray(x)), value, rtol=1e-6)
+    squares = sum(np.sum(np.asarray(layer.weight, np.float64) ** 2) for layer in network.layers)
+    np.testing.assert_allclose(learning.weight_penalty(network), squares / 2, rtol=1e-6)
+
+
+def test_denoising_loss_is_its_expectation(x64):
+    # D = a u for points of mean square m: E |D - x_0|^2 = ((a - 1)^2 m + a^2 d sigma^2).
+    data = np.random.default_rng(0).standard_normal((7, 3))
+    mean_square = np.mean(np.sum(data**2, axis=1))
+    sigma, a = 0.6, 0.7
+    model = learning.NetworkDenoiser(lambda x: a * x, 3, parametrization="x0", conditioned=False)
+
+    def losses(target):
+        one = lambda key: learning.denoising_loss(  # noqa: E731
+            model, data, key, batch_size=256, sigma_min=sigma, sigma_max=sigma, target=target
+        )
+        return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 200)))
+
+    noisy, exact = losses("denoising"), losses("exact")
+    expected = ((a - 1) ** 2 * mean_square + a**2 * 3 * sigma**2) / sigma**2
+    assert abs(noisy.mean() - expected) < 4 * noisy.std() / np.sqrt(200)
+    # The two differ by the least possible error, whatever the model; its value from the same law by Monte Carlo.
+    D = sj.EmpiricalDenoiser(data)
+    rng = np.random.default_rng(1)
+    u = data[rng.integers(7, size=20000)] + sigma * rng.standard_normal((20000, 3))
+    variance = jax.vmap(lambda u: D.posterior_variance(u, sigma))(jnp.asarray(u)) / sigma**2
+    error = np.sqrt(np.var(variance) / 20000 + (noisy.var() + exact.var()) / 200)
+    assert abs(noisy.mean() - exact.mean() - np.mean(variance)) < 4 * error
+
+
+def test_line_regression_loss_is_the_smoothing_loss(x64):
+    kappa, sigma = 0.8, 0.15
+    D = sj.PiecewiseLinearDenoiser(POINTS, kappa)
+    model = learning.NetworkDenoiser(lambda u: (D(u, sigma) - u) / sigma, 1, conditioned=False)
+    got = learning.line_regression_loss(model, POINTS, sigma, num_nodes=4001)
+    # The trapezoid rule's error at the bends: a step of 12/4000 noise levels, squared.
+    np.testing.assert_allclose(got, smoothing.smoothing_loss(POINTS, kappa, sigma), rtol=1e-5)
+    u = jnp.linspace(-1.5, 1.5, 11)
+    np.testing.assert_allclose(
+        learning._losses.exact_on_line(jnp.asarray(POINTS), jnp.asarray(sigma), u),
+        np.tanh(np.asarray(u) / sigma**2),
+        atol=1e-12,
+    )
+
+
+def test_training_finds_a_minimum(x64):
+    # A quadratic: Adam with a cosine schedule ends at its minimum, and records the loss at the steps it says.
+    run = learning.train(
+        lambda model, key: jnp.sum((model - jnp.arange(3.0)) ** 2) + 1.0,
+        jnp.full(3, 5.0),
+        jax.random.key(0),
+        num_steps=2003,
+        learning_rate=0.05,
+        num_records=10,
+    )
+    np.testing.assert_allclose(run.model, np.arange(3.0), atol=1e-4)
+    assert run.losses.shape == (10,)
+    np.testing.assert_allclose(run.losses[-1], 1.0, atol=1e-6)
+    with pytest.raises(ValueError, match="`num_steps` must be a positive integer"):
+        learning.train(lambda m, k: m, 0.0, jax.random.key(0), num_steps=0)
+
+
+@pytest.mark.slow
+def test_networks_smooth_as_predicted():
+    penalties, sigma = np.array([3e-4, 1e-3, 3e-3, 1e-2, 2e-2]), 0.02**0.5
+    points = jnp.asarray(POINTS, jnp.float32)
+    run = learning.train_on_line(
+        points,
+        jnp.float32(sigma),
+        jnp.asarray(penalties, jnp.float32),
+        jax.random.key(0),
+        num_seeds=8,
+    )
+    measure = eqx.filter_vmap(
+        eqx.filter_vmap(
+            lambda m: smoothing.effective_kappa(m.denoise, points, jnp.float32(sigma))[0]
+        )
+    )
+    kappa = np.asarray(measure(run.model))
+    predicted = np.array([smoothing.kappa_for_penalty(points, float(p))[0] for p in penalties])
+    ratio = kappa / predicted[:, None]
+    # G(kappa) = lambda holds for lambda << sigma, up to 4 %, and less well for the largest.
+    assert np.all(np.abs(ratio[1:4] - 1) < 0.05), ratio
+    # The same convex problem, whatever the seed.
+    assert np.all(kappa.std(axis=1) < 0.01 * kappa.mean(axis=1))
+    # At the optimum half the squared weights is the non-smoothness of what the network computes, sigma * score.
+    grid = jnp.linspace(-2, 2, 4001, dtype=jnp.float32)
+    model = jax.tree.map(lambda x: x[2, 0] if eqx.is_array(x) else x, run.model)
+    R = sigma * smoothing.non_smoothness(model.denoise, grid, jnp.float32(sigma))
+    np.testing.assert_allclose(learning.weight_penalty(model), R, rtol=0.02)
+
+
+def test_experiments(tmp_path, capsys):
+    pytest.importorskip("xarray")
+    first = experiments.two_points(out=str(tmp_path / "a"), progress=False)
+    again = experiments.two_points(out=str(tmp_path / "a"), progress=False)
+    assert first.identical(again)
+    np.testing.assert_allclose(first.interpolated_mass.sel(kappa=0.5), 0.3085375, rtol=1e-5)
+    # KL values at variance 0.02, computed to 40 digits.
+    np.testing.assert_allclose(
+        first.divergence_from_uniform[1:], [7.5588572, 7.9916673, 8.7843359], rtol=1e-5
+    )
+    ends = np.asarray(first.trajectory.sel(kappa=np.inf).isel(sigma=-1))
+    np.testing.assert_array_equal(ends, np.sign(first.start))
+    small = experiments.penalty_sweep(
+        penalties=(1e-3, 1e-2),
+        variances=(0.02,),
+        num_seeds=2,
+        width=16,
+        num_steps=20,
+        progress=False,
+    )
+    assert dict(small.sizes) == {"sigma": 1, "penalty": 2, "seed": 2}
+    np.testing.assert_allclose(small.predicted, [2.7178, 1.9384], rtol=1e-4)
+    assert cli.main(["experiment", "two-points", "--out", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "b" / "two-points.png").read_bytes().startswith(b"\x89PNG")
+    assert "two-points" in capsys.readouterr().out
+    assert cli.main(["experiment", "nonsense", "--out", str(tmp_path / "c")]) == 2
+    assert "there are: two-points, penalty-sweep" in capsys.readouterr().err
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="at least 2; got 1"):
+        learning.ReLUNetwork(1, 1, 4, 1, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="must be one of"):
+        learning.NetworkDenoiser(lambda x: x, 1, parametrization="v")  # pyright: ignore
