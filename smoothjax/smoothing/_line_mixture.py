@@ -40,7 +40,10 @@ def mixture_quantile(points: Array, sigma: Array, q: Array) -> Array:
 
 
 def _beyond(points: Array, sigma: Array, x: Array, k: Array) -> Array:
-    """`P(x) - k / n`, precise where it is tiny: what of the points from k on lies left of x, less what of the first k does not."""
+    """`P(x) - k / n`, precise where it is tiny.
+
+    What of the points from k on lies left of x, less what of the first k does not.
+    """
     z = (x[..., None] - points) / sigma
     first = jnp.arange(points.shape[0]) < k[..., None]
     return jnp.mean(jnp.where(first, -ndtr(-z), ndtr(z)), axis=-1)
