@@ -348,6 +348,34 @@ def test_quantile_flow_is_the_exact_flow(x64):
     np.testing.assert_array_equal(ends, [-1, -1, 1, 1])
 
 
+def test_spread_along_a_line(x64):
+    curves = REFERENCE["curves_d2_n4_t0_0.02"]
+    levels, start = np.sqrt(curves["s"]), 0.02**0.5
+    exact = smoothing.line_spread(POINTS["n4"], None, start, levels)
+    close(exact.tangent, curves["tangent_dist2_esf"], 1e-10)
+    close(exact.normal, curves["normal_var"], 1e-12)
+    for kappa, expected in curves["spl"].items():
+        spread = smoothing.line_spread(POINTS["n4"], float(kappa), start, levels)
+        close(spread.tangent, expected["tangent_dist2"], 1e-10)
+        law = lambda s, k=float(kappa): smoothing.PiecewiseLinearLaw(POINTS["n4"], k, start, s)  # noqa: E731
+        close([law(s).variance() for s in levels], expected["tangent_total_var"], 1e-10)
+    # The directions normal to a line in R^3, by simulation of the flow.
+    D = sj.LineDenoiser(sj.PiecewiseLinearDenoiser(UNEVEN, 0.5), [1.0, 2.0, -1.0])
+    rng = np.random.default_rng(0)
+    starts = rng.choice(UNEVEN, 4000)[:, None] * np.asarray(
+        D.direction
+    ) + 0.1 * rng.standard_normal((4000, 3))
+    ends = jax.jit(jax.vmap(lambda u: sj.flow(D, u, 0.1, 0.02, rtol=1e-5)))(jnp.asarray(starts))
+    tau, normal = jax.vmap(D.decompose)(ends)
+    spread = smoothing.line_spread(UNEVEN, 0.5, 0.1, np.array([0.02]))
+    square = np.sum(np.asarray(normal) ** 2, axis=1) / 2
+    assert abs(square.mean() - float(spread.normal[0])) < 4 * square.std() / np.sqrt(4000)
+    square = np.min(np.abs(np.asarray(tau)[:, None] - UNEVEN), axis=1) ** 2
+    assert abs(square.mean() - float(spread.tangent[0])) < 4 * square.std() / np.sqrt(4000)
+    with pytest.raises(ValueError, match="between 0 and `sigma_from`"):
+        smoothing.line_spread(UNEVEN, 0.5, 0.1, [0.2])
+
+
 def test_limits(dtype):
     points = jnp.asarray(UNEVEN, dtype)
     x = jnp.linspace(-1.4, 1.6, 31, dtype=dtype)

@@ -13,6 +13,8 @@ from ._functionals import small_noise_loss as small_noise_loss
 from ._functionals import smoothing_loss as smoothing_loss
 from ._law import PiecewiseLinearLaw as PiecewiseLinearLaw
 from ._line_mixture import quantile_flow as quantile_flow
+from ._spread import LineSpread as LineSpread
+from ._spread import line_spread as line_spread
 from ._tails import first_tail as first_tail
 from ._tails import inverse_first_tail as inverse_first_tail
 from ._tails import inverse_second_tail as inverse_second_tail

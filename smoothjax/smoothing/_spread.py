@@ -1,0 +1,70 @@
+"""How wide what is generated lies along a line of data, and normal to it, as the noise level falls."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import RealScalar, as_float_array, require_finite
+from ..denoisers._piecewise_linear import as_gaps
+from ..flows._inputs import as_level, checked
+from ._law import PiecewiseLinearLaw
+
+
+class LineSpread(NamedTuple):
+    """Spread at every noise level, in squared data units."""
+
+    tangent: Float[Array, " levels"]
+    """Mean squared distance along the line to the nearest training point. (The variance along the line does not vanish: it
+    tends to that of the data.)"""
+    normal: Float[Array, " levels"]
+    """Variance in every single direction normal to the line."""
+
+
+def line_spread(
+    points: Float[Array, " n"],
+    kappa: RealScalar | Float[Array, " n-1"] | None,
+    sigma_from: RealScalar,
+    levels: Float[Array, " levels"],
+) -> LineSpread:
+    """Tangent and normal spread of points on a line in R^d that start exact at `sigma_from`, as they flow to each of
+    `levels`.
+
+    Normal to the line every denoiser of `LineDenoiser` projects, so that the variance is the squared noise level. Along
+    it, the exact score collapses the states on the training points at the same rate; the piecewise-linear score leaves a
+    spread.
+
+    Args:
+        points: coordinates along the line, shape (n,).
+        kappa: as for `PiecewiseLinearDenoiser`; None for the exact score.
+        sigma_from: noise level of the start.
+        levels: noise levels not above `sigma_from`; zero is allowed. Shape (levels,).
+
+    Raises:
+        ValueError: for points, strengths or levels out of range.
+
+    Source: Chen, ICLR 2026, section 5.
+    """
+    gaps = as_gaps(points, 0.0 if kappa is None else kappa)
+    dtype = gaps.points.dtype
+    start = as_level(sigma_from, "sigma_from", dtype)
+    levels = as_float_array(levels, "levels").astype(dtype)
+    if levels.ndim != 1:
+        raise ValueError(f"`levels` must have shape (levels,); got {levels.shape}.")
+    require_finite(levels, "levels")
+    outside = jnp.any((levels < 0) | (levels > start))
+    levels = checked(levels, outside, "`levels` must lie between 0 and `sigma_from`")
+
+    def exact(level: Array) -> Array:
+        # The exact flow carries the exact law of one level to that of another.
+        positive = jnp.where(level > 0, level, start)
+        law = PiecewiseLinearLaw(gaps.points, 0.0, positive, positive)
+        return jnp.where(level > 0, law.mean_square_distance(), 0)
+
+    def smoothed(level: Array) -> Array:
+        return PiecewiseLinearLaw(
+            gaps.points, gaps.kappas[1:-1], start, level
+        ).mean_square_distance()
+
+    return LineSpread(jax.lax.map(exact if kappa is None else smoothed, levels), levels**2)
