@@ -131,8 +131,8 @@ def test_networks_smooth_as_predicted():
 
 def test_experiments(tmp_path, capsys):
     pytest.importorskip("xarray")
-    first = experiments.two_points(out=str(tmp_path / "a"), progress=False)
-    again = experiments.two_points(out=str(tmp_path / "a"), progress=False)
+    first = experiments.two_points(out=str(tmp_path / "a"))
+    again = experiments.two_points(out=str(tmp_path / "a"))
     assert first.identical(again)
     np.testing.assert_allclose(first.interpolated_mass.sel(kappa=0.5), 0.3085375, rtol=1e-5)
     # KL values at variance 0.02, computed to 40 digits.

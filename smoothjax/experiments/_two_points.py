@@ -24,7 +24,6 @@ def two_points(
     kappas: tuple[float, ...] = (0.2, 0.5, 1.0),
     variance: float = 0.02,
     out: str | None = None,
-    progress: bool = True,
 ) -> "xarray.Dataset":
     """Score, flow and end law of the piecewise-linear smoother of {-1, 1}, for several strengths, and of the exact score.
 
@@ -32,7 +31,6 @@ def two_points(
         kappas: strengths; smaller smooths more.
         variance: `sigma^2` of the start, the paper's `t_0`.
         out: folder to keep the results in.
-        progress: unused; the job takes seconds.
 
     Returns:
         Labelled scores over `u`, trajectories over `sigma` from starts `u0`, distribution functions and atoms.
