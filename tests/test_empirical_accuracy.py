@@ -132,16 +132,61 @@ def test_chunks_change_rounding_only(dtype):
     assert spread <= 2100 * np.finfo(dtype).eps
 
 
-def test_weights(x64):
-    points, queries = make(7, 2, 0.3, seed=2)
+def test_batches_of_certain_and_doubtful_queries(dtype):
+    """More doubtful queries than are weighed at once, between others, in one batch and in batches of batches."""
+    n, d, sigma, rng = 200, 64, 1e-3, np.random.default_rng(0)
+    points = rng.standard_normal((n, d)).astype(np.float32)
+    points[n // 2 :] = points[: n // 2]  # each query of every second one is between two points
+    points[n // 2 :: 2] += sigma / np.sqrt(d) * rng.standard_normal((n // 4, d), np.float32)
+    points[n // 2 + 1 :: 2] += 1
+    queries = (points[:48] + sigma * rng.standard_normal((48, d))).astype(np.float32)
+    D = sj.EmpiricalDenoiser(points.astype(dtype), chunk_size=77)
+    queries_as, sigma_as = jnp.asarray(queries, dtype), np.asarray(sigma, dtype)
+    exactly = [exact(points, u, float(sigma_as)) for u in queries]
+    mean = np.stack([one[0] for one in exactly])
+    bound = 1e-4 if dtype == np.float32 else 1e-11
+
+    batch = jax.jit(jax.vmap(D, (0, None)))
+    np.testing.assert_allclose(batch(queries_as, sigma_as), mean, rtol=0, atol=bound)
+    nested = jax.jit(jax.vmap(jax.vmap(D, (0, None)), (0, 0)))
+    shaped = nested(queries_as.reshape(4, 12, d), jnp.full(4, sigma_as))
+    np.testing.assert_allclose(shaped.reshape(-1, d), mean, rtol=0, atol=bound)
+    # Noise levels and training sets as the batch.
+    over_sets = jax.jit(jax.vmap(lambda data, u: sj.EmpiricalDenoiser(data)(u, sigma_as)))
+    both = over_sets(jnp.stack([D.data, D.data[::-1]]), queries_as[2:4])
+    np.testing.assert_allclose(both, mean[2:4], rtol=0, atol=bound)
+    levels = jax.jit(jax.vmap(D, (None, 0)))(queries_as[2], jnp.asarray([sigma_as, 10.0], dtype))
+    np.testing.assert_allclose(levels[0], mean[2], rtol=0, atol=bound)
+    np.testing.assert_allclose(levels[1], exact(points, queries[2], 10.0)[0], rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize(("d", "sigma"), [(2, 0.3), (64, 0.3), (64, 1e-3)])
+@pytest.mark.parametrize("order", [1, -1])  # the largest weight in the first chunk, and in the last
+def test_weights(x64, d, sigma, order):
+    points, queries = make(7, d, sigma, seed=2)
+    points, queries = points.astype(float)[::order], queries.astype(float)
     weights = np.array([0.0, 1.0, 2.0, 0.5, 1e-3, 4.0, 1.0])
-    D = sj.EmpiricalDenoiser(points.astype(float), weights)
+    D = sj.EmpiricalDenoiser(points, weights, chunk_size=3)
     for u in queries:
         mean, log_density = exact(
-            points, u, 0.3, [mpmath.mpf(w) / mpmath.mpf(float(weights.sum())) for w in weights]
+            points, u, sigma, [mpmath.mpf(w) / mpmath.mpf(float(weights.sum())) for w in weights]
         )
-        np.testing.assert_allclose(D(u.astype(float), 0.3), mean, rtol=0, atol=1e-13)
-        np.testing.assert_allclose(D.log_density(u.astype(float), 0.3), log_density, rtol=1e-12)
+        np.testing.assert_allclose(D(u, sigma), mean, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(D.log_density(u, sigma), log_density, rtol=1e-12)
+        square = np.sum((points - u) ** 2, 1) / (2 * sigma**2)
+        square[weights == 0] = np.inf
+        posterior = weights * np.exp(square.min() - square)
+        posterior /= posterior.sum()
+        variance = posterior @ np.sum((points - posterior @ points) ** 2, 1)
+        # Rounding of sums of d squares, by which the competing logits and the variance are off.
+        rounding = 8 * 2.0**-52 * (d + square.min())
+        np.testing.assert_allclose(
+            D.posterior_variance(u, sigma), variance, rtol=rounding, atol=8 * 2.0**-52 * d
+        )
+        entropy = -np.sum(posterior[posterior > 0] * np.log(posterior[posterior > 0]))
+        np.testing.assert_allclose(
+            D.posterior_entropy(u, sigma), entropy, atol=4 * rounding, rtol=0
+        )
     np.testing.assert_allclose(D.weights, weights / weights.sum(), rtol=1e-14)
 
 

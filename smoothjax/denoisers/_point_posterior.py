@@ -14,7 +14,9 @@ whose error is `eps |u - (y_k + a)/2| |y_k - a| / sigma^2`: small when the point
 matters. Centring rounds the points by `eps R`, which would decide between two of them for a query midway; the points are
 therefore kept as they are given, and centred a chunk at a time. One point after another is taken, largest first, until
 what is left over could not change the result; a chunk in which many points compete is weighed as a whole. Both loops run
-zero times where the product can be trusted, under `vmap` too, so that nothing is paid there.
+zero times where the product can be trusted, under `vmap` too, so that nothing is paid there. In many dimensions, where
+one point mostly outweighs the others by far, a quick pass first takes the product for all queries and keeps the second
+largest logit, which certifies most of them; only the others are weighed carefully, in groups.
 
 *Memory.* Chunks are merged by the online soft-max (running maximum, normaliser, weighted sum), so that the memory is one
 chunk's, and the chunk size only moves rounding errors.
@@ -39,6 +41,10 @@ HIGHEST = lax.Precision.HIGHEST
 TRUSTED_RATIO = 4096.0
 # Columns in which a largest value is looked for: whole vector registers.
 LANES = 16
+# Below so many dimensions all queries are weighed carefully at once: a product costs no more than a look at the logits.
+QUICK_DIMENSION = 64
+# Queries that are weighed carefully at once, or an eighth of all.
+SMALLEST_GROUP = 16
 # Elements of the differences that one step of weighing a whole chunk again may hold, for one query.
 ALL_AT_ONCE = 16384
 
@@ -68,6 +74,11 @@ class _Anchor(NamedTuple):
     row: Int[Array, ""]  # -1 before the first chunk, and where the product is trusted
     product_logit: Float[Array, ""]  # its logit as the matrix product gives it
     log_weight: Float[Array, ""]  # -inf before the first chunk
+
+
+def _no_anchor(points: PointSet, dtype: Any) -> _Anchor:
+    logit, log_weight = jnp.zeros((), dtype), jnp.asarray(-jnp.inf, dtype)
+    return _Anchor(points.centre, jnp.asarray(-1), logit, log_weight)
 
 
 class _Chunk(NamedTuple):
@@ -162,6 +173,13 @@ def _index_of_largest(values: Array) -> Array:
     return _first(columns[:, j]) * LANES + j
 
 
+def _two_largest(values: Array) -> tuple[Array, Array]:
+    """Where the largest is, and the second largest."""
+    best = _index_of_largest(values)
+    here = jnp.arange(values.shape[0]) == best
+    return best, jnp.max(jnp.where(here, -jnp.inf, values))
+
+
 def _first(values: Array) -> Array:
     last = values.shape[0] - 1
     return jnp.min(jnp.where(values == jnp.max(values), jnp.arange(last + 1), last))
@@ -172,6 +190,16 @@ def _product_error(points: PointSet, u: Array, sigma: Array) -> tuple[Array, Arr
     distance = jnp.sqrt(jnp.sum((u - points.centre) ** 2))
     ratio = points.radius * (distance + points.radius) / sigma**2
     return 0.5 * jnp.finfo(u.dtype).eps * ratio, ratio <= TRUSTED_RATIO
+
+
+def _tolerated(points: PointSet, u: Array, sigma: Array) -> Array:
+    """Logarithm of the mass whose weights can be left as the product gives them, by that of the largest."""
+    error, trusted = _product_error(points, u, sigma)
+    # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst): with
+    # partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
+    worst = (8 + math.sqrt(u.shape[0])) * error
+    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * worst
+    return jnp.where(trusted, jnp.inf, tolerated)
 
 
 def _move_anchor(points: PointSet, u: Array, sigma: Array, state, inputs):
@@ -222,13 +250,8 @@ def _weighed(
 
     `largest` is the chunk's largest total as the product gives it; `floor` is a total known to occur elsewhere.
     """
-    error, trusted = _product_error(points, u, sigma)
+    tolerated = _tolerated(points, u, sigma)
     c, d = chunk.centred.shape
-    # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst): with
-    # partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
-    worst = (8 + math.sqrt(d)) * error
-    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * worst
-    tolerated = jnp.where(trusted, jnp.inf, tolerated)
 
     # The anchor is known to be the largest if it is here.
     first = _weigh(
@@ -293,7 +316,8 @@ class _Sums(NamedTuple):
     log_weight: Array  # the log weight
 
 
-def _first_pass(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sums]:
+def _careful_pass(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sums]:
+    """The weights of every chunk, those that matter weighed again, from differences."""
     zero = jnp.zeros((), u.dtype)
     v = u - points.centre
     _, trusted = _product_error(points, u, sigma)
@@ -326,8 +350,133 @@ def _first_pass(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sum
         )
 
     lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
-    anchor = _Anchor(points.centre, jnp.asarray(-1), zero, jnp.asarray(-jnp.inf, u.dtype))
-    return _over_chunks(points, body, (anchor, _Sums(lowest, zero, jnp.zeros_like(v), zero, zero)))
+    init = _no_anchor(points, u.dtype), _Sums(lowest, zero, jnp.zeros_like(v), zero, zero)
+    return _over_chunks(points, body, init)
+
+
+class _Quick(NamedTuple):
+    highest: Array  # largest total so far; the sums are over exp(total - highest) times
+    runner_up: Array  # second largest total so far
+    row: Array  # of the largest
+    normaliser: Array  # one
+    point: Array  # the centred point
+    total: Array  # the total, relative to the highest
+    log_weight: Array  # the log weight
+
+
+def _quick_pass(
+    points: PointSet, u: Array, sigma: Array
+) -> tuple[tuple[_Anchor, _Sums], Bool[Array, ""]]:
+    """The weights as the product gives them; also whether a second largest weight makes that doubtful."""
+    zero = jnp.zeros((), u.dtype)
+    v = u - points.centre
+    tolerated = _tolerated(points, u, sigma)
+    trusted = tolerated == jnp.inf
+
+    def best_two(state, inputs):
+        (_, runner_up), (rows, total, largest, highest) = state, inputs
+        best, second = _two_largest(total)
+        second = jnp.maximum(jnp.maximum(runner_up, second), jnp.minimum(largest, highest))
+        return rows[best], second
+
+    def body(state: _Quick, i):
+        chunk = _chunk(points, i)
+        total = _product_logits(chunk, v, sigma) + chunk.log_weights
+        largest = jnp.max(total)
+        best = (state.row, state.runner_up)
+        inputs = (chunk.rows, total, largest, state.highest)
+        row, runner_up = _if(~trusted, best_two, best, inputs)
+        row = jnp.where(largest > state.highest, row, state.row)
+        highest = jnp.maximum(state.highest, largest)
+        # Compiled code may round the same total in two ways, which must not show in the largest.
+        is_best = chunk.rows == jnp.where(row >= chunk.first, row, -1)
+        weights = jnp.where(is_best, 1, jnp.exp(total - highest))
+        excess = jnp.where(chunk.valid & ~is_best, total - highest, 0)
+        drop = state.highest - highest
+        keep = jnp.exp(drop)
+        return _Quick(
+            highest,
+            runner_up,
+            row,
+            state.normaliser * keep + jnp.sum(weights),
+            state.point * keep + jnp.dot(weights, chunk.centred, precision=HIGHEST),
+            (state.total + drop * state.normaliser) * keep + jnp.sum(weights * excess),
+            state.log_weight * keep + jnp.sum(weights * chunk.log_weights),
+        )
+
+    lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
+    init = _Quick(lowest, lowest, jnp.asarray(-1), zero, jnp.zeros_like(v), zero, zero)
+    end = _over_chunks(points, body, init)
+    own = zero if points.log_weights is None else points.log_weights[end.row]
+    best = _Anchor(points.points[end.row], end.row, end.highest - own, own)
+    none = _no_anchor(points, u.dtype)
+    anchor = jax.tree.map(lambda none, best: jnp.where(trusted, none, best), none, best)
+    # From now on relative to the anchor's logit, which leaves its log weight out.
+    highest = jnp.where(trusted, end.highest, own)
+    logit = end.total + highest * end.normaliser - end.log_weight
+    sums = _Sums(highest, end.normaliser, end.point, logit, end.log_weight)
+    others = end.runner_up - end.highest + math.log(points.points.shape[0])
+    return (anchor, sums), others > tolerated
+
+
+@jax.custom_batching.custom_vmap
+def _first_pass(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sums]:
+    """The anchor and the sums over all points: quickly, and carefully for the queries that need it.
+
+    `vmap` would run both for all queries as soon as one needs it; hence a rule of its own.
+    """
+    return jax.tree.map(lambda x: x[0], _first_passes(points, u[None], sigma[None]))
+
+
+@_first_pass.def_vmap
+def _first_pass_of_batch(axis_size, in_batched, points, u, sigma):
+    return _batched(_careful_pass, _first_passes, axis_size, in_batched, points, u, sigma)
+
+
+@jax.custom_batching.custom_vmap
+def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sums]:
+    """`_first_pass` of a batch of queries."""
+    if points.points.shape[1] < QUICK_DIMENSION:
+        return jax.vmap(_careful_pass, (None, 0, 0))(points, u, sigma)
+    num = u.shape[0]
+    group = min(num, max(SMALLEST_GROUP, num // 8))
+
+    def careful(loop):
+        doubtful, result = loop
+        (queries,) = jnp.nonzero(doubtful, size=group, fill_value=num)
+        # A group that is not full repeats its first query, and drops the result.
+        taken = jnp.where(queries < num, queries, queries[0])
+        again = jax.vmap(_careful_pass, (None, 0, 0))(points, u[taken], sigma[taken])
+        result = jax.tree.map(lambda x, y: x.at[queries].set(y, mode="drop"), result, again)
+        return doubtful.at[queries].set(False, mode="drop"), result
+
+    result, doubtful = jax.vmap(_quick_pass, (None, 0, 0))(points, u, sigma)
+    return lax.while_loop(lambda loop: jnp.any(loop[0]), careful, (doubtful, result))[1]
+
+
+@_first_passes.def_vmap
+def _first_passes_of_batch(axis_size, in_batched, points, u, sigma):
+    def flattened(points, u, sigma):
+        flat = _first_passes(points, u.reshape(-1, u.shape[-1]), sigma.reshape(-1))
+        return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
+
+    careful = jax.vmap(_careful_pass, (None, 0, 0))
+    return _batched(careful, flattened, axis_size, in_batched, points, u, sigma)
+
+
+def _batched(one, many, axis_size, in_batched, points, u, sigma):
+    """`many` for a batch of queries; `one` for each element of a batch of training sets."""
+    points_batched, *queries_batched = in_batched
+    if any(jax.tree.leaves(points_batched)):
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        result = jax.vmap(one, axes)(points, u, sigma)
+    else:
+        u, sigma = (
+            array if batched else jnp.broadcast_to(array, (axis_size, *array.shape))
+            for array, batched in zip((u, sigma), queries_batched, strict=True)
+        )
+        result = many(points, u, sigma)
+    return result, jax.tree.map(lambda _: True, result)
 
 
 def _summarise(
