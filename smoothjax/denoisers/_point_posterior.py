@@ -195,11 +195,15 @@ def _product_error(points: PointSet, u: Array, sigma: Array) -> tuple[Array, Arr
 def _tolerated(points: PointSet, u: Array, sigma: Array) -> Array:
     """Logarithm of the mass whose weights can be left as the product gives them, by that of the largest."""
     error, trusted = _product_error(points, u, sigma)
-    # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst): with
-    # partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
-    worst = (8 + math.sqrt(u.shape[0])) * error
-    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error) - 2 * worst
+    # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst).
+    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error)
+    tolerated -= 2 * _worst_product_error(points, u, sigma)
     return jnp.where(trusted, jnp.inf, tolerated)
+
+
+def _worst_product_error(points: PointSet, u: Array, sigma: Array) -> Array:
+    # With partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
+    return (8 + math.sqrt(u.shape[0])) * _product_error(points, u, sigma)[0]
 
 
 def _move_anchor(points: PointSet, u: Array, sigma: Array, state, inputs):
@@ -316,14 +320,22 @@ class _Sums(NamedTuple):
     log_weight: Array  # the log weight
 
 
-def _careful_pass(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _Sums]:
-    """The weights of every chunk, those that matter weighed again, from differences."""
+def _careful_pass(
+    points: PointSet, u: Array, sigma: Array, matters: Bool[Array, " chunks"] | None = None
+) -> tuple[_Anchor, _Sums]:
+    """The weights of every chunk that `matters`, and of these points those that do weighed again, from differences."""
     zero = jnp.zeros((), u.dtype)
     v = u - points.centre
     _, trusted = _product_error(points, u, sigma)
 
     def body(carry, i):
+        if matters is None:
+            return weigh(carry, (i, v, sigma))
+        return _if(matters[i], weigh, carry, (i, v, sigma))
+
+    def weigh(carry, inputs):
         anchor, sums = carry
+        i, v, sigma = inputs
         chunk = _chunk(points, i)
         product = _product_logits(chunk, v, sigma)
         score = product + chunk.log_weights
@@ -364,10 +376,15 @@ class _Quick(NamedTuple):
     log_weight: Array  # the log weight
 
 
-def _quick_pass(
-    points: PointSet, u: Array, sigma: Array
-) -> tuple[tuple[_Anchor, _Sums], Bool[Array, ""]]:
-    """The weights as the product gives them; also whether a second largest weight makes that doubtful."""
+class _Doubts(NamedTuple):
+    doubtful: Bool[
+        Array, ""
+    ]  # whether other weights than the largest matter so much that they must be precise
+    matters: Bool[Array, " chunks"]  # whether the chunk has any that is not below rounding
+
+
+def _quick_pass(points: PointSet, u: Array, sigma: Array) -> tuple[tuple[_Anchor, _Sums], _Doubts]:
+    """The weights as the product gives them, and what is to be done about it."""
     zero = jnp.zeros((), u.dtype)
     v = u - points.centre
     tolerated = _tolerated(points, u, sigma)
@@ -379,7 +396,8 @@ def _quick_pass(
         second = jnp.maximum(jnp.maximum(runner_up, second), jnp.minimum(largest, highest))
         return rows[best], second
 
-    def body(state: _Quick, i):
+    def body(carry, i):
+        state, all_largest = carry
         chunk = _chunk(points, i)
         total = _product_logits(chunk, v, sigma) + chunk.log_weights
         largest = jnp.max(total)
@@ -394,7 +412,7 @@ def _quick_pass(
         excess = jnp.where(chunk.valid & ~is_best, total - highest, 0)
         drop = state.highest - highest
         keep = jnp.exp(drop)
-        return _Quick(
+        state = _Quick(
             highest,
             runner_up,
             row,
@@ -403,10 +421,12 @@ def _quick_pass(
             (state.total + drop * state.normaliser) * keep + jnp.sum(weights * excess),
             state.log_weight * keep + jnp.sum(weights * chunk.log_weights),
         )
+        return state, all_largest.at[i].set(largest)
 
     lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
     init = _Quick(lowest, lowest, jnp.asarray(-1), zero, jnp.zeros_like(v), zero, zero)
-    end = _over_chunks(points, body, init)
+    all_largest = jnp.zeros(_num_chunks(points), u.dtype)
+    end, all_largest = _over_chunks(points, body, (init, all_largest))
     own = zero if points.log_weights is None else points.log_weights[end.row]
     best = _Anchor(points.points[end.row], end.row, end.highest - own, own)
     none = _no_anchor(points, u.dtype)
@@ -415,8 +435,14 @@ def _quick_pass(
     highest = jnp.where(trusted, end.highest, own)
     logit = end.total + highest * end.normaliser - end.log_weight
     sums = _Sums(highest, end.normaliser, end.point, logit, end.log_weight)
-    others = end.runner_up - end.highest + math.log(points.points.shape[0])
-    return (anchor, sums), others > tolerated
+    # Two bounds of the others' mass: the second largest weight times their number, which does not underflow; and, where
+    # no other weight exceeds 0.3 < 1/e, the sum of w |log w|, which is precise where the mass itself would cancel.
+    num = points.points.shape[0]
+    others = end.runner_up - end.highest + math.log(num)
+    by_sum = jnp.where(end.normaliser < 1.3, _log_mass(-end.total, 0.0, num), jnp.inf)
+    doubtful = jnp.minimum(others, by_sum) > tolerated
+    negligible = math.log(jnp.finfo(u.dtype).eps / num) - 2 * _worst_product_error(points, u, sigma)
+    return (anchor, sums), _Doubts(doubtful, all_largest - end.highest > negligible)
 
 
 @jax.custom_batching.custom_vmap
@@ -442,16 +468,18 @@ def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _S
     group = min(num, max(SMALLEST_GROUP, num // 8))
 
     def careful(loop):
-        doubtful, result = loop
+        doubtful, result, matters = loop
         (queries,) = jnp.nonzero(doubtful, size=group, fill_value=num)
         # A group that is not full repeats its first query, and drops the result.
         taken = jnp.where(queries < num, queries, queries[0])
-        again = jax.vmap(_careful_pass, (None, 0, 0))(points, u[taken], sigma[taken])
+        careful = jax.vmap(_careful_pass, (None, 0, 0, 0))
+        again = careful(points, u[taken], sigma[taken], matters[taken])
         result = jax.tree.map(lambda x, y: x.at[queries].set(y, mode="drop"), result, again)
-        return doubtful.at[queries].set(False, mode="drop"), result
+        return doubtful.at[queries].set(False, mode="drop"), result, matters
 
-    result, doubtful = jax.vmap(_quick_pass, (None, 0, 0))(points, u, sigma)
-    return lax.while_loop(lambda loop: jnp.any(loop[0]), careful, (doubtful, result))[1]
+    result, doubts = jax.vmap(_quick_pass, (None, 0, 0))(points, u, sigma)
+    loop = (doubts.doubtful, result, doubts.matters)
+    return lax.while_loop(lambda loop: jnp.any(loop[0]), careful, loop)[1]
 
 
 @_first_passes.def_vmap
