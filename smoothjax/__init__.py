@@ -18,6 +18,7 @@ from .denoisers import LineDenoiser as LineDenoiser
 from .denoisers import MixtureDenoiser as MixtureDenoiser
 from .denoisers import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from .denoisers import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
+from .denoisers import SwitchedDenoiser as SwitchedDenoiser
 from .denoisers import TemperedDenoiser as TemperedDenoiser
 from .denoisers import posterior_covariance as posterior_covariance
 from .denoisers import posterior_covariance_product as posterior_covariance_product

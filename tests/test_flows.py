@@ -418,6 +418,23 @@ def test_terminal_mismatch_is_bounded(x64, n, d, sigma):
             assert bound < 1.02 * (30 / 19) ** 3 * np.max(np.abs(mismatch))
 
 
+def test_terminal_mismatch_bound_in_the_squared_distance(x64):
+    # Two points at +-r: Y of the docstring has values in an interval of length 2 v r / s^2 for every v, and the expansion to
+    # its variance leaves E Y + Var Y / 2 less the Gaussian's logarithm. Far out that is close to v^2 r^4 / 2 s^6, which the
+    # bound must cover besides what it says of the remainder.
+    r, s = 1.0, 100.0
+    for distance in (1e3, 1e4):
+        v, c, radius = distance / s, (r / s) ** 2, r / s
+        expansion = -c / 2 + v**2 * c / 2
+        gaussian = 0.5 * v**2 * c / (1 + c) - 0.5 * np.log1p(c)
+        remainder = (2 * v * radius + radius**2 / 2) ** 3 / (36 * 3**0.5)
+        rest = float(sj.terminal_mismatch_bound([[-r], [r]], s, distance)) - remainder
+        # The two sides differ by a factor 1 + c, by c^2 / 4 of the determinants, and by rounding of the remainder.
+        rounding = 10 * 2.2e-16 * remainder
+        slack = (expansion - gaussian) * c + c**2 / 4
+        assert -rounding <= rest - (expansion - gaussian) <= 1.01 * slack + rounding
+
+
 def test_terminal_mismatch_bound_by_default(dtype):
     data = np.asarray(np.random.default_rng(0).uniform(-1, 1, (30, 64)), dtype)
     radius = np.linalg.norm(data - data.mean(axis=0), axis=1).max()

@@ -122,11 +122,18 @@ def test_networks_smooth_as_predicted():
     assert np.all(np.abs(ratio[1:4] - 1) < 0.05), ratio
     # The same convex problem, whatever the seed.
     assert np.all(kappa.std(axis=1) < 0.01 * kappa.mean(axis=1))
-    # At the optimum half the squared weights is the non-smoothness of what the network computes, sigma * score.
+    # Half the squared weights is the sum of |a_i w_i| over the neurons, and half the squares of |a_i| - |w_i|, which vanish
+    # at the optimum. The sum is the non-smoothness of what the network computes, sigma * score, if no two kinks cancel.
     grid = jnp.linspace(-2, 2, 4001, dtype=jnp.float32)
     model = jax.tree.map(lambda x: x[2, 0] if eqx.is_array(x) else x, run.model)
     R = sigma * smoothing.non_smoothness(model.denoise, grid, jnp.float32(sigma))
-    np.testing.assert_allclose(learning.weight_penalty(model), R, rtol=0.02)
+    first, second = (np.asarray(layer.weight, np.float64).ravel() for layer in model.network.layers)
+    imbalance = 0.5 * np.sum((np.abs(first) - np.abs(second)) ** 2)
+    penalty = np.asarray(learning.weight_penalty(model), np.float64)
+    # A slope is a sum of 256 float32 numbers, with a rounding of 16 eps R, and changes in some 60 cells of the grid.
+    np.testing.assert_allclose(penalty - imbalance, R, rtol=60 * 16 * 1.2e-7)
+    # What training leaves: the steps shrink to nothing before the last of it.
+    assert imbalance < 1e-3 * R
 
 
 def test_experiments(tmp_path, capsys):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 import scipy.integrate
@@ -245,19 +246,26 @@ def test_loss_is_its_definition(x64, sigma):
         both = jax.vmap(lambda x: (D(x[None], sigma)[0] - exact(x[None], sigma)[0]) ** 2)(x)
         return both * jax.vmap(lambda x: jnp.exp(exact.log_density(x[None], sigma)))(x) / sigma**2
 
-    # Trapezoids finer than the exact denoiser's bend, sigma^2 / 2h, by a factor of fifty: the integrand's own bends, where
-    # the ramps begin, are of second order, and cost (step / sigma)^2 / 12.
-    step = min(sigma**2 / gap.max(), sigma) / 50
-    x = np.arange(points[0] - 10 * sigma, points[-1] + 10 * sigma, step)
-    direct = np.sum(integrand(x)) * step
-    np.testing.assert_allclose(smoothing.smoothing_loss(UNEVEN, kappa, sigma), direct, rtol=2e-4)
+    # Between the bends of the piecewise-linear denoiser (the exact one's, within sigma^2 / 2h of the middle, take several
+    # parts) Gauss-Legendre quadrature is right to rounding. The least error is right to a few roundings of the data's
+    # squared range, and the loss to those over the squared noise level.
+    delta = np.minimum(kappa * sigma, 0.5 * gap)
+    middle = 0.5 * (points[1:] + points[:-1])
+    ends = [points[0] - 10 * sigma, points[-1] + 10 * sigma]
+    edges = [*ends, *points, *(points[:-1] + delta), *(points[1:] - delta), *middle]
+    direct = integral(lambda x: integrand(x.ravel()).reshape(x.shape), np.unique(edges))
+    rounding = 4 * 2.2e-16 * np.ptp(points) ** 2 / sigma**2
+    loss = smoothing.smoothing_loss(UNEVEN, kappa, sigma)
+    np.testing.assert_allclose(loss, direct, rtol=1e-12, atol=rounding)
 
     @jax.jit
     def variance(x):
         each = jax.vmap(lambda x: exact.posterior_variance(x[None], sigma))(x)
         return each * jax.vmap(lambda x: jnp.exp(exact.log_density(x[None], sigma)))(x)
 
-    # Smooth, so that here the trapezoid rule converges exponentially.
+    # Smooth: trapezoids finer than its bend by a factor of fifty converge exponentially.
+    step = min(sigma**2 / gap.max(), sigma) / 50
+    x = np.arange(*ends, step)
     close(smoothing.minimum_mean_square_error(UNEVEN, sigma), np.sum(variance(x)) * step, 1e-9)
 
 
@@ -281,21 +289,47 @@ def test_kappa_for_a_loss_is_optimal(x64):
     half = 0.5 * np.diff(points)
     prices = half * smoothing.first_tail(kappa)
     close(prices, np.full(4, prices[0]), 1e-10)
-    # An optimiser that knows nothing of prices finds nothing smoother; R to first order in sigma.
+    # An optimiser that knows nothing of prices finds nothing smoother, as sigma -> 0: R to first order in sigma, and F and
+    # its gradient from SciPy. It stops where R changes by less than `ftol`; at the optimum R curves in kappa like
+    # (1 / h) Q / G, Q the tail of the normal law.
+    kappa, ftol = np.asarray(smoothing.kappa_for_loss(points, loss)), 1e-13
+    tail, density = scipy.stats.norm.sf, scipy.stats.norm.pdf
     best = scipy.optimize.minimize(
         lambda k: np.sum(k / half),
         np.full(4, 1.0),
+        jac=lambda k: 1 / half,
         constraints={
             "type": "eq",
-            "fun": lambda k: float(smoothing.small_noise_loss(points, k, sigma)) - loss,
+            "fun": lambda k: 2 / 5 * np.sum((1 + k**2) * tail(k) - k * density(k)) - loss,
+            "jac": lambda k: -4 / 5 * (density(k) - k * tail(k)),
         },
         bounds=[(0, 8)] * 4,
         method="SLSQP",
-        options={"ftol": 1e-12},
+        options={"ftol": ftol},
     )
     assert best.success
-    np.testing.assert_allclose(kappa, best.x, atol=2e-4)
+    curvature = np.min(tail(kappa) / (density(kappa) - kappa * tail(kappa)) / half)
+    np.testing.assert_allclose(kappa, best.x, atol=np.sqrt(2 * ftol / curvature))
     np.testing.assert_array_less(smoothing.kappa_for_loss(points, 5.0), 1e-6)
+
+
+@pytest.mark.parametrize("penalty", [1e-6, 1e-3, 0.03])
+def test_kappa_for_a_penalty_by_root_finding(x64, penalty):
+    # G by its definition, an integral, in 30 digits; 0 where even G(0) = 0.3989 is less than n penalty / 2h.
+    expected = []
+    with mpmath.workdps(30):
+        for h in 0.5 * np.diff(np.sort(UNEVEN)):
+            value = 5 * mpmath.mpf(penalty) / (2 * mpmath.mpf(h))
+            # Its logarithm, nearly a parabola, for the secant method.
+            g = lambda k, value=value: mpmath.log(  # noqa: E731
+                mpmath.quad(lambda x: x * mpmath.npdf(x + k), [0, 2, 5, 15]) / value
+            )
+            capped = value >= 1 / mpmath.sqrt(2 * mpmath.pi)
+            expected.append(0.0 if capped else float(mpmath.findroot(g, (1, 3))))
+    # G is right to kappa^2 roundings, or 1e-14 kappa^2, and falls by a factor e within 1 / kappa: kappa to 1e-14 kappa.
+    got = smoothing.kappa_for_penalty(UNEVEN, penalty)
+    np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-15)
+    assert (np.asarray(expected) == 0).tolist() == [False, *2 * [penalty == 0.03], False]
 
 
 def test_kappa_for_a_penalty(x64):
@@ -339,13 +373,36 @@ def test_quantile_flow_is_the_exact_flow(x64):
     np.testing.assert_allclose(smoothing.quantile_flow(points, exact, 0.2, 1.0), u, atol=1e-12)
     ends = smoothing.quantile_flow(points, u, 1.0, 0.0)
     np.testing.assert_array_equal(ends, smoothing.quantile_flow(points, u, 1.0, 0.01).round(1))
-    # In float32, in a void where P is 1/2 to all digits, states still know their side and how far they are from it.
     x = np.float32([-0.5, -0.1, 0.1, 0.4])
-    got = smoothing.quantile_flow(np.float32([-1, 1]), x, np.float32(0.15), np.float32(0.1))
-    exact = smoothing.quantile_flow(POINTS["n2"], x.astype(float), 0.15, 0.1)
-    np.testing.assert_allclose(got, exact, atol=1e-5)
     ends = smoothing.quantile_flow(np.float32([-1, 1]), x, np.float32(0.15), 0.0)
     np.testing.assert_array_equal(ends, [-1, -1, 1, 1])
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.2), (0.2, 1.0), (0.15, 0.1)])
+def test_quantile_flow_by_root_finding(dtype, start, end):
+    # P_s(z) = P_r(u) in 60 digits: also in voids, where P is k/n to all digits of a float, and states must know their side
+    # and how far they are from it.
+    points, u = np.array([-1.0, -0.2, 1.0]), np.array([-2.0, -0.9, -0.5, 0.1, 0.3, 0.5, 1.4])
+    points, u, start, end = (np.asarray(x, dtype) for x in (points, u, start, end))
+    got = smoothing.quantile_flow(points, u, start, end)
+    eps = float(jnp.finfo(dtype).eps)
+    with mpmath.workdps(60):
+        y, r, s = ([mpmath.mpf(float(v)) for v in np.ravel(x)] for x in (points, start, end))
+        r, s = r[0], s[0]
+        for x, z in zip(u, got, strict=True):
+            x, at = mpmath.mpf(float(x)), mpmath.mpf(float(z))
+            level = sum(mpmath.ncdf((x - v) / r) for v in y)
+            gap = lambda z, level=level: sum(mpmath.ncdf((z - v) / s) for v in y) - level  # noqa: E731
+            bracket = {"solver": "bisect", "maxsteps": 180, "tol": 1e-50, "verify": False}
+            root = mpmath.findroot(gap, (at - 0.5, at + 0.5), **bracket)
+            # Masses are measured as sums of tails, each right to 4 (1 + z^2) roundings at z standard deviations: four of its
+            # own, and those of its argument. Over the density they are distances.
+            lost = sum(
+                4 * (1 + score**2) * mpmath.ncdf(-abs(score))
+                for score in [(x - v) / r for v in y] + [(root - v) / s for v in y]
+            )
+            density = sum(mpmath.npdf((root - v) / s) for v in y) / s
+            assert abs(at - root) <= eps * (lost / density + 4 * abs(root)), (x, at, root)
 
 
 def test_spread_along_a_line(x64):

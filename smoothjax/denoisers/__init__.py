@@ -18,3 +18,4 @@ from ._smoothed import GaussianSmoothedDenoiser as GaussianSmoothedDenoiser
 from ._smoothed import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoiser
 from ._smoothed import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from ._smoothed import TemperedDenoiser as TemperedDenoiser
+from ._switched import SwitchedDenoiser as SwitchedDenoiser

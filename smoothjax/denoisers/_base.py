@@ -44,6 +44,40 @@ class AbstractDenoiser(eqx.Module):
             )
         return u, sigma.astype(u.dtype)
 
+    def mean_and_variance(
+        self, u: Float[Array, " d"], sigma: RealScalar
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """`D(u, sigma)` and `sigma^2 tr dD/du`: for an exact posterior mean, the trace of the posterior covariance.
+
+        The trace of the exact Jacobian (d products) where nothing cheaper is known.
+        """
+        u, sigma = self._point(u, sigma)
+        return _mean_and_variance_by_jacobian(self, u, sigma)
+
+
+def _mean_and_variance_by_jacobian(denoiser: Denoiser, u: Array, sigma: Array):
+    value, product = jax.linearize(lambda u: denoiser(u, sigma), u)
+    trace = jnp.trace(jax.vmap(product)(jnp.eye(u.shape[0], dtype=u.dtype)))
+    return value, sigma**2 * trace
+
+
+def mean_and_variance(
+    denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
+) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+    """`AbstractDenoiser.mean_and_variance` of any denoiser, a bare callable included."""
+    if isinstance(denoiser, AbstractDenoiser):
+        return denoiser.mean_and_variance(u, sigma)
+    sigma, u = require_positive(sigma, "sigma"), as_float_array(u, "u")
+    return _mean_and_variance_by_jacobian(denoiser, u, sigma.astype(u.dtype))
+
+
+def in_dtype_of(base: Any, value: Array) -> Array:
+    """A parameter in the dtype of the base's arrays: a wider one would make samples wider than the data."""
+    arrays = [x for x in jax.tree.leaves(base) if eqx.is_inexact_array(x)]
+    if not isinstance(base, AbstractDenoiser) or not arrays:
+        return value
+    return value.astype(jnp.result_type(*arrays))
+
 
 def representable_noise_level(scale: Array, sigma: Array) -> Array:
     """`sigma`, or the lowest noise level whose quotients do not overflow: 2e-12 in float32, for distances of size one.
@@ -127,7 +161,7 @@ def posterior_variance(
     """Trace of the posterior covariance: in closed form where there is one, else from the exact Jacobian."""
     if isinstance(denoiser, AbstractPosteriorDenoiser):
         return denoiser.posterior_variance(u, sigma)
-    return jnp.trace(posterior_covariance(denoiser, u, sigma))
+    return mean_and_variance(denoiser, u, sigma)[1]
 
 
 def posterior_covariance_product(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_finite
-from ._base import AbstractDenoiser, Denoiser
+from ._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
 
 
 class LineDenoiser(AbstractDenoiser):
@@ -40,7 +40,7 @@ class LineDenoiser(AbstractDenoiser):
     offset: Float[Array, " d"]
 
     def __init__(self, tangent_denoiser: Denoiser, direction: Any, offset: Any = None):
-        direction = as_float_array(direction, "direction")
+        direction = in_dtype_of(tangent_denoiser, as_float_array(direction, "direction"))
         if direction.ndim != 1 or direction.shape[0] == 0:
             raise ValueError(f"`direction` must have shape (d,); got {direction.shape}.")
         require_finite(direction, "direction")
@@ -62,7 +62,7 @@ class LineDenoiser(AbstractDenoiser):
         if offset.shape != direction.shape:
             raise ValueError(f"`offset` must have shape {direction.shape}; got {offset.shape}.")
         require_finite(offset, "offset")
-        self.offset = offset
+        self.offset = offset.astype(direction.dtype)
 
     @property
     def dim(self) -> int:
@@ -78,3 +78,11 @@ class LineDenoiser(AbstractDenoiser):
         u, sigma = self._point(u, sigma)
         tau, _ = self.decompose(u)
         return self.offset + self.tangent_denoiser(tau[None], sigma)[0] * self.direction
+
+    def mean_and_variance(
+        self, u: Float[Array, " d"], sigma: RealScalar
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        u, sigma = self._point(u, sigma)
+        tau, _ = self.decompose(u)
+        mean, variance = mean_and_variance(self.tangent_denoiser, tau[None], sigma)
+        return self.offset + mean[0] * self.direction, variance

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_finite
 from ._base import AbstractDenoiser
@@ -21,9 +21,15 @@ class Gaps(eqx.Module):
     half_widths: Float[Array, " n+1"]
     kappas: Float[Array, " n+1"]
 
-    def plateau(self, gap: Int[Array, "*s"], sigma: Array) -> Float[Array, "*s"]:
-        """Half width of the plateau at a point, on the side of that gap: `min(kappa sigma, h)`."""
+    def plateau(self, gap: Any, sigma: Any) -> Float[Array, "*s"]:
+        """Half width of the plateaus in the gaps of these indices (or this slice): `min(kappa sigma, h)`."""
         return jnp.minimum(self.kappas[gap] * sigma, self.half_widths[gap])
+
+    def ramp(self, gap: Any, sigma: Any) -> "Ramp":
+        """What lies between these plateaus."""
+        half, kappa = self.half_widths[gap], self.kappas[gap]
+        is_open = kappa * sigma < half
+        return Ramp(is_open, jnp.where(is_open, half, 1), jnp.where(is_open, kappa, 0))
 
     def place(self, u: Float[Array, "*s"]) -> "Place":
         """Nearest point, and the gap on the side of it where `u` lies."""
@@ -34,6 +40,18 @@ class Gaps(eqx.Module):
         return Place(
             self.points[k], jnp.where(right, 1, -1), jnp.abs(difference), k + jnp.where(right, 1, 0)
         )
+
+
+class Ramp(NamedTuple):
+    """The straight part of gaps. Where plateaus fill a gap there is none, and numbers stand in that divide safely."""
+
+    is_open: Array  # whether there is one
+    half: Array  # half width of the gap; 1 where closed
+    kappa: Array  # 0 where closed
+
+    def slope(self, start: Any, end: Any) -> Array:
+        """Of the flow from noise level `start` to `end`; 1 where closed."""
+        return (self.half - self.kappa * end) / (self.half - self.kappa * start)
 
 
 class Place(NamedTuple):
@@ -135,10 +153,9 @@ class PiecewiseLinearDenoiser(AbstractDenoiser):
 def interpolate(gaps: Gaps, u: Float[Array, "*s"], sigma: Array) -> Float[Array, "*s"]:
     """The piecewise-linear denoiser, elementwise."""
     point, side, distance, gap = gaps.place(u)
-    half, delta = gaps.half_widths[gap], gaps.plateau(gap, sigma)
-    ramp = half > delta
+    delta, ramp = gaps.plateau(gap, sigma), gaps.ramp(gap, sigma)
     # What lies beyond the plateau, stretched so that the middle of the gap stays where it is.
-    stretch = jnp.where(ramp, half, 0) / jnp.where(ramp, half - delta, 1)
-    moved = jnp.maximum(distance - delta, 0) * jnp.where(ramp, stretch, 0)
+    moved = jnp.maximum(distance - delta, 0) * ramp.slope(sigma, 0.0)
     # Two plateaus that meet: their common edge, in the middle, stays by symmetry.
-    return point + side * jnp.where(~ramp & (distance >= half), distance, moved)
+    on_edge = ~ramp.is_open & (distance >= gaps.half_widths[gap])
+    return point + side * jnp.where(on_edge, distance, moved)

@@ -1,5 +1,6 @@
 """Log-likelihoods by the change of variables along the probability flow."""
 
+import functools
 import math
 
 import diffrax
@@ -10,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
-from ..denoisers import AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
+from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
+from ..denoisers._base import mean_and_variance
 from ._inputs import as_argument, as_level, as_state, checked, denoised
 from ._probability_flow import default_solver, tolerances
 
@@ -168,12 +170,12 @@ def _velocity_and_trace(log_sigma, state, args):
 
 def _denoised_and_trace(denoiser: Denoiser, u: Array, sigma: Array, probes: Array | None):
     """`D` and `tr dD/du`, or one unbiased estimate of the trace a probe."""
-    if probes is None and isinstance(denoiser, AbstractPosteriorDenoiser):
-        value, variance = denoiser.mean_and_variance(u, sigma)
+    if probes is None:
+        if not isinstance(denoiser, AbstractDenoiser):
+            denoiser = functools.partial(denoised, denoiser)  # checks the shape
+        value, variance = mean_and_variance(denoiser, u, sigma)
         return value.astype(u.dtype), (variance / sigma**2).astype(u.dtype)
     value, product = jax.linearize(lambda u: denoised(denoiser, u, sigma), u)
-    if probes is None:
-        return value, jnp.trace(jax.vmap(product)(jnp.eye(u.shape[0], dtype=u.dtype)))
     return value, jax.vmap(lambda probe: probe @ product(probe))(probes)
 
 

@@ -61,11 +61,8 @@ def require_invertible(gaps: Gaps, start: Any, end: Any) -> Any:
 def transport(gaps: Gaps, u: Array, start: Any, end: Any) -> Array:
     """The flow, elementwise, for checked arguments."""
     point, side, distance, gap = gaps.place(u)
-    half, kappa = gaps.half_widths[gap], gaps.kappas[gap]
     inside = distance > gaps.plateau(gap, start)  # of the gap, not of a plateau
-    half, kappa = jnp.where(inside, half, 1), jnp.where(inside, kappa, 0)
+    ramp = gaps.ramp(gap, start)
     # From the plateau's edge, which moves to the plateau's edge.
-    ramp = kappa * end + (distance - kappa * start) * (
-        (half - kappa * end) / (half - kappa * start)
-    )
-    return point + side * jnp.where(inside, ramp, distance * (end / start))
+    on_ramp = ramp.kappa * end + (distance - ramp.kappa * start) * ramp.slope(start, end)
+    return point + side * jnp.where(inside, on_ramp, distance * (end / start))

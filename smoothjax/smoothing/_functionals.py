@@ -102,9 +102,9 @@ def piecewise_linear_non_smoothness(
     """
     gaps = as_gaps(points, kappa)
     sigma = as_level(sigma, "sigma", gaps.points.dtype)
-    half, delta = gaps.half_widths[1:-1], (gaps.kappas * sigma)[1:-1]
-    each = 2 * half / jnp.where(delta < half, half - delta, 1) / sigma**2
-    return jnp.sum(jnp.where(delta < half, each, jnp.inf))
+    ramp = gaps.ramp(slice(1, -1), sigma)
+    each = 2 * ramp.slope(sigma, 0.0) / sigma**2
+    return jnp.sum(jnp.where(ramp.is_open, each, jnp.inf))
 
 
 def non_smoothness(

@@ -137,10 +137,8 @@ class PiecewiseLinearLaw(eqx.Module):
         gaps, where it bends within `sigma^2 / 2h`: relative error below 1e-10 in float64.
         """
         points, r, s = self.points, self.sigma_from, self.sigma_to
-        half, kappa = self.gaps.half_widths[1:-1], self.gaps.kappas[1:-1]
-        length = points[-1] - points[0]
-        is_open = kappa * r < half
-        kappa = jnp.where(is_open, kappa, 0)
+        half, length = self.gaps.half_widths[1:-1], points[-1] - points[0]
+        is_open, _, kappa = self.gaps.ramp(slice(1, -1), r)
         middle = 0.5 * (points[:-1] + points[1:])
         # Half gaps: z runs from the plateau's edge to the middle.
         offsets, weights = nodes_towards_zero(half - kappa * s, 0.5 * r**2 / half)
@@ -166,18 +164,17 @@ class PiecewiseLinearLaw(eqx.Module):
         on_atom = (distance == 0) & (s == 0)
         gap = jnp.where(on_atom, gap + 1, gap)
         side = jnp.where(on_atom, 1, side)
-        half, kappa = self.gaps.half_widths[gap], self.gaps.kappas[gap]
-        is_open = kappa * r < half
-        half_, kappa_ = jnp.where(is_open, half, 1), jnp.where(is_open, kappa, 0)
-        slope = (half_ - kappa_ * s) / (half_ - kappa_ * r)
-        ramp = is_open & (distance > kappa_ * s)
-        edge = jnp.where(is_open, kappa_ * r, half)  # of the plateau, at sigma_from
+        edge, ramp = self.gaps.plateau(gap, r), self.gaps.ramp(gap, r)
+        slope = ramp.slope(r, s)
+        on_ramp = ramp.is_open & (distance > ramp.kappa * s)
         on_plateau = jnp.where(s > 0, distance * r / jnp.where(s > 0, s, 1), jnp.inf)
         away = jnp.where(
-            ramp, edge + (distance - kappa_ * s) / slope, jnp.minimum(on_plateau, edge)
+            on_ramp,
+            edge + (distance - ramp.kappa * s) / slope,
+            jnp.minimum(on_plateau, edge),
         )
-        reached = ramp | (on_plateau <= edge)
-        return point + side * away, jnp.where(ramp, slope, s / r), reached
+        reached = on_ramp | (on_plateau <= edge)
+        return point + side * away, jnp.where(on_ramp, slope, s / r), reached
 
 
 class _Pieces(eqx.Module):
@@ -214,12 +211,9 @@ def _pieces(gaps: Gaps, start: Array, end: Array) -> _Pieces:
     n = gaps.points.shape[0]
     edges = []
     for side, gap in ((-1, slice(0, n)), (1, slice(1, n + 1))):
-        half, kappa = gaps.half_widths[gap], gaps.kappas[gap]
-        is_open = kappa * start < half
-        half_, kappa_ = jnp.where(is_open, half, 1), jnp.where(is_open, kappa, 0)
-        slope = jnp.where(is_open, (half_ - kappa_ * end) / (half_ - kappa_ * start), 1)
-        edge = gaps.points + side * jnp.where(is_open, kappa_ * start, half)
-        middle = gaps.points + side * half
+        slope = gaps.ramp(gap, start).slope(start, end)
+        edge = gaps.points + side * gaps.plateau(gap, start)
+        middle = gaps.points + side * gaps.half_widths[gap]
         # The ends have no middle, and no mass beyond their plateaus.
         centre = jnp.where(jnp.isinf(middle), gaps.points, middle)
         edges.append((edge, middle, centre, slope))
