@@ -30,7 +30,7 @@ class Compare:
     out: Path = Path("runs/compare")
     """Folder for results, figures and report. A job that was killed goes on where it was."""
     denoisers: tuple[str, ...] = ()
-    """Mechanisms by name (see `smoothjax list`); all of them by default."""
+    """Mechanisms by name (see `smoothjax list`); by default those that suit the data."""
     num_train: int | None = None
     """Training points, drawn at random; the others are held out. Five sixths by default."""
     num_samples: int = 256

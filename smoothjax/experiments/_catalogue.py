@@ -4,6 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ._circle import circle
+from ._early_stopping import early_stopping
+from ._line_in_plane import line_in_plane
+from ._optimality import optimality
 from ._penalty_sweep import penalty_sweep
 from ._two_points import two_points
 
@@ -36,6 +40,26 @@ EXPERIMENTS = {
             "penalty-sweep",
             "smoothing strength of networks against the penalty on their weights",
             penalty_sweep,
+        ),
+        Experiment(
+            "optimality",
+            "non-smoothness of the smoothed score over the least that its loss allows",
+            optimality,
+        ),
+        Experiment(
+            "line-in-plane",
+            "spread along a line of four points and normal to it: exact, smoothed and learned score",
+            line_in_plane,
+        ),
+        Experiment(
+            "early-stopping",
+            "the smoothed flow beside the exact one stopped where it spreads as far along the data",
+            early_stopping,
+        ),
+        Experiment(
+            "circle",
+            "networks trained on points of a circle, in the plane and in R^20: where the new samples lie",
+            circle,
         ),
     )
 }

@@ -113,8 +113,11 @@ def compare_mechanisms(
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """`compare` for registered mechanisms, by name (`smoothjax.mechanisms.names()`; all if `names` is empty)."""
-    chosen = [mechanisms.get(name) for name in (names or mechanisms.names())]
+    """`compare` for registered mechanisms, by name (`smoothjax.mechanisms.names()`).
+
+    If `names` is empty, for those of `smoothjax.mechanisms.defaults(train)`.
+    """
+    chosen = [mechanisms.get(name) for name in (names or mechanisms.defaults(train))]
     seed = 0 if settings is None else settings.seed
     denoisers = {mechanism.name: mechanism.build(train, seed) for mechanism in chosen}
     return compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)

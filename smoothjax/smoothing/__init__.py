@@ -19,3 +19,6 @@ from ._tails import first_tail as first_tail
 from ._tails import inverse_first_tail as inverse_first_tail
 from ._tails import inverse_second_tail as inverse_second_tail
 from ._tails import second_tail as second_tail
+from ._variational import SmoothestScore as SmoothestScore
+from ._variational import penalised_score as penalised_score
+from ._variational import smoothest_score as smoothest_score
