@@ -1,0 +1,109 @@
+"""Feature maps `phi(u, sigma)` of models that are linear in their weights."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import as_float_array, as_positive_integer, require_positive
+from ..processes import AbstractProcess
+
+Features = Callable[[Float[Array, " d"], Float[Array, ""]], Float[Array, " F"]]
+"""Any callable `(u, sigma) -> (F,)`."""
+
+
+class GaussianBumps(eqx.Module):
+    """Normal densities of one variable around given centres: shape () -> (F,).
+
+    Args:
+        centres: shape (F,).
+        width: standard deviation, in units of the variable.
+    """
+
+    centres: Float[Array, " F"]
+    width: Float[Array, ""]
+
+    def __init__(self, centres: Any, width: Any):
+        self.centres = as_float_array(centres, "centres")
+        if self.centres.ndim != 1 or self.centres.shape[0] == 0:
+            raise ValueError(f"`centres` must have shape (F,); got {self.centres.shape}.")
+        self.width = require_positive(width, "width").astype(self.centres.dtype)
+
+    @classmethod
+    def evenly(cls, low: float, high: float, num: int) -> "GaussianBumps":
+        """`num` bumps evenly from `low` to `high`, both included, half their spacing wide."""
+        if as_positive_integer(num, "num") < 2 or not low < high:
+            raise ValueError(
+                f"At least two bumps between `low` < `high` are needed; got {num} from {low} to {high}."
+            )
+        return cls(jnp.linspace(low, high, num), 0.5 * (high - low) / (num - 1))
+
+    def __call__(self, x: Float[Array, ""]) -> Float[Array, " F"]:
+        z = (x - self.centres) / self.width
+        return jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * self.width)
+
+
+class FourierSeries(eqx.Module):
+    """`1`, cosines and sines of a period: shape () -> (1 + num_cosines + num_sines,).
+
+    Args:
+        period: of the lowest pair.
+        num_cosines, num_sines: harmonics, from the lowest.
+    """
+
+    period: Float[Array, ""]
+    num_cosines: int = eqx.field(static=True)
+    num_sines: int = eqx.field(static=True)
+
+    def __init__(self, period: Any, num_cosines: int, num_sines: int):
+        self.period = require_positive(period, "period")
+        for name, num in (("num_cosines", num_cosines), ("num_sines", num_sines)):
+            if not isinstance(num, int | np.integer) or num < 0:
+                raise ValueError(f"`{name}` must be a non-negative integer; got {num}.")
+        self.num_cosines, self.num_sines = int(num_cosines), int(num_sines)
+
+    def __call__(self, x: Float[Array, ""]) -> Float[Array, " F"]:
+        angle = 2 * math.pi * x / self.period.astype(jnp.result_type(x))
+        cosines = jnp.cos(angle * jnp.arange(1, self.num_cosines + 1))
+        sines = jnp.sin(angle * jnp.arange(1, self.num_sines + 1))
+        return jnp.concatenate([jnp.ones(1, cosines.dtype), cosines, sines])
+
+
+class ProductFeatures(eqx.Module):
+    """All products of features of each coordinate and of time, of the noisy state of a forward process.
+
+    `phi(u, sigma)` with `x = alpha u` and `t` the time at which the process has that noise level: the features of the
+    variance paper are functions of `(x_t, t)`.
+
+    Args:
+        coordinates: one map `() -> (F_i,)` a coordinate of x.
+        time: a map `() -> (F_t,)` of t.
+        process: the forward process that relates (x, t) to (u, sigma).
+
+    Returns, when called with u (d,) and sigma (), shape (F_1 ... F_d F_t,), the index of time running fastest.
+    """
+
+    coordinates: tuple[Callable[[Array], Array], ...]
+    time: Callable[[Array], Array]
+    process: AbstractProcess
+
+    def __init__(self, coordinates: Any, time: Callable[[Array], Array], process: AbstractProcess):
+        self.coordinates = tuple(coordinates)
+        if not self.coordinates or not all(map(callable, (*self.coordinates, time))):
+            raise ValueError(
+                "`coordinates` must hold one feature map a coordinate, `time` another."
+            )
+        self.time, self.process = time, process
+
+    def __call__(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " F"]:
+        if u.shape != (len(self.coordinates),):
+            raise ValueError(f"`u` must have shape ({len(self.coordinates)},); got {u.shape}.")
+        x, t = self.process.from_noise_coordinates(u, sigma)
+        product = jnp.ones(1, u.dtype)
+        for one, coordinate in zip((*self.coordinates, self.time), (*x, t), strict=True):
+            product = (product[:, None] * one(coordinate)).ravel()
+        return product.astype(u.dtype)
