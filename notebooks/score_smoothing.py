@@ -85,8 +85,8 @@ assert abs(between - expected) < 4 * (expected * (1 - expected) / num) ** 0.5 + 
 # ## What it costs, what it buys
 #
 # Smoothing costs denoising loss `L` (against the exact score) and buys a lower non-smoothness `R`, the total variation of
-# the score's slope. `kappa_for_loss` spends a given loss best. How close is that to the least `R` that *any* score reaches at
-# the same loss? `smoothjax experiment optimality` solves the convex problem; the ratio stays below `1 + 8 sqrt(loss)`,
+# the score's slope. `kappa_for_loss` spends a given loss best. How close is that to the least `R` that *any* score reaches
+# at the same loss? `smoothjax experiment optimality` solves the convex problem; the ratio stays below `1 + 8 sqrt(loss)`,
 # and tends to `1 / (1 - sqrt(loss))` as the noise vanishes, so that at a fixed loss the plateau construction is a
 # near-minimiser and not the minimiser.
 
