@@ -43,8 +43,8 @@ TRUSTED_RATIO = 4096.0
 LANES = 16
 # Below so many dimensions all queries are weighed carefully at once: a product costs no more than a look at the logits.
 QUICK_DIMENSION = 64
-# Queries that are weighed carefully at once, or an eighth of all.
-SMALLEST_GROUP = 16
+# Queries that are weighed carefully at once: so many, or an eighth of all where that many are doubtful.
+SMALL_GROUP = 16
 # Elements of the differences that one step of weighing a whole chunk again may hold, for one query.
 ALL_AT_ONCE = 16384
 
@@ -465,21 +465,26 @@ def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _S
     if points.points.shape[1] < QUICK_DIMENSION:
         return jax.vmap(_careful_pass, (None, 0, 0))(points, u, sigma)
     num = u.shape[0]
-    group = min(num, max(SMALLEST_GROUP, num // 8))
 
-    def careful(loop):
+    def careful(group: int, loop):
         doubtful, result, matters = loop
         (queries,) = jnp.nonzero(doubtful, size=group, fill_value=num)
         # A group that is not full repeats its first query, and drops the result.
         taken = jnp.where(queries < num, queries, queries[0])
-        careful = jax.vmap(_careful_pass, (None, 0, 0, 0))
-        again = careful(points, u[taken], sigma[taken], matters[taken])
+        again = jax.vmap(_careful_pass, (None, 0, 0, 0))
+        again = again(points, u[taken], sigma[taken], matters[taken])
         result = jax.tree.map(lambda x, y: x.at[queries].set(y, mode="drop"), result, again)
         return doubtful.at[queries].set(False, mode="drop"), result, matters
 
     result, doubts = jax.vmap(_quick_pass, (None, 0, 0))(points, u, sigma)
     loop = (doubts.doubtful, result, doubts.matters)
-    return lax.while_loop(lambda loop: jnp.any(loop[0]), careful, loop)[1]
+    small, large = min(num, SMALL_GROUP), num // 8
+    if large > small:
+        # A few doubtful queries should not cost a large product, nor many of them many small ones.
+        loop = lax.while_loop(
+            lambda loop: jnp.sum(loop[0]) > 2 * small, functools.partial(careful, large), loop
+        )
+    return lax.while_loop(lambda loop: jnp.any(loop[0]), functools.partial(careful, small), loop)[1]
 
 
 @_first_passes.def_vmap
