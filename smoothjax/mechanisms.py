@@ -112,7 +112,7 @@ def _half_spacing(train: Dataset) -> float:
 
 
 # Draws of the perturbation: as many as are cheap, and at least these.
-FEWEST_DRAWS, MOST_DRAWS, CHEAP_ELEMENTS = 8, 64, 2**18
+FEWEST_DRAWS, MOST_DRAWS, CHEAP_ELEMENTS = 4, 64, 2**18
 
 
 def _build_smoothed(train: Dataset, seed: int) -> GaussianSmoothedDenoiser:

@@ -134,7 +134,7 @@ def test_chunks_change_rounding_only(dtype):
 
 def test_batches_of_certain_and_doubtful_queries(dtype):
     """More doubtful queries than are weighed at once, between others, in one batch and in batches of batches."""
-    n, d, sigma, rng = 200, 64, 1e-3, np.random.default_rng(0)
+    n, d, sigma, rng = 200, 128, 1e-3, np.random.default_rng(0)
     points = rng.standard_normal((n, d)).astype(np.float32)
     points[n // 2 :] = points[: n // 2]  # each query of every second one is between two points
     points[n // 2 :: 2] += sigma / np.sqrt(d) * rng.standard_normal((n // 4, d), np.float32)
@@ -160,7 +160,7 @@ def test_batches_of_certain_and_doubtful_queries(dtype):
     np.testing.assert_allclose(levels[1], exact(points, queries[2], 10.0)[0], rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize(("d", "sigma"), [(2, 0.3), (64, 0.3), (64, 1e-3)])
+@pytest.mark.parametrize(("d", "sigma"), [(2, 0.3), (128, 0.3), (128, 1e-3)])
 @pytest.mark.parametrize("order", [1, -1])  # the largest weight in the first chunk, and in the last
 def test_weights(x64, d, sigma, order):
     points, queries = make(7, d, sigma, seed=2)

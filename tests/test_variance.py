@@ -1,11 +1,13 @@
 """Laws of trained models against trained models, autodiff and reference values."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 import smoothjax as sj
 from smoothjax import variance
@@ -19,7 +21,8 @@ def problem(prediction="x0", num=4, data=POINTS):
     bumps = [variance.GaussianBumps.evenly(-1.5, 1.5, num)] * dim
     features = variance.ProductFeatures(bumps, variance.GaussianBumps.evenly(0.05, 1.0, 3), PROCESS)
     levels = variance.UniformTimes(PROCESS, 0.05, 1.0)
-    return variance.LinearProblem(data, features, levels, ridge=0.1, prediction=prediction)
+    denoising = variance.DenoisingProblem(data, levels, prediction=prediction)
+    return variance.LinearProblem(denoising, features, ridge=0.1)
 
 
 # Computed with 50 digits for alpha = sqrt(1 - t), sigma_t^2 = t: x, y, t, tr C / (tr C + |s|^2).
@@ -94,7 +97,7 @@ def test_trained_weights_minimise_the_loss(prediction, x64):
     """As the loss is written in the docstring, by autodiff."""
     one, key, P = problem(prediction), jax.random.key(0), 50
     model = eqx.filter_jit(variance.train_linear)(one, P, key)
-    x, u, sigma = one.draw(key, P)
+    x, u, sigma = one.denoising.draw(key, P)
 
     def loss(weights):
         denoised = jax.vmap(one.denoiser(weights))(u, sigma)
@@ -133,7 +136,7 @@ def test_fixed_design_is_exact(x64):
     data = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 0.0]])
     one, key, P, num = problem(num=3, data=data), jax.random.key(1), 60, 4000
     law = variance.LinearModelLaw.fixed_design(one, P, key)
-    _, u, sigma = one.draw(key, P)
+    _, u, sigma = one.denoising.draw(key, P)
     psi = np.asarray(jax.vmap(one.regressors)(u, sigma))
     square = np.sum((np.asarray(u)[:, None] - data) ** 2, -1)
     logits = -square / (2 * np.asarray(sigma)[:, None] ** 2)
@@ -184,6 +187,55 @@ def test_many_samples_a_feature(x64):
     # Leverages are sup w phi^T R phi < 1e3, over P.
     assert error(grid_kernel(first), grid_kernel(second)) < 1e-3
     np.testing.assert_allclose(first.mean_weights, second.mean_weights, atol=1e-3)
+
+
+def feature_kernel(one):
+    return lambda u, s, v, t: one.features(u, s) @ one.features(v, t)
+
+
+def test_kernel_ridge_is_the_fixed_design(x64):
+    """With the kernel of finitely many features: another formula for the same law."""
+    data = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 0.0]])
+    one, key, P = problem("eps", num=3, data=data), jax.random.key(1), 40
+    linear = variance.LinearModelLaw.fixed_design(one, P, key)
+    kernel = variance.KernelLaw.ridge(one.denoising, feature_kernel(one), P, key, ridge=0.1)
+    expected = grid_kernel(linear, 2)
+    # Condition of the weighted Gram matrix, below 1e6, times rounding.
+    np.testing.assert_allclose(grid_kernel(kernel, 2), expected, atol=1e-9 * np.abs(expected).max())
+    u, sigma = jnp.array([0.3, -0.2]), 0.5
+    mean = linear.mean_denoiser(u, sigma)
+    np.testing.assert_allclose(kernel.mean_denoiser(u, sigma), mean, atol=1e-9)
+
+
+def test_gradient_flow(x64):
+    """Against small explicit steps on the function's values at the training inputs."""
+    one, key, P, duration = problem(num=3), jax.random.key(1), 30, 5.0
+    kernel = feature_kernel(one)
+    law = variance.KernelLaw.gradient_flow(one.denoising, kernel, P, key, duration=duration)
+    _, u, sigma = one.denoising.draw(key, P)
+    features = np.asarray(jax.vmap(one.features)(u, sigma))
+    w = 1 / np.asarray(sigma) ** 2
+    y = np.asarray(jax.vmap(one.denoising.data)(u, sigma))[:, 0]
+    weights, steps = np.zeros(features.shape[1]), 200_000
+    gram = features.T @ (w[:, None] * features) / P
+    moment = features.T @ (w * y) / P
+    for _ in range(steps):
+        weights += duration / steps * (moment - gram @ weights)
+    place = jnp.array([0.4])
+    found = law.mean_denoiser(place, 0.5)[0]
+    # The first-order scheme is off by half a step's square of the largest rate, over all of them.
+    rate = np.linalg.eigvalsh(gram)[-1]
+    assert rate * duration / steps < 0.02
+    np.testing.assert_allclose(found, features_at(one, place, 0.5) @ weights, atol=1e-3)
+    draws = jax.vmap(lambda k: law.sample(k)(place, 0.5)[0])(jax.random.split(key, 2000))
+    spread = float(variance.v_kernel(law, (place, 0.5), (place, 0.5))[0, 0]) ** 0.5
+    assert abs(float(jnp.mean(draws)) - float(found)) < 4 * spread / 2000**0.5
+    # Sums of bounded targets: a kurtosis of at most 6 would make this four standard errors.
+    assert abs(float(jnp.var(draws)) / spread**2 - 1) < 4 * (5 / 2000) ** 0.5
+
+
+def features_at(one, u, sigma):
+    return np.asarray(one.features(u, jnp.asarray(sigma)))
 
 
 def test_kernel_of_draws(x64):
@@ -240,6 +292,107 @@ def test_semiclassical_endpoint(prediction, x64):
         variance.semiclassical(law, jnp.zeros(1), high, low)
 
 
+class WideNetwork(eqx.Module):
+    """The network of `ReLUTangentKernel`, of finite width."""
+
+    weights: list
+    biases: list
+    bias_scale: float = eqx.field(static=True)
+
+    def __init__(self, sizes, bias_scale, key):
+        keys = jax.random.split(key, 2 * len(sizes))
+        pairs = list(itertools.pairwise(sizes))
+        self.weights = [
+            jax.random.normal(k, (b, a)) for k, (a, b) in zip(keys, pairs, strict=False)
+        ]
+        self.biases = [
+            jax.random.normal(k, (b,)) for k, (_, b) in zip(keys[len(sizes) :], pairs, strict=False)
+        ]
+        self.bias_scale = bias_scale
+
+    def __call__(self, u, sigma):
+        x = jnp.append(u, jnp.log(sigma))
+        last = len(self.weights) - 1
+        for i, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            gain = 1 if i in (0, last) else 2
+            x = jnp.sqrt(gain / x.size) * W @ x + self.bias_scale * b
+            x = x if i == last else jax.nn.relu(x)
+        return x
+
+
+@pytest.mark.parametrize(("num_layers", "width", "num"), [(2, 4, 4000), (3, 256, 64)])
+def test_tangent_kernels(num_layers, width, num, x64):
+    """The mean over initialisations of the finite network's kernel: exact at any width for two layers."""
+    places = [(jnp.array([0.5]), 0.7), (jnp.array([-1.0]), 2.0), (jnp.array([0.4]), 0.7)]
+    places = [(u, jnp.asarray(s)) for u, s in places]
+    closed = variance.ReLUTangentKernel(num_layers, bias_scale=0.6)
+    pairs = [(a, b) for i, a in enumerate(places) for b in places[i:]]
+
+    @jax.jit
+    def of_network(key):
+        network = WideNetwork([2, *[width] * (num_layers - 1), 1], 0.6, key)
+        kernel = variance.EmpiricalTangentKernel(network)
+        tangent = jnp.stack([kernel(*a, *b) for a, b in pairs])
+        outputs = jnp.stack([network(*a)[0] * network(*b)[0] for a, b in pairs])
+        return tangent, outputs
+
+    tangent, outputs = jax.lax.map(of_network, jax.random.split(jax.random.key(0), num))
+    # Three layers: the next order in the inverse width, whose factor is the number of layers to the second power, at most.
+    slack = 0 if num_layers == 2 else num_layers**2 / width
+    for values, kernel in ((tangent, closed), (outputs, closed.initial_covariance)):
+        expected = np.array([kernel(*a, *b) for a, b in pairs])
+        error = np.asarray(values).std(0, ddof=1) / np.sqrt(num)
+        assert np.all(np.abs(np.mean(values, 0) - expected) < 4 * error + slack * np.abs(expected))
+
+
+def test_naive_flow_of_a_gaussian(x64):
+    """Its law is Gaussian, with moments that follow linear equations."""
+    covariance = np.diag([1.0, 0.04])
+    gaussian = sj.GaussianDenoiser(jnp.zeros(2), jnp.asarray(covariance))
+    high, low, num, steps = 3.0, 0.1, 4000, 200
+    strength = variance.NaiveStrength(PROCESS, 0.3)
+    start = jnp.array([2.0, -1.0])
+    draw = jax.vmap(
+        lambda key: variance.naive_flow(
+            gaussian, key, start, high, low, strength=strength, steps=steps
+        )
+    )
+    ends = np.asarray(jax.jit(draw)(jax.random.split(jax.random.key(0), num)))
+
+    def moments(tau, state):  # mean and variance of each coordinate, in tau = -log sigma
+        mean, spread = state[:2], state[2:]
+        v, noise = np.diag(covariance), np.exp(-2 * tau)
+        rate = v / (v + noise) - 1
+        t = float(PROCESS.time(np.exp(-tau)))
+        beta = 0.1 + 19.9 * t  # of the drift; g^2 = 2 beta
+        share = 0.3 * beta / (1 - np.exp(-2 * (0.1 * t + 9.95 * t**2)))
+        posterior = v * noise / (v + noise)
+        return np.concatenate([rate * mean, 2 * rate * spread + share * posterior])
+
+    solved = integrate.solve_ivp(
+        moments, [-np.log(high), -np.log(low)], [2.0, -1.0, 0, 0], rtol=1e-8, atol=1e-12
+    ).y[:, -1]
+    # Weak order one: steps of 0.017 in log sigma, along which nothing changes by more than a factor e^2 a unit.
+    step = np.log(high / low) / steps
+    error = np.sqrt(solved[2:] / num)
+    assert np.all(np.abs(ends.mean(0) - solved[:2]) < 4 * error + step * np.abs(solved[:2]))
+    ratio = ends.var(0, ddof=1) / solved[2:]
+    assert np.all(np.abs(ratio - 1) < 4 * np.sqrt(2 / num) + 2 * step), ratio
+
+
+def test_naive_flow_replays_where_one_point_is_certain(dtype):
+    D = sj.EmpiricalDenoiser(POINTS.astype(dtype))
+    run = lambda: variance.naive_flow(  # noqa: E731
+        D, jax.random.key(0), np.array([0.99], dtype), 0.05, 0.01, strength=1.0, steps=50
+    )
+    # Without noise u - D falls in proportion to the noise level, up to the scheme's first order.
+    np.testing.assert_allclose(run() - 1, -0.01 * 0.2, rtol=0.05)
+    with pytest.raises(ValueError, match="knows its covariance"):
+        variance.naive_flow(
+            lambda u, s: u, jax.random.key(0), np.zeros(1), 0.5, 0.1, strength=1.0, steps=5
+        )
+
+
 def test_bad_input():
     law = variance.LinearModelLaw.fixed_design(problem(), 20, jax.random.key(0))
     with pytest.raises(ValueError, match=r"point of `second` must have shape \(1,\); got \(2,\)"):
@@ -254,3 +407,10 @@ def test_bad_input():
         variance.GaussianBumps.evenly(0.0, 1.0, 1)
     with pytest.raises(ValueError, match="non-negative integer; got -1"):
         variance.FourierSeries(1.0, -1, 0)
+    with pytest.raises(ValueError, match="at least 2; got 1"):
+        variance.ReLUTangentKernel(1)
+    kernel = lambda u, s, v, t: jnp.exp(-jnp.sum((u - v) ** 2))  # noqa: E731
+    with pytest.raises(ValueError, match="`duration` must be positive"):
+        variance.KernelLaw.gradient_flow(
+            problem().denoising, kernel, 5, jax.random.key(0), duration=0.0
+        )

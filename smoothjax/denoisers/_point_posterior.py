@@ -41,8 +41,8 @@ HIGHEST = lax.Precision.HIGHEST
 TRUSTED_RATIO = 4096.0
 # Columns in which a largest value is looked for: whole vector registers.
 LANES = 16
-# Below so many dimensions all queries are weighed carefully at once: a product costs no more than a look at the logits.
-QUICK_DIMENSION = 64
+# Below so many dimensions all queries are weighed carefully at once: a product costs little there, compiling twice much.
+QUICK_DIMENSION = 128
 # Queries that are weighed carefully at once: so many, or an eighth of all where that many are doubtful.
 SMALL_GROUP = 16
 # Elements of the differences that one step of weighing a whole chunk again may hold, for one query.

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from ._circle import circle
 from ._early_stopping import early_stopping
+from ._gap_filling import gap_filling
 from ._line_in_plane import line_in_plane
 from ._optimality import optimality
 from ._penalty_sweep import penalty_sweep
+from ._target_noise import target_noise
 from ._two_points import two_points
 
 if TYPE_CHECKING:
@@ -60,6 +62,16 @@ EXPERIMENTS = {
             "circle",
             "networks trained on points of a circle, in the plane and in R^20: where the new samples lie",
             circle,
+        ),
+        Experiment(
+            "target-noise",
+            "where the targets of denoising score matching are noise, over the plane",
+            target_noise,
+        ),
+        Experiment(
+            "gap-filling",
+            "what linear models trained anew on three points generate, against the number of samples",
+            gap_filling,
         ),
     )
 }

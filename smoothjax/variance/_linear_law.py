@@ -8,16 +8,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import RealScalar, as_positive_integer
 from ._features import Features
 from ._law import AbstractLaw
-from ._linear import (
-    LinearDenoiser,
-    LinearProblem,
-    Prediction,
-    TrainingSet,
-    gram_factor,
-    output_form,
-    ridge_solution,
-    train_linear,
-)
+from ._linear import LinearDenoiser, LinearProblem, gram_factor, ridge_solution, train_linear
+from ._training_set import Prediction, output_form
 
 HIGHEST = jax.lax.Precision.HIGHEST
 # Steps of the two fixed points of the deterministic equivalent; they contract, slowly near the interpolation peak.
@@ -167,19 +159,14 @@ class _Nodes(eqx.Module):
 
     @classmethod
     def draw(cls, problem: LinearProblem, num: int, key: PRNGKeyArray) -> "_Nodes":
-        return cls.of(problem, problem.draw(key, num))
+        denoising = problem.denoising
 
-    @classmethod
-    def of(cls, problem: LinearProblem, triples: TrainingSet) -> "_Nodes":
         def one(u: Array, sigma: Array) -> tuple[Array, Array, Array]:
-            mean = problem.target(problem.data(u, sigma), u, sigma)
-            covariance = problem.data.posterior_covariance(u, sigma) / sigma**2
-            # Singular in general: eigenvalues, not Cholesky.
-            values, vectors = jnp.linalg.eigh(covariance)
-            root = vectors * jnp.sqrt(jnp.maximum(values, 0))
-            return problem.regressors(u, sigma), mean, root
+            mean = denoising.target(denoising.data(u, sigma), u, sigma)
+            return problem.regressors(u, sigma), mean, denoising.target_noise(u, sigma)
 
-        return cls(*jax.vmap(one)(triples.u, triples.sigma))
+        _, u, sigma = denoising.draw(key, num)
+        return cls(*jax.vmap(one)(u, sigma))
 
 
 @eqx.filter_jit
@@ -257,7 +244,7 @@ def _compressed(factor: Float[Array, "d F r"]) -> Float[Array, "d F s"]:
 
 
 def _law(problem: LinearProblem, weights: Array, factor: Array) -> LinearModelLaw:
-    return LinearModelLaw(problem.features, weights, factor, problem.prediction)
+    return LinearModelLaw(problem.features, weights, factor, problem.denoising.prediction)
 
 
 def _count(value: int, name: str = "num_train") -> int:

@@ -1,0 +1,49 @@
+"""What a law of trained models generates: the flows of many models from common starts."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import RealScalar, as_float_array, as_positive_integer
+from ..flows import flow
+
+
+@eqx.filter_jit
+def flow_of_models(
+    law: Any,
+    key: PRNGKeyArray,
+    starts: Float[Array, "num d"],
+    sigma_from: RealScalar,
+    sigma_to: RealScalar,
+    *,
+    num_models: int,
+    rtol: float | None = None,
+) -> Float[Array, "models num d"]:
+    """Endpoints of the probability flows of many trained models, all from the same starts. One compiled call.
+
+    A trained model is frozen while it is sampled: its error at one place and time goes with that at another. Common starts
+    leave the difference between models as the only noise of a comparison of models.
+
+    Args:
+        law: with `sample(key) -> denoiser`; for models that are trained anew instead of drawn from a law's approximation,
+            `RetrainedLaw`.
+        key: model i is drawn from `fold_in(key, i)`: more models keep the first ones as they are.
+        starts: states at `sigma_from`, shape (num, d).
+        sigma_from, sigma_to: noise levels, as for `flow`.
+        num_models: models.
+        rtol: of the adaptive solver, as for `flow`.
+
+    Raises:
+        ValueError: for starts of a wrong shape, or not at least one model.
+    """
+    starts = as_float_array(starts, "starts")
+    if starts.ndim != 2:
+        raise ValueError(f"`starts` must have shape (num, d); got {starts.shape}.")
+
+    def one(i: Array) -> Array:
+        model = law.sample(jax.random.fold_in(key, i))
+        return jax.vmap(lambda u: flow(model, u, sigma_from, sigma_to, rtol=rtol))(starts)
+
+    return jax.lax.map(one, jax.numpy.arange(as_positive_integer(num_models, "num_models")))

@@ -1,0 +1,122 @@
+"""The naive estimator: the flow that takes a fresh noisy target at every step, a stochastic process."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import RealScalar, as_positive_integer, require_positive
+from ..denoisers import AbstractPosteriorDenoiser
+from ..flows._inputs import as_level, as_state, checked
+from ..processes import AbstractProcess
+
+
+class NaiveStrength(eqx.Module):
+    """Strength over sigma of the naive estimator of a forward process: `kappa g^2 / (2 sigma_t^2)` a unit of log sigma.
+
+    Args:
+        process: with diffusion g and noise sigma_t at the time that belongs to sigma.
+        kappa: in units of the process's time: each step of length dt takes `kappa / dt` of the target's noise.
+    """
+
+    process: AbstractProcess
+    kappa: Float[Array, ""]
+
+    def __init__(self, process: AbstractProcess, kappa: RealScalar):
+        self.process, self.kappa = process, require_positive(kappa, "kappa")
+
+    def __call__(self, sigma: Float[Array, ""]) -> Float[Array, ""]:
+        t = self.process.time(sigma)
+        return self.kappa * (self.process.diffusion(t) / self.process.sigma(t)) ** 2 / 2
+
+
+def naive_flow(
+    denoiser: AbstractPosteriorDenoiser,
+    key: PRNGKeyArray,
+    u: Float[Array, " d"],
+    sigma_from: RealScalar,
+    sigma_to: RealScalar,
+    *,
+    strength: Callable[[Float[Array, ""]], Any] | RealScalar,
+    steps: int,
+) -> Float[Array, " d"]:
+    """One path of the flow whose denoiser is disturbed, at every step anew, by noise of the posterior's covariance.
+
+    In `tau = -log sigma`: `du = (D - u) dtau + sqrt(strength) B dW` with `B B^T = Cov(x_0 | u)`, in the sense of Ito, since
+    each step draws before it moves. Unlike the reverse SDE its noise vanishes where one training point is certain, and is
+    singular in general. By the Euler-Maruyama method, of weak order one. The noise has no memory: different paths do not
+    share it, and there is no kernel between two places.
+
+    Args:
+        denoiser: exact posterior mean, with its covariance.
+        key: of the Brownian path. For many, `jax.vmap` over `key` and `u`.
+        u: state at `sigma_from`, shape (d,).
+        sigma_from, sigma_to: positive noise levels, decreasing.
+        strength: dimensionless, a number or a function of sigma; `NaiveStrength(process, kappa)` is the paper's.
+        steps: uniform in log sigma.
+
+    Raises:
+        ValueError: for a denoiser without posterior covariance, a bad shape, noise level or number of steps.
+
+    Source: Vastola, ICLR 2025, Proposition 4.1 (in log sigma, where the boundary's noise is resolved).
+    """
+    if not isinstance(denoiser, AbstractPosteriorDenoiser):
+        raise ValueError(
+            "`denoiser` must be an exact posterior mean that knows its covariance, e.g. an EmpiricalDenoiser; "
+            f"got {type(denoiser).__name__}."
+        )
+    u = as_state(u)
+    steps = as_positive_integer(steps, "steps")
+    high = as_level(sigma_from, "sigma_from", u.dtype)
+    low = as_level(sigma_to, "sigma_to", u.dtype)
+    given = f"; got {sigma_from} and {sigma_to}"
+    low = checked(low, low >= high, "`sigma_to` must lie below `sigma_from`", given)
+    if not callable(strength):
+        strength = _Constant(require_positive(strength, "strength"))
+    return _solve(denoiser, key, u, high, low, strength, steps)
+
+
+class _Constant(eqx.Module):
+    value: Array
+
+    def __call__(self, sigma: Array) -> Array:
+        return self.value
+
+
+@eqx.filter_jit
+def _solve(denoiser, key, u, high, low, strength, steps):
+    start, end = -jnp.log(high), -jnp.log(low)
+    shape = jax.ShapeDtypeStruct(u.shape, u.dtype)
+    path = diffrax.VirtualBrownianTree(start, end, (end - start) / (2 * steps), shape, key)
+    solution = diffrax.diffeqsolve(
+        diffrax.MultiTerm(diffrax.ODETerm(_drift), diffrax.ControlTerm(_diffusion, path)),
+        diffrax.Euler(),
+        t0=start,
+        t1=end,
+        dt0=None,
+        y0=u,
+        args=(denoiser, strength),
+        stepsize_controller=diffrax.StepTo(ts=jnp.linspace(start, end, steps + 1)),
+        max_steps=steps,
+    )
+    assert solution.ys is not None
+    return solution.ys[0]
+
+
+def _drift(tau, u, args):
+    denoiser, _ = args
+    return denoiser(u, jnp.exp(-tau)) - u
+
+
+def _diffusion(tau, u, args):
+    denoiser, strength = args
+    sigma = jnp.exp(-tau)
+    # Singular in general: eigenvalues, not Cholesky.
+    values, vectors = jnp.linalg.eigh(denoiser.posterior_covariance(u, sigma))
+    scale = jnp.asarray(strength(sigma), u.dtype)
+    return lx.MatrixLinearOperator(vectors * jnp.sqrt(scale * jnp.maximum(values, 0)))

@@ -1,0 +1,123 @@
+"""What models are trained on to denoise: noisy points, their noise levels, and targets in the form of a prediction."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..denoisers import EmpiricalDenoiser
+from ..processes import AbstractProcess
+
+Prediction = Literal["x0", "eps", "score"]
+
+
+class UniformTimes(eqx.Module):
+    """Noise levels of times drawn uniformly between two times of a forward process.
+
+    Args:
+        process: the forward process.
+        low, high: times, `low < high`.
+    """
+
+    process: AbstractProcess
+    low: float
+    high: float
+
+    def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
+        t = jax.random.uniform(key, (num,), minval=self.low, maxval=self.high)
+        return self.process.noise_level(t)
+
+
+class LogUniformLevels(eqx.Module):
+    """Noise levels drawn log-uniformly.
+
+    Args:
+        low, high: noise levels, `low < high`.
+    """
+
+    low: float
+    high: float
+
+    def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
+        fraction = jax.random.uniform(key, (num,))
+        return self.low * (self.high / self.low) ** fraction
+
+
+class TrainingSet(NamedTuple):
+    """P training triples."""
+
+    x: Float[Array, "P d"]
+    u: Float[Array, "P d"]
+    sigma: Float[Array, " P"]
+
+
+class DenoisingProblem(eqx.Module):
+    """What a model is trained on and how its output is read: all but the model.
+
+    Triples have `x_0` from the training points, sigma from `levels`, `u = x_0 + sigma z`. A model f is read as
+    `D = f` (`"x0"`), `u + sigma f` (`"eps"`: f is `sigma * score`, the noise up to sign) or `u + sigma^2 f` (`"score"`),
+    that is `D = b + c f`. Its loss is the mean of `|D - x_0|^2 / sigma^2`, whatever the prediction: a weight `w = c^2 /
+    sigma^2` on the squared error of f.
+
+    Args:
+        data: training points, shape (n, d), or an `EmpiricalDenoiser` with weights.
+        levels: callable `(key, num) -> (num,)` that draws noise levels.
+        prediction: how the output is read.
+
+    Raises:
+        ValueError: for data that are no points, or an unknown prediction.
+    """
+
+    data: EmpiricalDenoiser
+    levels: Callable[[PRNGKeyArray, int], Float[Array, " num"]]
+    prediction: Prediction = eqx.field(static=True)
+
+    def __init__(
+        self,
+        data: Any,
+        levels: Callable[[PRNGKeyArray, int], Float[Array, " num"]],
+        *,
+        prediction: Prediction = "x0",
+    ):
+        self.data = data if isinstance(data, EmpiricalDenoiser) else EmpiricalDenoiser(data)
+        if prediction not in get_args(Prediction):
+            raise ValueError(
+                f"`prediction` must be one of {get_args(Prediction)}; got {prediction!r}."
+            )
+        self.levels, self.prediction = levels, prediction
+
+    def draw(self, key: PRNGKeyArray, num: int) -> TrainingSet:
+        """A fresh training set of `num` triples."""
+        pick, level, noise = jax.random.split(key, 3)
+        data = self.data.data
+        x = data[jax.random.choice(pick, data.shape[0], (num,), p=self.data.weights)]
+        sigma = self.levels(level, num).astype(data.dtype)
+        u = x + sigma[:, None] * jax.random.normal(noise, x.shape, data.dtype)
+        return TrainingSet(x, u, sigma)
+
+    def root_weight(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, ""]:
+        """`sqrt(w) = c / sigma`. Weights span many orders of magnitude, and their roots half as many."""
+        return output_form(self.prediction, u, sigma)[1] / sigma
+
+    def target(
+        self, x: Float[Array, " d"], u: Float[Array, " d"], sigma: Float[Array, ""]
+    ) -> Float[Array, " d"]:
+        """`sqrt(w) y = (x - b) / sigma`, for a training point x or its posterior mean."""
+        return (x - output_form(self.prediction, u, sigma)[0]) / sigma
+
+    def target_noise(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, "d d"]:
+        """A root B of the covariance of `sqrt(w) y` given the input: `B B^T = Cov(x_0 | u) / sigma^2`."""
+        # Singular in general: eigenvalues, not Cholesky.
+        covariance = self.data.posterior_covariance(u, sigma) / sigma**2
+        values, vectors = jnp.linalg.eigh(covariance)
+        return vectors * jnp.sqrt(jnp.maximum(values, 0))
+
+
+def output_form(prediction: Prediction, u: Array, sigma: Array) -> tuple[Array, Array]:
+    """`(b, c)` of `D = b + c f`."""
+    if prediction == "x0":
+        return jnp.zeros_like(u), jnp.ones_like(sigma)
+    return u, sigma if prediction == "eps" else sigma**2
