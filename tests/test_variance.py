@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 import smoothjax as sj
-from smoothjax import variance
+from smoothjax import experiments, variance
 
 PROCESS = sj.VariancePreserving.from_drift_rate(0.1, 20.0)
 POINTS = np.array([[-1.0], [0.0], [1.0]])
@@ -414,3 +414,57 @@ def test_bad_input():
         variance.KernelLaw.gradient_flow(
             problem().denoising, kernel, 5, jax.random.key(0), duration=0.0
         )
+
+
+def test_flows_of_many_models(x64):
+    law = variance.RetrainedLaw(problem(), 100)
+    key, starts = jax.random.key(5), jnp.array([[-1.0], [2.0]])
+    found = variance.flow_of_models(law, key, starts, 3.0, 0.2, num_models=2, rtol=1e-8)
+    for i in range(2):
+        model = variance.train_linear(law.problem, 100, jax.random.fold_in(key, i))
+        ends = jax.vmap(lambda u: sj.flow(model, u, 3.0, 0.2, rtol=1e-8))(starts)  # noqa: B023
+        # Two integrations to 1e-8 a step.
+        np.testing.assert_allclose(found[i], ends, atol=1e-6)
+    with pytest.raises(ValueError, match=r"must have shape \(num, d\); got \(2,\)"):
+        variance.flow_of_models(law, key, jnp.zeros(2), 3.0, 0.2, num_models=2)
+
+
+@pytest.mark.slow
+def test_gap_filling(tmp_path):
+    """Masses by fourth-order steps in log t, over 100 models of a random generator of its own, with standard errors."""
+    pytest.importorskip("xarray")
+    settings = {"num_train": (64, 1024), "cutoffs": (0.01,), "num_samples": 101, "progress": False}
+    results = experiments.gap_filling(out=str(tmp_path), **settings)
+    expected = np.array([[0.1987, 0.0030], [0.0103, 0.0135]])
+    error = np.array([[0.0223, 0.0016], [0.0039, 0.0031]])
+    mass = results.mass.sel(cutoff=0.01)
+    own = mass.std("model", ddof=1) / 10
+    # Another 1 / 101 of a sample may fall on either side of an edge.
+    slack = 4 * np.hypot(own, error) + 0.01
+    assert np.all(np.abs(mass.mean("model") - expected) < slack)
+    # All but what lies beyond the bins.
+    width = results.bin[1] - results.bin[0]
+    total = (results.density * width).sum("bin")
+    assert np.all(total <= 1 + 1e-9) and np.all(total.mean("model") > 0.98)
+    again = experiments.gap_filling(out=str(tmp_path), **settings)
+    assert results.identical(again)
+
+
+def test_target_noise():
+    pytest.importorskip("xarray")
+    results = experiments.target_noise(
+        sets=("hexagon",), times=(0.05, 0.5), num_nodes=17, extent=1.6
+    )
+    share = results.share.sel(set="hexagon")
+    # As above: at the origin, where the score of the hexagon vanishes, and at (0.5, 0.25) x 1.6 on the grid.
+    np.testing.assert_allclose(share.sel(x=0, y=0), 1, atol=1e-5)
+    D = sj.EmpiricalDenoiser(sj.datasets.load("hexagon").points)
+    x = np.array([0.8, 0.4], np.float32)
+    expected = variance.relative_variance(D, x / np.sqrt(np.float32(0.5)), 1.0)
+    np.testing.assert_allclose(
+        share.sel(t=0.5).sel(x=0.8, y=0.4, method="nearest"), expected, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        experiments.target_noise(times=(1.0,))
+    with pytest.raises(ValueError, match="'two-points' has dimension 1"):
+        experiments.target_noise(sets=("two-points",))
