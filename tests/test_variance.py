@@ -196,7 +196,7 @@ def feature_kernel(one):
 def test_kernel_ridge_is_the_fixed_design(x64):
     """With the kernel of finitely many features: another formula for the same law."""
     data = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 0.0]])
-    one, key, P = problem("eps", num=3, data=data), jax.random.key(1), 40
+    one, key, P = problem("score", num=3, data=data), jax.random.key(1), 40
     linear = variance.LinearModelLaw.fixed_design(one, P, key)
     kernel = variance.KernelLaw.ridge(one.denoising, feature_kernel(one), P, key, ridge=0.1)
     expected = grid_kernel(linear, 2)
