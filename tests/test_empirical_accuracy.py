@@ -148,6 +148,9 @@ def test_batches_of_certain_and_doubtful_queries(dtype):
 
     batch = jax.jit(jax.vmap(D, (0, None)))
     np.testing.assert_allclose(batch(queries_as, sigma_as), mean, rtol=0, atol=bound)
+    # Many times more, in large groups first.
+    many = batch(jnp.tile(queries_as, (7, 1)), sigma_as)
+    np.testing.assert_allclose(many, np.tile(mean, (7, 1)), rtol=0, atol=bound)
     nested = jax.jit(jax.vmap(jax.vmap(D, (0, None)), (0, 0)))
     shaped = nested(queries_as.reshape(4, 12, d), jnp.full(4, sigma_as))
     np.testing.assert_allclose(shaped.reshape(-1, d), mean, rtol=0, atol=bound)
