@@ -166,6 +166,22 @@ def test_experiments(tmp_path, capsys):
 
 
 def test_bad_input():
+    model = learning.NetworkDenoiser.relu(1, 4, key=jax.random.key(0))
+    draw = {"batch_size": 4, "sigma_min": 0.1, "sigma_max": 1.0}
+    data, key = jnp.zeros((3, 1)), jax.random.key(1)
+    for change, message in (
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+        ({"sigma_min": 2.0}, "must not exceed `sigma_max`; got 2.0 and 1.0"),
+        ({"target": "x"}, "must be 'denoising' or 'exact'; got 'x'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            learning.denoising_loss(model, data, key, **{**draw, **change})
+    with pytest.raises(ValueError, match="dimension 1, the model's; got 2"):
+        learning.denoising_loss(model, jnp.zeros((3, 2)), key, **draw)
+    with pytest.raises(ValueError, match="`num_nodes` must be at least 2; got 1"):
+        learning.line_regression_loss(model, jnp.array([0.0, 1.0]), 0.1, num_nodes=1)
+    with pytest.raises(ValueError, match=r"shape \(penalties,\); got \(\)"):
+        learning.train_on_line(jnp.array([0.0, 1.0]), 0.1, jnp.asarray(0.1), key, num_seeds=1)
     with pytest.raises(ValueError, match="at least 2; got 1"):
         learning.ReLUNetwork(1, 1, 4, 1, key=jax.random.key(0))
     with pytest.raises(ValueError, match="must be one of"):

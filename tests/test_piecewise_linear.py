@@ -488,3 +488,26 @@ def test_bad_input():
         smoothing.non_smoothness(lambda u, s: u, np.zeros(3), 0.1)
     with pytest.raises(ValueError, match="must be one of"):
         smoothing.effective_penalty(0.1, 0.1, "v")
+
+
+def test_strengths_are_differentiable(x64):
+    """By the inverse function: `G' = -Q`, `F' = -2 G`, and for two points `F(kappa) = loss`."""
+    points = jnp.array([-1.0, 1.0])
+    for value in (0.05, 0.2):
+        kappa = smoothing.inverse_first_tail(value)
+        slope = jax.grad(smoothing.inverse_first_tail)(value)
+        np.testing.assert_allclose(slope, -1 / scipy.stats.norm.sf(kappa), rtol=1e-10)
+        kappa = smoothing.inverse_second_tail(value)
+        expected = -1 / (2 * smoothing.first_tail(kappa))
+        np.testing.assert_allclose(
+            jax.grad(smoothing.inverse_second_tail)(value), expected, rtol=1e-10
+        )
+        slope = jax.grad(lambda loss: smoothing.kappa_for_loss(points, loss)[0])(value)
+        np.testing.assert_allclose(slope, expected, rtol=1e-8)
+    slope = jax.grad(lambda p: smoothing.kappa_for_penalty(points, p)[0])(0.05)
+    kappa = smoothing.inverse_first_tail(0.05)
+    np.testing.assert_allclose(slope, -1 / scipy.stats.norm.sf(kappa), rtol=1e-10)
+    assert smoothing.inverse_first_tail(0.5) == 0 and np.isnan(smoothing.inverse_first_tail(np.nan))
+    # Closed gaps cost nothing at this order.
+    assert smoothing.small_noise_loss(points, np.inf, 0.1) == 0
+    assert smoothing.small_noise_loss(points, 10.0, 0.1) == 0

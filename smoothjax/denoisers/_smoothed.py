@@ -29,10 +29,12 @@ def _as_denoiser(source: Any) -> Denoiser:
 
 
 def _dim_of(base: Any, dim: int | None) -> int:
+    if isinstance(base, AbstractDenoiser):
+        if dim not in (None, base.dim):
+            raise ValueError(f"`dim` must be that of the denoiser, {base.dim}; got {dim}.")
+        return base.dim
     if dim is not None:
         return as_positive_integer(dim, "dim")
-    if isinstance(base, AbstractDenoiser):
-        return base.dim
     raise ValueError("`dim` is needed for a denoiser that does not know its dimension.")
 
 

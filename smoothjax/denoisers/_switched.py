@@ -35,6 +35,9 @@ class SwitchedDenoiser(AbstractDenoiser):
     level: Float[Array, ""]
 
     def __init__(self, above: Denoiser, below: Denoiser, level: RealScalar):
+        for name, given in (("above", above), ("below", below)):
+            if not callable(given):
+                raise ValueError(f"`{name}` must be a denoiser; got {type(given).__name__}.")
         dims = {d.dim for d in (above, below) if isinstance(d, AbstractDenoiser)}
         if len(dims) != 1:
             raise ValueError(

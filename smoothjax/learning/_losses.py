@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_points
+from .._checks import RealScalar, as_points, as_positive_integer
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._piecewise_linear import as_gaps
-from ..flows._inputs import as_level
+from ..flows._inputs import as_level, checked
 from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser
 
@@ -48,8 +48,17 @@ def denoising_loss(
             the same minimiser without the target's noise.
     """
     data = as_points(data)
+    if data.shape[1] != model.dim:
+        raise ValueError(
+            f"`data` must have dimension {model.dim}, the model's; got {data.shape[1]}."
+        )
+    batch_size = as_positive_integer(batch_size, "batch_size")
+    if target not in ("denoising", "exact"):
+        raise ValueError(f"`target` must be 'denoising' or 'exact'; got {target!r}.")
     low = as_level(sigma_min, "sigma_min", data.dtype)
     high = as_level(sigma_max, "sigma_max", data.dtype)
+    given = f"; got {sigma_min} and {sigma_max}"
+    low = checked(low, low > high, "`sigma_min` must not exceed `sigma_max`", given)
     pick, level, noise = jax.random.split(key, 3)
     x = data[jax.random.randint(pick, (batch_size,), 0, data.shape[0])]
     fraction = jax.random.uniform(level, (batch_size,), data.dtype)
@@ -70,6 +79,8 @@ def line_regression_loss(
     Trapezoids within 6 noise levels of every point, `num_nodes` of them each: the standard loss less the least possible.
     """
     points = as_gaps(points, 0.0).points
+    if as_positive_integer(num_nodes, "num_nodes") < 2:
+        raise ValueError(f"`num_nodes` must be at least 2; got {num_nodes}.")
     level = jnp.asarray(as_level(sigma, "sigma", points.dtype))
     z = jnp.asarray(np.linspace(-6, 6, num_nodes), points.dtype)
     u = points[:, None] + level * z

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_positive_integer, require_positive
 from ..denoisers._piecewise_linear import as_gaps
+from ..flows._inputs import checked
 from ..smoothing import Parametrization
 from ._losses import line_regression_loss, weight_penalty
 from ._networks import NetworkDenoiser
@@ -105,6 +106,10 @@ def train_on_line(
     """
     points = as_gaps(points, 0.0).points
     penalties = as_float_array(penalties, "penalties").astype(points.dtype)
+    if penalties.ndim != 1:
+        raise ValueError(f"`penalties` must have shape (penalties,); got {penalties.shape}.")
+    penalties = checked(penalties, jnp.any(penalties < 0), "`penalties` must not be negative")
+    num_seeds = as_positive_integer(num_seeds, "num_seeds")
 
     def one(penalty: Array, key: PRNGKeyArray) -> TrainingRun:
         model = NetworkDenoiser.relu(

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_positive
@@ -86,9 +87,11 @@ def small_noise_loss(
 @eqx.filter_jit
 def _small_noise_loss(gaps: Gaps, kappas: Array, sigma: Any) -> Array:
     half = gaps.half_widths[1:-1]
-    return (
-        2 / gaps.points.shape[0] * jnp.sum(second_tail(kappas) / (1 - kappas * sigma / half) ** 2)
-    )
+    # A closed gap has the exact score but for terms that are left out here.
+    is_open = kappas * sigma < half
+    kappas = jnp.where(is_open, kappas, 0)
+    each = jnp.where(is_open, second_tail(kappas) / (1 - kappas * sigma / half) ** 2, 0)
+    return 2 / gaps.points.shape[0] * jnp.sum(each)
 
 
 def piecewise_linear_non_smoothness(
@@ -163,9 +166,18 @@ def kappa_for_loss(
 
     # A dearer loss bends less. The cheapest price leaves tails of 1e-30.
     low, high = jnp.log(jnp.asarray(1e-30, half.dtype)), jnp.zeros((), half.dtype)
-    return kappas(
-        bisect(lambda price: _small_noise_loss(gaps, kappas(price), sigma) < loss, low, high)
+    price = bisect(lambda price: _small_noise_loss(gaps, kappas(price), sigma) < loss, low, high)
+    # Bisection has no derivative; the root has that of the implicit function. Where kappas are 0 there is none.
+    price = lax.stop_gradient(price)
+    found, slope = jax.jvp(
+        lambda price: _small_noise_loss(gaps, kappas(price), sigma),
+        (price,),
+        (jnp.ones_like(price),),
     )
+    residual = loss - found
+    residual -= lax.stop_gradient(residual)
+    slope = lax.stop_gradient(slope)
+    return kappas(price + jnp.where(slope > 0, residual / jnp.where(slope > 0, slope, 1), 0))
 
 
 def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[Array, " n-1"]:

@@ -1,6 +1,7 @@
 """Tails of the normal law, which price how far a score is bent between two training points."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,21 +35,29 @@ def second_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 @jax.jit
 def inverse_first_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The non-negative `kappa` with `G(kappa) = value`; 0 for values above `G(0) = 0.3989`."""
-    value = as_float_array(value, "value")
-    low, high = jnp.zeros_like(value), jnp.full_like(value, _LARGEST)
-    return bisect(lambda kappa: first_tail(kappa) > value, low, high)
+    """The non-negative `kappa` with `G(kappa) = value`; 0 for values above `G(0) = 0.3989`, at most 12. Differentiable."""
+    return _inverse(first_tail, as_float_array(value, "value"))
 
 
 @jax.jit
 def inverse_second_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The non-negative `kappa` with `F(kappa) = value`; 0 for values above `F(0) = 1/2`."""
-    value = as_float_array(value, "value")
-    low, high = jnp.zeros_like(value), jnp.full_like(value, _LARGEST)
-    return bisect(lambda kappa: second_tail(kappa) > value, low, high)
+    """The non-negative `kappa` with `F(kappa) = value`; 0 for values above `F(0) = 1/2`, at most 12. Differentiable."""
+    return _inverse(second_tail, as_float_array(value, "value"))
 
 
 _LARGEST = 12.0  # beyond, tails are below 1e-33
+
+
+def _inverse(tail: Callable[[Array], Array], value: Array) -> Array:
+    low, high = jnp.zeros_like(value), jnp.full_like(value, _LARGEST)
+    fixed = jax.lax.stop_gradient(value)
+    kappa = bisect(lambda kappa: tail(kappa) > fixed, low, high)
+    # Bisection has no derivative; the root has that of the inverse function.
+    _, slope = jax.jvp(tail, (kappa,), (jnp.ones_like(kappa),))
+    kappa += jax.lax.stop_gradient(1 / slope) * (value - fixed)
+    # Outside of the range the end is meant, exactly; NaN stays NaN.
+    kappa = jnp.where(value < tail(low), kappa, 0)
+    return jnp.where(jnp.isnan(value), value, kappa)
 
 
 def _mills(kappa: Array) -> Array:
