@@ -22,6 +22,8 @@ from ._base import (
 from ._empirical import EmpiricalDenoiser
 from ._piecewise_linear import as_gaps
 
+WEIGHTS_AT_ONCE = 2**22
+
 
 def _as_denoiser(source: Any) -> Denoiser:
     """A denoiser as it is; anything else as the training set of an `EmpiricalDenoiser`."""
@@ -302,7 +304,8 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
     the data's range at noise levels down to 1e-4 of it, 1e-10 down to 1e-6; and a rounding of `u / s` for very small s.
 
     Args:
-        points: distinct training points, shape (n,) or (n, 1).
+        points: distinct training points, shape (n,) or (n, 1). A call costs O(n^2): for thousands, take
+            `GaussianSmoothedDenoiser`.
         smoothing: standard deviation s of the perturbation, in data units.
 
     Source: sigma-CFDM with infinitely many draws; for two points at small noise, `erf(u / (s sqrt(2)))`.
@@ -363,10 +366,18 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
 
 def _mean_on_line(points: Array, z: Array, sigma: Array) -> Array:
     """Posterior mean of sorted points on a line at the numbers `z`, from differences to the nearest point."""
-    nearest = points[jnp.searchsorted(0.5 * (points[1:] + points[:-1]), z)][..., None]
-    difference = points - nearest
-    logits = (z[..., None] - 0.5 * (points + nearest)) * difference / sigma / sigma
-    return (nearest + jnp.sum(jax.nn.softmax(logits) * difference, -1, keepdims=True))[..., 0]
+
+    def at(z: Array) -> Array:
+        nearest = points[jnp.searchsorted(0.5 * (points[1:] + points[:-1]), z)]
+        difference = points - nearest
+        logits = (z - 0.5 * (points + nearest)) * difference / sigma / sigma
+        return nearest + jnp.sum(jax.nn.softmax(logits) * difference)
+
+    # Many points have many panels: some megabytes of weights at a time.
+    batch_size = max(1, WEIGHTS_AT_ONCE // points.shape[0])
+    if z.size <= batch_size:
+        return jax.vmap(at)(z.ravel()).reshape(z.shape)
+    return jax.lax.map(at, z.ravel(), batch_size=batch_size).reshape(z.shape)
 
 
 def _of_panels(outer: Array, inner: Array) -> Array:
