@@ -1,0 +1,32 @@
+"""Figures of comparisons and experiments. matplotlib is imported when one is drawn; no global state of it is changed."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..experiments import Comparison
+from . import _smoothing, _variance
+from ._comparison import plot_curves as plot_curves
+from ._comparison import plot_samples as plot_samples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_EXPERIMENTS = {
+    "two-points": _smoothing.plot_two_points,
+    "penalty-sweep": _smoothing.plot_penalty_sweep,
+    "optimality": _smoothing.plot_optimality,
+    "line-in-plane": _smoothing.plot_line_in_plane,
+    "early-stopping": _smoothing.plot_early_stopping,
+    "circle": _smoothing.plot_circle,
+    "target-noise": _variance.plot_target_noise,
+    "gap-filling": _variance.plot_gap_filling,
+}
+
+
+def figures(comparison: Comparison) -> "dict[str, Figure]":
+    """All figures of a comparison by name: what was generated, and the curves over noise levels."""
+    return {"samples": plot_samples(comparison), "curves": plot_curves(comparison)}
+
+
+def plot_experiment(name: str, results: Any) -> "Figure":
+    """The figure of a named experiment (`smoothjax.experiments.EXPERIMENTS`) from its labelled results."""
+    return _EXPERIMENTS[name](results)

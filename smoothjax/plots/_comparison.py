@@ -1,0 +1,201 @@
+"""Figures of comparisons: what was generated, and curves over noise levels."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..experiments import Comparison
+from ._figure import COLOURS, band, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_COLUMNS = 16
+
+
+def plot_samples(comparison: Comparison) -> "Figure":
+    """What each mechanism generated, in the form that suits the data.
+
+    Images: a row of samples from one shared set of noises, the nearest training image under each. One dimension: a histogram
+    with the training points. Two: a scatter plot. More: the plane of the two leading principal components.
+    """
+    if comparison.train.image_shape is not None:
+        return _plot_images(comparison)
+    if comparison.train.dim == 1:
+        return _plot_line(comparison)
+    return _plot_plane(comparison)
+
+
+def _plot_images(comparison: Comparison) -> "Figure":
+    shape = comparison.train.image_shape
+    assert shape is not None
+    results, train = comparison.results, np.asarray(comparison.train.points)
+    names = list(results.mechanism.values)
+    columns = min(MAX_COLUMNS, results.sizes["sample"])
+    figure, axes = new_figure(
+        2 * len(names), columns, (0.62 * columns + 1.2, 1.32 * len(names) + 0.6)
+    )
+    low, high = train.min(), train.max()
+    for i, name in enumerate(names):
+        one = results.sel(mechanism=name)
+        for j in range(columns):
+            sample = one.samples.values[j]
+            nearest = train[int(one.nearest.values[j])]
+            for row, image in ((2 * i, sample), (2 * i + 1, nearest)):
+                ax = axes[row, j]
+                pixels = np.clip((image.reshape(shape) - low) / (high - low), 0, 1)
+                ax.imshow(
+                    pixels.squeeze(-1) if shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1
+                )
+                ax.set_xticks([])
+                ax.set_yticks([])
+                for spine in ax.spines.values():
+                    spine.set_color(COLOURS[i % len(COLOURS)] if row == 2 * i else "#BBBBBB")
+                    spine.set_linewidth(1.2)
+        axes[2 * i, 0].set_ylabel(str(name), rotation=0, ha="right", va="center", fontweight="bold")
+        axes[2 * i + 1, 0].set_ylabel(
+            "nearest\ntraining", rotation=0, ha="right", va="center", fontsize=7
+        )
+    figure.suptitle(
+        f"Samples from the same noises, and their nearest training points ({comparison.train.name})"
+    )
+    return figure
+
+
+def _plot_line(comparison: Comparison) -> "Figure":
+    results, train = comparison.results, np.asarray(comparison.train.points)[:, 0]
+    names = list(results.mechanism.values)
+    figure, axes = new_figure(len(names), 1, (7, 1.7 * len(names) + 0.8), sharex=True)
+    everything = np.concatenate([results.samples.values.ravel(), train])
+    margin = 0.05 * (np.ptp(everything) + 1e-12)
+    bins = np.linspace(everything.min() - margin, everything.max() + margin, 121)
+    for i, (name, ax) in enumerate(zip(names, axes[:, 0], strict=True)):
+        samples = results.sel(mechanism=name).samples.values[:, 0]
+        weights = np.full(len(samples), 1 / len(samples))
+        ax.hist(samples, bins=bins, weights=weights, color=COLOURS[i % len(COLOURS)])
+        # Beyond a few hundred, marks merge into a bar.
+        if len(train) <= 200:
+            ax.plot(
+                train,
+                np.zeros_like(train),
+                "k|",
+                markersize=12,
+                markeredgewidth=1.5,
+                label="training points",
+            )
+        ax.set_ylabel("fraction a bin")
+        ax.set_title(str(name), loc="left", fontsize=10)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[-1, 0].set_xlabel("$x$")
+    return figure
+
+
+def _plot_plane(comparison: Comparison) -> "Figure":
+    results, train = comparison.results, np.asarray(comparison.train.points)
+    names = list(results.mechanism.values)
+    labels = ("$x_1$", "$x_2$")
+    centre, plane = np.zeros(2), np.eye(2)
+    if train.shape[1] > 2:
+        centre = train.mean(axis=0)
+        plane = np.linalg.svd(train - centre, full_matrices=False)[2][:2].T
+        labels = ("first principal component", "second")
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, axes = new_figure(
+        rows, columns, (3.3 * columns, 3.3 * rows + 0.3), sharex=True, sharey=True
+    )
+    fresh = (np.asarray(comparison.held_out.points) - centre) @ plane
+    known = (train - centre) @ plane
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    for i, (name, ax) in enumerate(zip(names, axes.flat, strict=False)):
+        samples = (results.sel(mechanism=name).samples.values - centre) @ plane
+        ax.scatter(*fresh.T, s=3, color="#CCCCCC", label="held out", zorder=1, linewidths=0)
+        ax.scatter(
+            *samples.T,
+            s=8,
+            color=COLOURS[i % len(COLOURS)],
+            alpha=0.6,
+            label="samples",
+            zorder=2,
+            linewidths=0,
+        )
+        if len(known) <= 2000:
+            ax.scatter(
+                *known.T,
+                s=22,
+                facecolors="none",
+                edgecolors="k",
+                linewidths=0.7,
+                label="training",
+                zorder=3,
+            )
+        ax.set_title(str(name), loc="left", fontsize=10)
+        ax.set_aspect("equal", adjustable="box")
+        ax.set_xlabel(labels[0])
+    axes[0, 0].set_ylabel(labels[1])
+    axes[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
+    return figure
+
+
+def plot_curves(comparison: Comparison) -> "Figure":
+    """Against the noise level: RMSE between mechanisms, centred linearity, effective number of training points.
+
+    Bands and bars are two standard errors.
+    """
+    results = comparison.results
+    names = list(results.mechanism.values)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    figure, axes = new_figure(1, 3, (12, 3.6))
+    rmse, linearity, neighbours = axes[0]
+    level = results.level.values
+    for i, (first, second) in enumerate(pairs):
+        one = results.sel(mechanism=first, other=second)
+        band(
+            rmse,
+            level,
+            one.rmse.values,
+            one.rmse_se.values,
+            COLOURS[(i + 3) % len(COLOURS)],
+            f"{first} – {second}",
+        )
+    rmse.set_title("How far apart the denoisers are", loc="left", fontsize=10)
+    rmse.set_ylabel("RMSE a coordinate (data units)")
+    rmse.set_yscale("log")
+    for i, name in enumerate(names):
+        one = results.sel(mechanism=name)
+        band(
+            linearity,
+            level,
+            one.linearity_centred.values,
+            one.linearity_centred_se.values,
+            COLOURS[i % len(COLOURS)],
+            str(name),
+        )
+    linearity.set_title("How affine each denoiser is", loc="left", fontsize=10)
+    linearity.set_ylabel("linearity score, centred")
+    linearity.set_ylim(top=1.02)
+    number = results.effective_neighbours.values
+    band(neighbours, level, number, results.effective_neighbours_se.values, COLOURS[-1], "mean")
+    neighbours.plot(
+        level,
+        results.effective_neighbours_median.values,
+        "--",
+        color=COLOURS[-1],
+        lw=1,
+        label="median",
+    )
+    total = results.attrs["num_train"]
+    neighbours.axhline(total, color="#999999", lw=0.8)
+    neighbours.annotate(f"all {total}", (level[0], total), va="top", fontsize=8, color="#666666")
+    neighbours.set_title("How many training points a noisy point sees", loc="left", fontsize=10)
+    neighbours.set_ylabel("effective number, exp(entropy)")
+    neighbours.set_yscale("log")
+    for ax in (rmse, linearity, neighbours):
+        ax.set_xscale("log")
+        ax.set_xlabel("noise level $\\sigma$ (data units)")
+        ax.spines[["top", "right"]].set_visible(False)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=8)
+    return figure
