@@ -1,5 +1,9 @@
 import os
 
+# The suite runs in several processes: with threads of their own, their LAPACK calls wait for each other by spinning.
+# Read when SciPy's OpenBLAS is loaded, so set before JAX is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +11,22 @@ import pytest
 # Both precisions are tested in one process: float32 arrays stay float32 under x64. Run the suite with
 # JAX_ENABLE_X64=0 as well to see it as users with JAX's defaults do; tests that need float64 then skip.
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") not in ("0", "false"))
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="also run the longest tests, which others represent",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--exhaustive"):
+        skip = pytest.mark.skip(reason="long, and represented by others; pytest --exhaustive")
+        for item in items:
+            if "exhaustive" in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture

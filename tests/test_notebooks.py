@@ -10,8 +10,20 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
 
 
+# Half a minute to a minute each; these two represent the others.
+REPRESENTATIVE = {"what_would_it_generate", "generalization_through_variance"}
+PARAMETERS = [
+    pytest.param(
+        path,
+        id=path.stem,
+        marks=() if path.stem in REPRESENTATIVE else pytest.mark.exhaustive,
+    )
+    for path in NOTEBOOKS
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PARAMETERS)
 def test_notebook_runs(path, tmp_path):
     # As users run them, with JAX's default precision; through Jupyter's own machinery, which keeps what is shown.
     jupytext = pytest.importorskip("jupytext")

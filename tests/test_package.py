@@ -13,6 +13,7 @@ def _run(code: str) -> str:
 
 def test_import_brings_in_no_optional_package():
     optional = [
+        "torch",
         "cvxpy",
         "matplotlib",
         "xarray",
