@@ -1,7 +1,5 @@
 """Laws of trained models against trained models, autodiff and reference values."""
 
-import itertools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -189,55 +187,6 @@ def test_many_samples_a_feature(x64):
     np.testing.assert_allclose(first.mean_weights, second.mean_weights, atol=1e-3)
 
 
-def feature_kernel(one):
-    return lambda u, s, v, t: one.features(u, s) @ one.features(v, t)
-
-
-def test_kernel_ridge_is_the_fixed_design(x64):
-    """With the kernel of finitely many features: another formula for the same law."""
-    data = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 0.0]])
-    one, key, P = problem("score", num=3, data=data), jax.random.key(1), 40
-    linear = variance.LinearModelLaw.fixed_design(one, P, key)
-    kernel = variance.KernelLaw.ridge(one.denoising, feature_kernel(one), P, key, ridge=0.1)
-    expected = grid_kernel(linear, 2)
-    # Condition of the weighted Gram matrix, below 1e6, times rounding.
-    np.testing.assert_allclose(grid_kernel(kernel, 2), expected, atol=1e-9 * np.abs(expected).max())
-    u, sigma = jnp.array([0.3, -0.2]), 0.5
-    mean = linear.mean_denoiser(u, sigma)
-    np.testing.assert_allclose(kernel.mean_denoiser(u, sigma), mean, atol=1e-9)
-
-
-def test_gradient_flow(x64):
-    """Against small explicit steps on the function's values at the training inputs."""
-    one, key, P, duration = problem(num=3), jax.random.key(1), 30, 5.0
-    kernel = feature_kernel(one)
-    law = variance.KernelLaw.gradient_flow(one.denoising, kernel, P, key, duration=duration)
-    _, u, sigma = one.denoising.draw(key, P)
-    features = np.asarray(jax.vmap(one.features)(u, sigma))
-    w = 1 / np.asarray(sigma) ** 2
-    y = np.asarray(jax.vmap(one.denoising.data)(u, sigma))[:, 0]
-    weights, steps = np.zeros(features.shape[1]), 200_000
-    gram = features.T @ (w[:, None] * features) / P
-    moment = features.T @ (w * y) / P
-    for _ in range(steps):
-        weights += duration / steps * (moment - gram @ weights)
-    place = jnp.array([0.4])
-    found = law.mean_denoiser(place, 0.5)[0]
-    # The first-order scheme is off by half a step's square of the largest rate, over all of them.
-    rate = np.linalg.eigvalsh(gram)[-1]
-    assert rate * duration / steps < 0.02
-    np.testing.assert_allclose(found, features_at(one, place, 0.5) @ weights, atol=1e-3)
-    draws = jax.vmap(lambda k: law.sample(k)(place, 0.5)[0])(jax.random.split(key, 2000))
-    spread = float(variance.v_kernel(law, (place, 0.5), (place, 0.5))[0, 0]) ** 0.5
-    assert abs(float(jnp.mean(draws)) - float(found)) < 4 * spread / 2000**0.5
-    # Sums of bounded targets: a kurtosis of at most 6 would make this four standard errors.
-    assert abs(float(jnp.var(draws)) / spread**2 - 1) < 4 * (5 / 2000) ** 0.5
-
-
-def features_at(one, u, sigma):
-    return np.asarray(one.features(u, jnp.asarray(sigma)))
-
-
 def test_kernel_of_draws(x64):
     law = variance.LinearModelLaw.large_sample(
         problem("eps"), 2000, jax.random.key(0), num_nodes=2000
@@ -255,94 +204,6 @@ def test_kernel_of_draws(x64):
     assert error(np.cov(values.T), kernel) < 4 * floor(kernel, num)
     mean = np.concatenate([law.mean_denoiser(u, s) for u, s in places])
     assert np.all(np.abs(values.mean(0) - mean) < 4 * np.sqrt(np.diag(kernel) / num))
-
-
-@pytest.mark.parametrize("prediction", ["x0", "eps"])
-def test_semiclassical_endpoint(prediction, x64):
-    """Against the endpoints of models displaced along each random direction: no Monte Carlo."""
-    data = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 0.0]])
-    one = problem(prediction, num=3, data=data)
-    law = variance.LinearModelLaw.fixed_design(one, 400, jax.random.key(3))
-    # Six directions of the covariance do.
-    columns = jnp.argsort(-jnp.sum(law.factor**2, axis=(0, 1)))[:6]
-    law = eqx.tree_at(lambda law: law.factor, law, law.factor[..., columns])
-    start, high, low, rank, small = jnp.array([1.1, -0.7]), 3.0, 0.3, 6, 1e-3
-    found = eqx.filter_jit(variance.semiclassical)(law, start, high, low, rtol=1e-10)
-
-    @jax.jit
-    def endpoint(direction):
-        weights = law.mean_weights + small * law.factor @ direction
-        return sj.flow(one.denoiser(weights), start, high, low, rtol=1e-12)
-
-    ahead, back = (jax.lax.map(endpoint, sign * jnp.eye(rank)) for sign in (1, -1))
-    middle = endpoint(jnp.zeros(rank))
-    # Central differences: next terms are small^2 times higher derivatives of size one; rounding 1e-12 over a step.
-    np.testing.assert_allclose(found.mean_flow, middle, atol=1e-9)
-    first = (ahead - back) / (2 * small)
-    scale = float(jnp.max(jnp.abs(first)))
-    np.testing.assert_allclose(found.factor, first.T, atol=1e-5 * scale)
-    second = jnp.sum((ahead - 2 * middle + back) / (2 * small**2), axis=0)
-    np.testing.assert_allclose(
-        found.shift, second, atol=1e-4 * float(jnp.max(jnp.abs(second))) + 1e-6
-    )
-    np.testing.assert_allclose(found.covariance, found.factor @ found.factor.T, rtol=1e-12)
-    expected = np.linalg.norm(found.shift) / np.sqrt(np.trace(found.covariance))
-    np.testing.assert_allclose(found.chi, expected, rtol=1e-12)
-    with pytest.raises(ValueError, match=r"must have shape \(2,\); got \(1,\)"):
-        variance.semiclassical(law, jnp.zeros(1), high, low)
-
-
-class WideNetwork(eqx.Module):
-    """The network of `ReLUTangentKernel`, of finite width."""
-
-    weights: list
-    biases: list
-    bias_scale: float = eqx.field(static=True)
-
-    def __init__(self, sizes, bias_scale, key):
-        keys = jax.random.split(key, 2 * len(sizes))
-        pairs = list(itertools.pairwise(sizes))
-        self.weights = [
-            jax.random.normal(k, (b, a)) for k, (a, b) in zip(keys, pairs, strict=False)
-        ]
-        self.biases = [
-            jax.random.normal(k, (b,)) for k, (_, b) in zip(keys[len(sizes) :], pairs, strict=False)
-        ]
-        self.bias_scale = bias_scale
-
-    def __call__(self, u, sigma):
-        x = jnp.append(u, jnp.log(sigma))
-        last = len(self.weights) - 1
-        for i, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            gain = 1 if i in (0, last) else 2
-            x = jnp.sqrt(gain / x.size) * W @ x + self.bias_scale * b
-            x = x if i == last else jax.nn.relu(x)
-        return x
-
-
-@pytest.mark.parametrize(("num_layers", "width", "num"), [(2, 4, 4000), (3, 256, 64)])
-def test_tangent_kernels(num_layers, width, num, x64):
-    """The mean over initialisations of the finite network's kernel: exact at any width for two layers."""
-    places = [(jnp.array([0.5]), 0.7), (jnp.array([-1.0]), 2.0), (jnp.array([0.4]), 0.7)]
-    places = [(u, jnp.asarray(s)) for u, s in places]
-    closed = variance.ReLUTangentKernel(num_layers, bias_scale=0.6)
-    pairs = [(a, b) for i, a in enumerate(places) for b in places[i:]]
-
-    @jax.jit
-    def of_network(key):
-        network = WideNetwork([2, *[width] * (num_layers - 1), 1], 0.6, key)
-        kernel = variance.EmpiricalTangentKernel(network)
-        tangent = jnp.stack([kernel(*a, *b) for a, b in pairs])
-        outputs = jnp.stack([network(*a)[0] * network(*b)[0] for a, b in pairs])
-        return tangent, outputs
-
-    tangent, outputs = jax.lax.map(of_network, jax.random.split(jax.random.key(0), num))
-    # Three layers: the next order in the inverse width, whose factor is the number of layers to the second power, at most.
-    slack = 0 if num_layers == 2 else num_layers**2 / width
-    for values, kernel in ((tangent, closed), (outputs, closed.initial_covariance)):
-        expected = np.array([kernel(*a, *b) for a, b in pairs])
-        error = np.asarray(values).std(0, ddof=1) / np.sqrt(num)
-        assert np.all(np.abs(np.mean(values, 0) - expected) < 4 * error + slack * np.abs(expected))
 
 
 def test_naive_flow_of_a_gaussian(x64):
@@ -407,13 +268,6 @@ def test_bad_input():
         variance.GaussianBumps.evenly(0.0, 1.0, 1)
     with pytest.raises(ValueError, match="non-negative integer; got -1"):
         variance.FourierSeries(1.0, -1, 0)
-    with pytest.raises(ValueError, match="at least 2; got 1"):
-        variance.ReLUTangentKernel(1)
-    kernel = lambda u, s, v, t: jnp.exp(-jnp.sum((u - v) ** 2))  # noqa: E731
-    with pytest.raises(ValueError, match="`duration` must be positive"):
-        variance.KernelLaw.gradient_flow(
-            problem().denoising, kernel, 5, jax.random.key(0), duration=0.0
-        )
 
 
 def test_flows_of_many_models(x64):
@@ -427,27 +281,6 @@ def test_flows_of_many_models(x64):
         np.testing.assert_allclose(found[i], ends, atol=1e-6)
     with pytest.raises(ValueError, match=r"must have shape \(num, d\); got \(2,\)"):
         variance.flow_of_models(law, key, jnp.zeros(2), 3.0, 0.2, num_models=2)
-
-
-@pytest.mark.slow
-def test_gap_filling(tmp_path):
-    """Masses by fourth-order steps in log t, over 100 models of a random generator of its own, with standard errors."""
-    pytest.importorskip("xarray")
-    settings = {"num_train": (64, 1024), "cutoffs": (0.01,), "num_samples": 101, "progress": False}
-    results = experiments.gap_filling(out=str(tmp_path), **settings)
-    expected = np.array([[0.1987, 0.0030], [0.0103, 0.0135]])
-    error = np.array([[0.0223, 0.0016], [0.0039, 0.0031]])
-    mass = results.mass.sel(cutoff=0.01)
-    own = mass.std("model", ddof=1) / 10
-    # Another 1 / 101 of a sample may fall on either side of an edge.
-    slack = 4 * np.hypot(own, error) + 0.01
-    assert np.all(np.abs(mass.mean("model") - expected) < slack)
-    # All but what lies beyond the bins.
-    width = results.bin[1] - results.bin[0]
-    total = (results.density * width).sum("bin")
-    assert np.all(total <= 1 + 1e-9) and np.all(total.mean("model") > 0.98)
-    again = experiments.gap_filling(out=str(tmp_path), **settings)
-    assert results.identical(again)
 
 
 def test_target_noise():

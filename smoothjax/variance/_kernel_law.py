@@ -16,16 +16,19 @@ from ._training_set import DenoisingProblem, Prediction, output_form
 HIGHEST = jax.lax.Precision.HIGHEST
 Kernel = Callable[[Array, Array, Array, Array], Array]
 """Any positive semi-definite `(u, sigma, v, tau) -> ()`."""
+Function = Callable[[Array, Array], Array]
+"""Any callable `(u, sigma) -> (d,)`: the output f that a prediction reads as a denoiser."""
 
 
 class KernelDenoiser(AbstractDenoiser):
-    """`D = b + c sum_n k(z, z_n) a_n`, with b and c as in `LinearDenoiser`.
+    """`D = b + c (f_0 + sum_n k(z, z_n) a_n)`, with b and c as in `LinearDenoiser`.
 
     Args:
         kernel: `(u, sigma, v, tau) -> ()`.
-        inputs: the training inputs.
+        inputs: u, shape (P, d), and sigma, shape (P,), of the training inputs.
         coefficients: a, shape (P, d).
         prediction: what the sum stands for.
+        initial: f_0, what training started from: callable `(u, sigma) -> (d,)`. By default zero.
     """
 
     kernel: Kernel
@@ -33,6 +36,7 @@ class KernelDenoiser(AbstractDenoiser):
     sigma: Float[Array, " P"]
     coefficients: Float[Array, "P d"]
     prediction: Prediction = eqx.field(static=True, default="x0")
+    initial: Function | None = None
 
     @property
     def dim(self) -> int:
@@ -42,23 +46,66 @@ class KernelDenoiser(AbstractDenoiser):
         u, sigma = self._point(u, sigma)
         base, scale = output_form(self.prediction, u, sigma)
         column = _column(self.kernel, self.u, self.sigma, u, sigma)
-        return base + scale * jnp.matmul(column, self.coefficients, precision=HIGHEST)
+        output = jnp.matmul(column, self.coefficients, precision=HIGHEST)
+        if self.initial is not None:
+            output = output + self.initial(u, sigma)
+        return base + scale * output
+
+
+class Initialisation(eqx.Module):
+    """Random functions that training starts from, with independent outputs of one covariance.
+
+    Args:
+        covariance: K_0 of one output, `(u, sigma, v, tau) -> ()`.
+        gram: K_0 between the training inputs, times `sqrt(w_n w_m)`.
+        model: `key -> f_0`, or None where nothing is drawn.
+    """
+
+    covariance: Kernel
+    gram: Float[Array, "P P"]
+    model: Callable[[PRNGKeyArray], Function] | None
 
 
 class KernelLaw(AbstractLaw):
     """Kernel smoothers given their training inputs, over the targets. Exact: a smoother is linear in its targets.
 
-    Made by `ridge` or `gradient_flow`. `sample` draws the targets anew, each from its posterior over the training points;
-    the law is Gaussian only as far as sums of many of these are.
+    Made by `ridge` or `gradient_flow`, the latter also over random initial functions. `sample` draws the targets anew, each
+    from its posterior over the training points; the law is Gaussian only as far as sums of many of these are. One draw of
+    the inputs is not the average over such draws: what it adds, estimate from the mean denoisers of several keys.
+
+    A mean costs O(P) calls of the kernel, and so does a covariance besides O(P^2 + P d^2); the covariances between all pairs
+    of G places, by nested `jax.vmap`, cost G P^2 + G^2 P d^2.
+
+    Attributes:
+        problem, kernel: as in the constructors.
+        u, sigma: the training inputs z_n, shapes (P, d) and (P,).
+        smoother: the coefficients of a model are `smoother @ (sqrt(w) (y - f_0))`, shape (P, P).
+        mean_coefficients: of the mean model, shape (P, d).
+        noise, noise_covariance: root B and covariance `B B^T` of `sqrt(w) y` given its input, both of shape (P, d, d).
+        initial: what random initial functions add, if there are any.
 
     Source: Vastola, ICLR 2025, Proposition 5.2 (gradient flow on the neural tangent kernel), for finite P.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> variance = sj.variance
+        >>> levels = variance.LogUniformLevels(0.3, 3.0)
+        >>> problem = variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels, prediction="eps")
+        >>> kernel = variance.ReLUTangentKernel(2)
+        >>> law = variance.KernelLaw.gradient_flow(problem, kernel, 50, jax.random.key(0), duration=10.0)
+        >>> law.directions(jnp.array([0.4]), 1.0).shape
+        (1, 50)
     """
 
     problem: DenoisingProblem
     kernel: Kernel
     u: Float[Array, "P d"]
     sigma: Float[Array, " P"]
-    smoother: Float[Array, "P P"]  # the coefficients are smoother @ (sqrt(w) y)
+    smoother: Float[Array, "P P"]
+    mean_coefficients: Float[Array, "P d"]
+    noise: Float[Array, "P d d"]
+    noise_covariance: Float[Array, "P d d"]
+    initial: Initialisation | None = None
 
     @property
     def dim(self) -> int:
@@ -66,38 +113,99 @@ class KernelLaw(AbstractLaw):
 
     @property
     def mean_denoiser(self) -> KernelDenoiser:
-        return self._trained_on(jax.vmap(self.problem.data)(self.u, self.sigma))
+        """The smoother of the mean targets: targets and initial functions are independent, and the latter have mean zero."""
+        prediction = self.problem.prediction
+        return KernelDenoiser(self.kernel, self.u, self.sigma, self.mean_coefficients, prediction)
 
     def sample(self, key: PRNGKeyArray) -> KernelDenoiser:
-        """A model trained on targets drawn anew for the same inputs."""
+        """A model trained on targets drawn anew for the same inputs, from an initial function drawn anew if that is random.
+
+        Raises:
+            ValueError: where initial functions have a covariance, but nothing that draws them (`initial_model`).
+        """
         points, log_prior = self.problem.data.data, jnp.log(self.problem.data.weights)
+        of_targets, of_function = jax.random.split(key)
 
         def draw(key: PRNGKeyArray, u: Array, sigma: Array) -> Array:
             logits = log_prior - jnp.sum((points - u) ** 2, axis=1) / (2 * sigma**2)
             return points[jax.random.categorical(key, logits)]
 
-        keys = jax.random.split(key, self.u.shape[0])
-        return self._trained_on(jax.vmap(draw)(keys, self.u, self.sigma))
-
-    def _trained_on(self, x: Float[Array, "P d"]) -> KernelDenoiser:
+        keys = jax.random.split(of_targets, self.u.shape[0])
+        x = jax.vmap(draw)(keys, self.u, self.sigma)
         targets = jax.vmap(self.problem.target)(x, self.u, self.sigma)
+        initial = None
+        if self.initial is not None:
+            if self.initial.model is None:
+                raise ValueError(
+                    "Random initial functions are drawn by `initial_model`, which was not given: make the law with "
+                    "`KernelLaw.gradient_flow(..., initial_covariance=..., initial_model=key -> callable)`."
+                )
+            initial = self.initial.model(of_function)
+            root = jax.vmap(self.problem.root_weight)(self.u, self.sigma)
+            targets = targets - root[:, None] * jax.vmap(initial)(self.u, self.sigma)
         coefficients = jnp.matmul(self.smoother, targets, precision=HIGHEST)
         prediction = self.problem.prediction
-        return KernelDenoiser(self.kernel, self.u, self.sigma, coefficients, prediction)
+        return KernelDenoiser(
+            self.kernel, self.u, self.sigma, coefficients, prediction, initial=initial
+        )
+
+    def directions(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d r"]:
+        """What each of the r = P d independent random directions of the targets does to the denoiser at `(u, sigma)`.
+
+        The covariance between two places is `directions directions'^T`, as for `LinearModelLaw`.
+
+        Raises:
+            ValueError: for a law over random initial functions, whose covariance has no finite factor.
+        """
+        if self.initial is not None:
+            raise ValueError(
+                "The covariance of random initial functions has no finite factor. Make the law without "
+                "`initial_covariance` (of f - f_0), or draw models: `sample`, `flow_of_models`."
+            )
+        weights, scale = self._weights(u, sigma)
+        columns = jnp.einsum("n,nik->ink", scale * weights, self.noise, precision=HIGHEST)
+        return columns.reshape(self.dim, -1).astype(u.dtype)
 
     def covariance(
         self, u: Float[Array, " d"], sigma: RealScalar, v: Float[Array, " d"], tau: RealScalar
     ) -> Float[Array, "d d"]:
-        noise = jax.vmap(self.problem.target_noise)(self.u, self.sigma)
-        first, second = self._weights(u, sigma), self._weights(v, tau)
-        return jnp.einsum("n,n,nik,njk->ij", first, second, noise, noise, precision=HIGHEST)
+        first, scale = self._weights(u, sigma)
+        second, other_scale = self._weights(v, tau)
+        # In this order a grid of places multiplies (G d^2, P) by (P, G); no (G, G, P) array is formed.
+        left = first[:, None, None] * self.noise_covariance
+        value = jnp.einsum("nij,n->ij", left, second, precision=HIGHEST)
+        if self.initial is not None:
+            identity = jnp.eye(self.dim, dtype=value.dtype)
+            value = value + self._initial_covariance(u, sigma, first, v, tau, second) * identity
+        return scale * other_scale * value
 
-    def _weights(self, u: Array, sigma: RealScalar) -> Float[Array, " P"]:
-        """What each scaled target adds to the denoiser."""
+    def _weights(self, u: Array, sigma: RealScalar) -> tuple[Float[Array, " P"], Float[Array, ""]]:
+        """What each scaled target adds to the output, and the scale that turns outputs into denoisers."""
         sigma = jnp.asarray(sigma, u.dtype)
         _, scale = output_form(self.problem.prediction, u, sigma)
         column = _column(self.kernel, self.u, self.sigma, u, sigma)
-        return scale * jnp.matmul(column, self.smoother, precision=HIGHEST)
+        return jnp.matmul(column, self.smoother, precision=HIGHEST), scale
+
+    def _initial_covariance(
+        self, u: Array, sigma: RealScalar, first: Array, v: Array, tau: RealScalar, second: Array
+    ) -> Float[Array, ""]:
+        """Covariance of one output of `f_0 - sum_n l_n f_0(z_n)`, what training leaves of the initial function."""
+        assert self.initial is not None
+        covariance, sigma, tau = (
+            self.initial.covariance,
+            jnp.asarray(sigma, u.dtype),
+            jnp.asarray(tau, v.dtype),
+        )
+        root = jax.vmap(self.problem.root_weight)(self.u, self.sigma)
+        column, other = (
+            root * _column(covariance, self.u, self.sigma, w, s) for w, s in ((u, sigma), (v, tau))
+        )
+        rest = column - jnp.matmul(first, self.initial.gram, precision=HIGHEST)
+        return (
+            covariance(u, sigma, v, tau)
+            - jnp.dot(first, other, precision=HIGHEST)
+            - jnp.dot(rest, second, precision=HIGHEST)
+        )
 
     @classmethod
     def ridge(
@@ -118,10 +226,13 @@ class KernelLaw(AbstractLaw):
             num_train: P.
             key: of the training inputs.
             ridge: epsilon, positive, relative to the mean over samples.
+
+        Raises:
+            ValueError: for a ridge that is not positive, or not at least one sample.
         """
         epsilon = require_positive(ridge, "ridge")
         P = as_positive_integer(num_train, "num_train")
-        return _smoothed(problem, kernel, P, key, lambda values: 1 / (values + P * epsilon))
+        return _smoothed(problem, kernel, P, key, _ridge_filter, epsilon * P)
 
     @classmethod
     def gradient_flow(
@@ -132,43 +243,92 @@ class KernelLaw(AbstractLaw):
         key: PRNGKeyArray,
         *,
         duration: RealScalar,
+        initial_covariance: Kernel | None = None,
+        initial_model: Callable[[PRNGKeyArray], Function] | None = None,
     ) -> "KernelLaw":
-        """Gradient flow for a time `duration` on half the weighted mean squared error, from the zero function.
+        """Gradient flow for a time `duration` on half the weighted mean squared error.
 
         A mode of eigenvalue omega is fitted to `1 - exp(-omega duration / P)`. With weights of many orders of magnitude the
         slowest modes are never reached in practice.
 
+        Training starts from the zero function, or from random functions f_0 of mean zero, as networks do: these end as
+        `f_0 + sum_n l_n (y_n - f_0(z_n))` with the smoother's weights l, and what the training inputs do not take away of
+        f_0 is randomness of its own. Its covariance, the same for every output, is
+        `K_0(z, z') - l^T K_0(Z, z') - K_0(z, Z) l' + l^T K_0(Z, Z) l'`.
+
         Args:
             problem, kernel, num_train, key: as for `ridge`.
             duration: training time, positive.
+            initial_covariance: K_0 of one output of f_0, `(u, sigma, v, tau) -> ()`; outputs are independent. For a wide
+                network `ReLUTangentKernel(...).initial_covariance`. By default the predictor is `f - f_0`, without it.
+            initial_model: `key -> f_0` with f_0 a callable `(u, sigma) -> (d,)`, which `sample` starts from. A Gaussian
+                process has no finite draw: give a network of finite width at initialisation, or a sum of random features
+                with normal weights. Its covariance is not checked against `initial_covariance`.
+
+        Raises:
+            ValueError: for a duration that is not positive, or an `initial_model` without `initial_covariance`.
         """
         duration = require_positive(duration, "duration")
         P = as_positive_integer(num_train, "num_train")
+        if initial_covariance is None:
+            if initial_model is not None:
+                raise ValueError(
+                    "`initial_model` needs `initial_covariance`, the covariance of what it draws."
+                )
+            return _smoothed(problem, kernel, P, key, _flow_filter, duration / P)
+        law = _smoothed(problem, kernel, P, key, _flow_filter, duration / P)
+        gram = _weighted_gram(problem, initial_covariance, law.u, law.sigma)
+        initial = Initialisation(initial_covariance, gram, initial_model)
+        return eqx.tree_at(lambda law: law.initial, law, initial, is_leaf=lambda x: x is None)
 
-        def fitted(values: Array) -> Array:
-            # (1 - exp(-omega tau / P)) / omega, and its limit tau / P where omega vanishes.
-            time = (duration / P).astype(values.dtype)
-            large = values * time > jnp.finfo(values.dtype).eps
-            return jnp.where(large, -jnp.expm1(-values * time) / jnp.where(large, values, 1), time)
 
-        return _smoothed(problem, kernel, P, key, fitted)
+def _ridge_filter(values: Array, strength: Array) -> Array:
+    return 1 / (values + strength)
 
 
+def _flow_filter(values: Array, time: Array) -> Array:
+    # (1 - exp(-omega tau / P)) / omega, and its limit tau / P where omega vanishes.
+    large = values * time > jnp.finfo(values.dtype).eps
+    return jnp.where(large, -jnp.expm1(-values * time) / jnp.where(large, values, 1), time)
+
+
+@eqx.filter_jit
 def _smoothed(
     problem: DenoisingProblem,
     kernel: Kernel,
     P: int,
     key: PRNGKeyArray,
-    spectrum: Callable[[Array], Array],
+    spectrum: Callable[[Array, Array], Array],
+    strength: Array,
 ) -> KernelLaw:
     _, u, sigma = problem.draw(key, P)
     root = jax.vmap(problem.root_weight)(u, sigma)
-    gram = jax.vmap(lambda v, tau: _column(kernel, u, sigma, v, tau))(u, sigma)
     # Weighted on both sides: weights span many orders of magnitude, and dividing by them would lose the small ones.
-    scaled = root[:, None] * 0.5 * (gram + gram.T) * root
-    values, vectors = jnp.linalg.eigh(scaled)
-    inner = jnp.matmul(vectors * spectrum(jnp.maximum(values, 0)), vectors.T, precision=HIGHEST)
-    return KernelLaw(problem, kernel, u, sigma, root[:, None] * inner)
+    values, vectors = jnp.linalg.eigh(_weighted_gram(problem, kernel, u, sigma))
+    gains = spectrum(jnp.maximum(values, 0), strength.astype(values.dtype))
+    smoother = root[:, None] * jnp.matmul(vectors * gains, vectors.T, precision=HIGHEST)
+    means = jax.vmap(problem.data)(u, sigma)
+    targets = jax.vmap(problem.target)(means, u, sigma)
+    noise = jax.vmap(problem.target_noise)(u, sigma)
+    return KernelLaw(
+        problem,
+        kernel,
+        u,
+        sigma,
+        smoother,
+        mean_coefficients=jnp.matmul(smoother, targets, precision=HIGHEST),
+        noise=noise,
+        noise_covariance=jnp.einsum("nik,njk->nij", noise, noise, precision=HIGHEST),
+    )
+
+
+@eqx.filter_jit
+def _weighted_gram(
+    problem: DenoisingProblem, kernel: Kernel, u: Array, sigma: Array
+) -> Float[Array, "P P"]:
+    root = jax.vmap(problem.root_weight)(u, sigma)
+    gram = jax.vmap(lambda v, tau: _column(kernel, u, sigma, v, tau))(u, sigma)
+    return root[:, None] * 0.5 * (gram + gram.T) * root
 
 
 def _column(kernel: Kernel, u: Array, sigma: Array, v: Any, tau: Any) -> Float[Array, " P"]:
