@@ -1,6 +1,7 @@
 """Generalisation through variance: laws of trained models, their V-kernels and what they make of the flow."""
 
 from ._dynamics import flow_of_models as flow_of_models
+from ._endpoint_density import EndpointDensity as EndpointDensity
 from ._features import Features as Features
 from ._features import FourierSeries as FourierSeries
 from ._features import GaussianBumps as GaussianBumps
@@ -12,15 +13,22 @@ from ._law import v_kernel as v_kernel
 from ._linear import LinearDenoiser as LinearDenoiser
 from ._linear import LinearProblem as LinearProblem
 from ._linear import RetrainedLaw as RetrainedLaw
+from ._linear import fit_linear as fit_linear
 from ._linear import train_linear as train_linear
 from ._linear_law import LinearModelLaw as LinearModelLaw
+from ._naive import NaiveLaw as NaiveLaw
 from ._naive import NaiveStrength as NaiveStrength
 from ._naive import naive_flow as naive_flow
 from ._relative_variance import relative_variance as relative_variance
+from ._semiclassical import EndpointMoments as EndpointMoments
 from ._semiclassical import Semiclassical as Semiclassical
+from ._semiclassical import endpoint_moments as endpoint_moments
 from ._semiclassical import semiclassical as semiclassical
 from ._tangent_kernels import EmpiricalTangentKernel as EmpiricalTangentKernel
 from ._tangent_kernels import ReLUTangentKernel as ReLUTangentKernel
+from ._tangent_network import OutputDenoiser as OutputDenoiser
+from ._tangent_network import TangentNetwork as TangentNetwork
+from ._tangent_network import gradient_descent as gradient_descent
 from ._training_set import DenoisingProblem as DenoisingProblem
 from ._training_set import LogUniformLevels as LogUniformLevels
 from ._training_set import UniformTimes as UniformTimes

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_positive_integer
@@ -20,6 +22,8 @@ def flow_of_models(
     *,
     num_models: int,
     rtol: float | None = None,
+    levels: Float[Array, " m"] | np.ndarray | None = None,
+    solver: diffrax.AbstractSolver | None = None,
 ) -> Float[Array, "models num d"]:
     """Endpoints of the probability flows of many trained models, all from the same starts. One compiled call.
 
@@ -34,6 +38,8 @@ def flow_of_models(
         sigma_from, sigma_to: noise levels, as for `flow`.
         num_models: models.
         rtol: of the adaptive solver, as for `flow`.
+        levels, solver: instead, a grid of noise levels and a solver to step through it with, as for `flow`. On a grid all
+            starts are at one noise level at a time, and models whose features are products share their sum over time.
 
     Raises:
         ValueError: for starts of a wrong shape, or not at least one model.
@@ -44,6 +50,9 @@ def flow_of_models(
 
     def one(i: Array) -> Array:
         model = law.sample(jax.random.fold_in(key, i))
-        return jax.vmap(lambda u: flow(model, u, sigma_from, sigma_to, rtol=rtol))(starts)
+        solve = lambda u: flow(  # noqa: E731
+            model, u, sigma_from, sigma_to, rtol=rtol, levels=levels, solver=solver
+        )
+        return jax.vmap(solve)(starts)
 
     return jax.lax.map(one, jax.numpy.arange(as_positive_integer(num_models, "num_models")))

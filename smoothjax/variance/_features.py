@@ -100,10 +100,38 @@ class ProductFeatures(eqx.Module):
         self.time, self.process = time, process
 
     def __call__(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " F"]:
+        product = jnp.ones(1, u.dtype)
+        for one in self._factors(u, sigma):
+            product = (product[:, None] * one).ravel()
+        return product
+
+    def combine(
+        self, weights: Float[Array, "k F"], u: Float[Array, " d"], sigma: Float[Array, ""]
+    ) -> Float[Array, " k"]:
+        """`weights @ self(u, sigma)`, summed over one factor after the other, time first.
+
+        A batch of states at one noise level shares the sum over time, and each state then costs `k F_1 ... F_d`.
+        """
+        *space, time = self._factors(u, sigma)
+        for one in (time, *reversed(space)):
+            weights = jnp.matmul(weights.reshape(-1, one.shape[0]), one, precision="highest")
+        return weights
+
+    def _factors(self, u: Array, sigma: Array) -> list[Array]:
         if u.shape != (len(self.coordinates),):
             raise ValueError(f"`u` must have shape ({len(self.coordinates)},); got {u.shape}.")
         x, t = self.process.from_noise_coordinates(u, sigma)
-        product = jnp.ones(1, u.dtype)
-        for one, coordinate in zip((*self.coordinates, self.time), (*x, t), strict=True):
-            product = (product[:, None] * one(coordinate)).ravel()
-        return product.astype(u.dtype)
+        pairs = zip((*self.coordinates, self.time), (*x, t), strict=True)
+        return [one(coordinate).astype(u.dtype) for one, coordinate in pairs]
+
+
+def combine_features(
+    features: Features,
+    weights: Float[Array, "k F"],
+    u: Float[Array, " d"],
+    sigma: Float[Array, ""],
+) -> Float[Array, " k"]:
+    """`weights @ features(u, sigma)`, the cheapest way there is."""
+    if isinstance(features, ProductFeatures):
+        return features.combine(weights, u, sigma)
+    return jnp.matmul(weights, features(u, sigma), precision="highest")

@@ -1,5 +1,6 @@
 """Models that are linear in their weights, and training one."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -9,8 +10,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer, require_positive
 from ..denoisers import AbstractDenoiser
-from ._features import Features
-from ._training_set import DenoisingProblem, Prediction, output_form
+from ..flows._inputs import checked
+from ..processes import AbstractProcess
+from ._features import Features, combine_features
+from ._training_set import DenoisingProblem, Prediction, UniformTimes, output_form
 
 
 class LinearDenoiser(AbstractDenoiser):
@@ -33,7 +36,8 @@ class LinearDenoiser(AbstractDenoiser):
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         base, scale = output_form(self.prediction, u, sigma)
-        return base + scale * (self.weights.astype(u.dtype) @ self.features(u, sigma))
+        output = combine_features(self.features, self.weights.astype(u.dtype), u, sigma)
+        return base + scale * output
 
 
 class LinearProblem(eqx.Module):
@@ -85,6 +89,56 @@ def train_linear(problem: LinearProblem, num_train: int, key: PRNGKeyArray) -> L
     regressors = jax.vmap(problem.regressors)(triples.u, triples.sigma)
     targets = jax.vmap(problem.denoising.target)(*triples)
     return problem.denoiser(ridge_solution(regressors, targets, problem.ridge))
+
+
+def fit_linear(
+    features: Features,
+    process: AbstractProcess,
+    data: Float[Array, "n d"],
+    num_train: int,
+    ridge: RealScalar,
+    key: PRNGKeyArray,
+    *,
+    cutoff: RealScalar = 0.01,
+    prediction: Prediction = "x0",
+) -> LinearDenoiser:
+    """One retrained feature-linear model, as in the variance paper: times uniform, from `cutoff` to the process's end.
+
+    The short form of `train_linear` with a `LinearProblem`, where the noise levels can be drawn otherwise.
+
+    Args:
+        features: callable `(u, sigma) -> (F,)`, e.g. `ProductFeatures` of the same process.
+        process: forward process with an end, e.g. `VariancePreserving`.
+        data: training points, shape (n, d), at the scale that the process is meant for.
+        num_train: P, triples that are drawn (not distinct points).
+        ridge: relative to the mean over samples, positive.
+        key: of the training set.
+        cutoff: smallest time, positive.
+        prediction: what the model is read as, see `DenoisingProblem`.
+
+    Raises:
+        ValueError: for bad data, ridge or prediction, a process without end, or a cutoff that is not below it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> process = sj.VariancePreserving.from_drift_rate(0.1, 20.0)
+        >>> bumps = sj.variance.GaussianBumps.evenly(-1.5, 1.5, 16)
+        >>> times = sj.variance.GaussianBumps.evenly(0.01, 1.0, 16)
+        >>> features = sj.variance.ProductFeatures([bumps], times, process)
+        >>> points = jnp.array([[-1.0], [0.0], [1.0]])
+        >>> D = sj.fit_linear(features, process, points, 256, 0.1, jax.random.key(0))
+        >>> D.weights.shape
+        (1, 256)
+    """
+    cutoff = require_positive(cutoff, "cutoff")
+    if not math.isfinite(process.max_time):
+        raise ValueError(
+            f"`process` must have an end, to draw times uniformly; {type(process).__name__} has none."
+        )
+    high = jnp.asarray(process.max_time, cutoff.dtype)
+    cutoff = checked(cutoff, cutoff >= high, f"`cutoff` must lie below {process.max_time:g}")
+    denoising = DenoisingProblem(data, UniformTimes(process, cutoff, high), prediction=prediction)
+    return train_linear(LinearProblem(denoising, features, ridge=ridge), num_train, key)
 
 
 def gram_factor(regressors: Float[Array, "P F"], ridge: Array) -> Any:

@@ -35,6 +35,58 @@ class NaiveStrength(eqx.Module):
         return self.kappa * (self.process.diffusion(t) / self.process.sigma(t)) ** 2 / 2
 
 
+class NaiveLaw(eqx.Module):
+    """The naive estimator as a law: the exact denoiser, disturbed anew at every step by noise of the target's covariance.
+
+    Its V-kernel is white, `strength(sigma) Cov(x_0 | u) delta(log sigma - log tau)` for one trajectory and zero between two:
+    a density, not a covariance of functions, so that it has `intensity` in place of `covariance` and `flow` in place of
+    `sample`.
+
+    Args:
+        mean_denoiser: exact posterior mean, with its covariance.
+        strength: dimensionless, a number or a function of sigma; `NaiveStrength(process, kappa)` is the paper's.
+
+    Raises:
+        ValueError: for a denoiser without posterior covariance, or a strength that is not positive.
+
+    Source: Vastola, ICLR 2025, Proposition 4.1.
+    """
+
+    mean_denoiser: AbstractPosteriorDenoiser
+    strength: Callable[[Float[Array, ""]], Any]
+
+    def __init__(
+        self,
+        mean_denoiser: AbstractPosteriorDenoiser,
+        strength: Callable[[Float[Array, ""]], Any] | RealScalar,
+    ):
+        self.mean_denoiser = _with_covariance(mean_denoiser, "mean_denoiser")
+        self.strength = _as_function(strength)
+
+    @property
+    def dim(self) -> int:
+        return self.mean_denoiser.dim
+
+    def intensity(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
+        """What the noise adds to the covariance of u, a unit of log sigma: squared data units."""
+        covariance = self.mean_denoiser.posterior_covariance(u, sigma)
+        return jnp.asarray(self.strength(jnp.asarray(sigma)), covariance.dtype) * covariance
+
+    def flow(
+        self,
+        key: PRNGKeyArray,
+        u: Float[Array, " d"],
+        sigma_from: RealScalar,
+        sigma_to: RealScalar,
+        *,
+        steps: int,
+    ) -> Float[Array, " d"]:
+        """One path: `naive_flow`."""
+        return naive_flow(
+            self.mean_denoiser, key, u, sigma_from, sigma_to, strength=self.strength, steps=steps
+        )
+
+
 def naive_flow(
     denoiser: AbstractPosteriorDenoiser,
     key: PRNGKeyArray,
@@ -65,20 +117,27 @@ def naive_flow(
 
     Source: Vastola, ICLR 2025, Proposition 4.1 (in log sigma, where the boundary's noise is resolved).
     """
-    if not isinstance(denoiser, AbstractPosteriorDenoiser):
-        raise ValueError(
-            "`denoiser` must be an exact posterior mean that knows its covariance, e.g. an EmpiricalDenoiser; "
-            f"got {type(denoiser).__name__}."
-        )
+    denoiser = _with_covariance(denoiser, "denoiser")
     u = as_state(u)
     steps = as_positive_integer(steps, "steps")
     high = as_level(sigma_from, "sigma_from", u.dtype)
     low = as_level(sigma_to, "sigma_to", u.dtype)
     given = f"; got {sigma_from} and {sigma_to}"
     low = checked(low, low >= high, "`sigma_to` must lie below `sigma_from`", given)
-    if not callable(strength):
-        strength = _Constant(require_positive(strength, "strength"))
-    return _solve(denoiser, key, u, high, low, strength, steps)
+    return _solve(denoiser, key, u, high, low, _as_function(strength), steps)
+
+
+def _with_covariance(denoiser: Any, name: str) -> AbstractPosteriorDenoiser:
+    if not isinstance(denoiser, AbstractPosteriorDenoiser):
+        raise ValueError(
+            f"`{name}` must be an exact posterior mean that knows its covariance, e.g. an EmpiricalDenoiser; "
+            f"got {type(denoiser).__name__}."
+        )
+    return denoiser
+
+
+def _as_function(strength: Any) -> Callable[[Array], Any]:
+    return strength if callable(strength) else _Constant(require_positive(strength, "strength"))
 
 
 class _Constant(eqx.Module):

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import RealScalar, as_float_array
 from ..denoisers import EmpiricalDenoiser
+from ..flows._inputs import checked
 from ..processes import AbstractProcess
 
 Prediction = Literal["x0", "eps", "score"]
@@ -23,8 +25,8 @@ class UniformTimes(eqx.Module):
     """
 
     process: AbstractProcess
-    low: float
-    high: float
+    low: RealScalar
+    high: RealScalar
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         t = jax.random.uniform(key, (num,), minval=self.low, maxval=self.high)
@@ -38,12 +40,12 @@ class LogUniformLevels(eqx.Module):
         low, high: noise levels, `low < high`.
     """
 
-    low: float
-    high: float
+    low: RealScalar
+    high: RealScalar
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         fraction = jax.random.uniform(key, (num,))
-        return self.low * (self.high / self.low) ** fraction
+        return jnp.asarray(self.low) * jnp.asarray(self.high / self.low) ** fraction
 
 
 class TrainingSet(NamedTuple):
@@ -62,18 +64,34 @@ class DenoisingProblem(eqx.Module):
     that is `D = b + c f`. Its loss is the mean of `|D - x_0|^2 / sigma^2`, whatever the prediction: a weight `w = c^2 /
     sigma^2` on the squared error of f.
 
+    The target of denoising score matching is a training point, noise around its posterior mean. Between the noise levels of
+    `exact_targets` the posterior mean itself takes its place: the inputs stay the same draw by draw, the targets lose their
+    noise, and what remains of the randomness of models trained on them is that of their inputs.
+
     Args:
         data: training points, shape (n, d), or an `EmpiricalDenoiser` with weights.
         levels: callable `(key, num) -> (num,)` that draws noise levels.
         prediction: how the output is read.
+        exact_targets: noise levels `(low, high)`, `0 <= low < high`, between which (both included) a target is the posterior
+            mean; `(0, inf)` for all. By default none is.
 
     Raises:
-        ValueError: for data that are no points, or an unknown prediction.
+        ValueError: for data that are no points, an unknown prediction, or levels that do not increase.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> levels = sj.variance.LogUniformLevels(0.1, 10.0)
+        >>> problem = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels, exact_targets=(0.0, 1.0))
+        >>> problem.target(jnp.array([1.0]), jnp.array([0.0]), jnp.array(0.5))  # the posterior mean is 0
+        Array([0.], dtype=float32)
+        >>> problem.target(jnp.array([1.0]), jnp.array([0.0]), jnp.array(2.0))
+        Array([0.5], dtype=float32)
     """
 
     data: EmpiricalDenoiser
     levels: Callable[[PRNGKeyArray, int], Float[Array, " num"]]
     prediction: Prediction = eqx.field(static=True)
+    exact_targets: tuple[Float[Array, ""], Float[Array, ""]] | None
 
     def __init__(
         self,
@@ -81,6 +99,7 @@ class DenoisingProblem(eqx.Module):
         levels: Callable[[PRNGKeyArray, int], Float[Array, " num"]],
         *,
         prediction: Prediction = "x0",
+        exact_targets: tuple[RealScalar, RealScalar] | None = None,
     ):
         self.data = data if isinstance(data, EmpiricalDenoiser) else EmpiricalDenoiser(data)
         if prediction not in get_args(Prediction):
@@ -88,9 +107,12 @@ class DenoisingProblem(eqx.Module):
                 f"`prediction` must be one of {get_args(Prediction)}; got {prediction!r}."
             )
         self.levels, self.prediction = levels, prediction
+        self.exact_targets = None
+        if exact_targets is not None:
+            self.exact_targets = _as_interval(exact_targets, self.data.data.dtype)
 
     def draw(self, key: PRNGKeyArray, num: int) -> TrainingSet:
-        """A fresh training set of `num` triples."""
+        """A fresh training set of `num` triples; x are training points, whatever the targets made of them."""
         pick, level, noise = jax.random.split(key, 3)
         data = self.data.data
         x = data[jax.random.choice(pick, data.shape[0], (num,), p=self.data.weights)]
@@ -105,15 +127,35 @@ class DenoisingProblem(eqx.Module):
     def target(
         self, x: Float[Array, " d"], u: Float[Array, " d"], sigma: Float[Array, ""]
     ) -> Float[Array, " d"]:
-        """`sqrt(w) y = (x - b) / sigma`, for a training point x or its posterior mean."""
+        """`sqrt(w) y = (x - b) / sigma`, for a training point x; for its posterior mean where targets are exact."""
+        if self.exact_targets is not None:
+            x = jnp.where(self._is_exact(sigma), self.data(u, sigma), x)
         return (x - output_form(self.prediction, u, sigma)[0]) / sigma
 
     def target_noise(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, "d d"]:
-        """A root B of the covariance of `sqrt(w) y` given the input: `B B^T = Cov(x_0 | u) / sigma^2`."""
+        """A root B of the covariance of `sqrt(w) y` given the input, `B B^T = Cov(x_0 | u) / sigma^2`; 0 if exact."""
         # Singular in general: eigenvalues, not Cholesky.
         covariance = self.data.posterior_covariance(u, sigma) / sigma**2
         values, vectors = jnp.linalg.eigh(covariance)
-        return vectors * jnp.sqrt(jnp.maximum(values, 0))
+        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        if self.exact_targets is not None:
+            root = jnp.where(self._is_exact(sigma), 0, root)
+        return root
+
+    def _is_exact(self, sigma: Float[Array, ""]) -> Array:
+        assert self.exact_targets is not None
+        low, high = self.exact_targets
+        return (low <= sigma) & (sigma <= high)
+
+
+def _as_interval(levels: Any, dtype: Any) -> tuple[Array, Array]:
+    low, high = (as_float_array(level, "exact_targets").astype(dtype) for level in levels)
+    return low, checked(
+        high,
+        ~((low >= 0) & (low < high)),
+        "`exact_targets` must be noise levels 0 <= low < high",
+        f"; got {levels}",
+    )
 
 
 def output_form(prediction: Prediction, u: Array, sigma: Array) -> tuple[Array, Array]:

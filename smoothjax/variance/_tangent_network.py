@@ -1,0 +1,177 @@
+"""Finite ReLU networks in the parametrisation of the tangent kernel, and plain gradient descent on a fixed training set."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from .._checks import RealScalar, as_positive_integer, require_positive
+from ..denoisers import AbstractDenoiser
+from ._tangent_kernels import ReLUTangentKernel
+from ._training_set import DenoisingProblem, Prediction, TrainingSet, output_form
+
+
+class TangentNetwork(eqx.Module):
+    """A fully connected ReLU network whose tangent kernel is that of a `ReLUTangentKernel`, in the limit of large width.
+
+    `x -> sqrt(g / fan in) w x + bias_scale b` in every layer, with g = 1 in the first and the last and 2 between them; all w
+    and b are standard normal at first, and trained. The outputs are independent Gaussian processes for infinite width.
+
+    Args:
+        kernel: decides the number of layers, the embedding (whose arrays are not trained) and the scale of the biases.
+        dim: outputs, and the dimension d of the point.
+        width: units of every hidden layer.
+        key: of the initial parameters.
+        dtype: of the parameters; by default that of JAX.
+
+    Raises:
+        ValueError: for a width or dimension that is no positive integer.
+
+    Source: Jacot, Gabriel and Hongler 2018 (the parametrisation in which training does not move the kernel).
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> kernel = sj.variance.ReLUTangentKernel(3)
+        >>> network = sj.variance.TangentNetwork(kernel, 2, 64, key=jax.random.key(0))
+        >>> network(jax.numpy.zeros(2), jax.numpy.ones(())).shape
+        (2,)
+    """
+
+    kernel: ReLUTangentKernel
+    weights: tuple[Float[Array, "_ _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
+
+    def __init__(
+        self,
+        kernel: ReLUTangentKernel,
+        dim: int,
+        width: int,
+        *,
+        key: PRNGKeyArray,
+        dtype: DTypeLike | None = None,
+    ):
+        dim, width = as_positive_integer(dim, "dim"), as_positive_integer(width, "width")
+        dtype = jnp.result_type(float if dtype is None else dtype)
+        point, level = jax.ShapeDtypeStruct((dim,), dtype), jax.ShapeDtypeStruct((), dtype)
+        embedded = eqx.filter_eval_shape(kernel.embedding, point, level)
+        sizes = [embedded.size, *[width] * (kernel.num_layers - 1), dim]
+        weight_keys, bias_keys = jax.random.split(key, (2, kernel.num_layers))
+        self.kernel = kernel
+        self.weights = tuple(
+            jax.random.normal(k, (b, a), dtype)
+            for k, (a, b) in zip(weight_keys, itertools.pairwise(sizes), strict=True)
+        )
+        self.biases = tuple(
+            jax.random.normal(k, (b,), dtype) for k, b in zip(bias_keys, sizes[1:], strict=True)
+        )
+
+    def __call__(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " d"]:
+        kernel = jax.tree.map(
+            lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, self.kernel
+        )
+        x = kernel.embedding(u, sigma)
+        last = len(self.weights) - 1
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            gain = 1 if i in (0, last) else 2
+            x = math.sqrt(gain / x.size) * (w @ x) + kernel.bias_scale * b
+            x = x if i == last else jax.nn.relu(x)
+        return x
+
+
+class OutputDenoiser(AbstractDenoiser):
+    """`D = b + c f`: the output f of a model read as a denoiser, with b and c of the prediction, see `DenoisingProblem`.
+
+    Args:
+        model: callable `(u, sigma) -> (d,)`, e.g. a `TangentNetwork`.
+        dim: dimension d.
+        prediction: what the output stands for.
+    """
+
+    model: Callable[[Array, Array], Array]
+    _dim: int = eqx.field(static=True)
+    prediction: Prediction = eqx.field(static=True)
+
+    def __init__(
+        self,
+        model: Callable[[Array, Array], Array],
+        dim: int,
+        *,
+        prediction: Prediction = "x0",
+    ):
+        self.model, self.prediction = model, prediction
+        self._dim = as_positive_integer(dim, "dim")
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
+        u, sigma = self._point(u, sigma)
+        base, scale = output_form(self.prediction, u, sigma)
+        return base + scale * self.model(u, sigma)
+
+
+def gradient_descent(
+    problem: DenoisingProblem,
+    model: Any,
+    triples: TrainingSet,
+    *,
+    step_size: RealScalar,
+    num_steps: Sequence[int],
+    observe: Callable[[Any], Any] = lambda model: model,
+) -> Any:
+    """Trains a model by plain gradient descent on half its weighted mean squared error over a fixed training set.
+
+    The loss is `(1 / 2P) sum_n w_n |y_n - f_n|^2`, so that n small steps follow `KernelLaw.gradient_flow` on the model's
+    tangent kernel for a duration `step_size * n`, as long as that kernel stays what it was. Of a mode that the flow fits to
+    `1 - exp(-r n)`, with r = omega step_size / P, the steps fit `1 - (1 - r)^n`: they follow the flow for r well below one,
+    and diverge beyond r = 2. Pure: `jax.vmap` or `jax.lax.map` it over models and training sets.
+
+    Args:
+        problem: how the output is read, which decides targets and weights.
+        model: callable pytree `(u, sigma) -> (d,)`, e.g. a `TangentNetwork`; its floating-point arrays are trained.
+        triples: all that the model sees, e.g. `problem.draw(key, P)`. Any x may stand for the targets: the posterior mean
+            trains on the exact denoiser.
+        step_size: positive.
+        num_steps: increasing numbers of steps after which the model is observed.
+        observe: what to return of the trained model; by default the model. Keeps many wide networks out of memory.
+
+    Returns:
+        `observe(model)` with a leading axis of observations.
+
+    Raises:
+        ValueError: for numbers of steps that are not positive or do not increase, or a step size that is not positive.
+        Exception: from within, where the parameters overflow: the step size is too large.
+    """
+    counts = [as_positive_integer(n, "num_steps") for n in num_steps]
+    if not counts or any(b <= a for a, b in itertools.pairwise(counts)):
+        raise ValueError(f"`num_steps` must be increasing and not empty; got {tuple(num_steps)}.")
+    step = require_positive(step_size, "step_size")
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+    roots = jax.vmap(problem.root_weight)(triples.u, triples.sigma)
+    targets = jax.vmap(problem.target)(*triples)
+
+    def loss(parameters: Any) -> Array:
+        outputs = jax.vmap(eqx.combine(parameters, static))(triples.u, triples.sigma)
+        errors = roots[:, None] * outputs - targets
+        return 0.5 * jnp.sum(errors**2) / targets.shape[0]
+
+    def descend(_: Any, parameters: Any) -> Any:
+        slopes = jax.grad(loss)(parameters)
+        return jax.tree.map(lambda p, g: p - step.astype(p.dtype) * g, parameters, slopes)
+
+    def onwards(parameters: Any, num: Array) -> tuple[Any, Any]:
+        parameters = jax.lax.fori_loop(0, num, descend, parameters)
+        finite = [jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(parameters)]
+        checked = eqx.error_if(
+            parameters, ~jnp.all(jnp.stack(finite)), "Training diverged: reduce `step_size`."
+        )
+        return checked, observe(eqx.combine(checked, static))
+
+    pieces = jnp.diff(jnp.asarray(counts), prepend=0)
+    return jax.lax.scan(onwards, parameters, pieces)[1]
