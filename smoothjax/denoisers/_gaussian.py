@@ -1,7 +1,7 @@
 """The Gaussian (Wiener) denoiser: optimal for a law that has the data's mean and covariance and nothing else."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +54,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
             )
         require_finite(covariance, "covariance")
         dtype = jnp.result_type(mean, covariance)
-        xp = _host_if_concrete(mean, covariance)
+        xp = host_if_concrete(mean, covariance)
         matrix = xp.asarray(covariance, np.float64 if xp is np else dtype)
         eigenvalues, basis = xp.linalg.eigh((matrix + matrix.T) / 2)
         if xp is np:
@@ -125,7 +125,12 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         return self
 
     @classmethod
-    def fit(cls, data: Any, rank: int | None = None, shrinkage: float = 0.0) -> "GaussianDenoiser":
+    def fit(
+        cls,
+        data: Any,
+        rank: int | None = None,
+        shrinkage: float | Literal["ledoit-wolf"] = 0.0,
+    ) -> "GaussianDenoiser":
         """Mean and (1/n) covariance of a training set: what denoising score matching with an affine model learns.
 
         Costs O(n d min(n, d)) once; with n <= d the covariance is never formed.
@@ -134,18 +139,19 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
             data: training points, shape (n, d).
             rank: number of leading eigenvectors to keep. The variance along all others is replaced by its average, which
                 is the maximum-likelihood choice (probabilistic PCA). All by default.
-            shrinkage: theta in [0, 1]; the covariance becomes `(1 - theta) Sigma + theta tr(Sigma)/d`.
+            shrinkage: theta in [0, 1]; the covariance becomes `(1 - theta) Sigma + theta tr(Sigma)/d`. "ledoit-wolf"
+                estimates, from the sample covariance of full rank, the theta that brings it closest to the covariance of
+                the law that the points were drawn from, in mean square.
 
         Raises:
             ValueError: for a wrong shape or non-finite data, a rank outside 0..d, a shrinkage outside [0, 1].
+
+        Source: Tipping and Bishop 1999 (`rank`); Ledoit and Wolf 2004, section 3.3 (`shrinkage`).
         """
         data = as_points(data)
         n, d = data.shape
-        if rank is not None and (isinstance(rank, bool) or rank != int(rank) or not 0 <= rank <= d):
-            raise ValueError(f"`rank` must be an integer from 0 to d = {d}; got {rank!r}.")
-        if is_concrete(shrinkage) and not 0 <= shrinkage <= 1:
-            raise ValueError(f"`shrinkage` must lie in [0, 1]; got {shrinkage}.")
-        xp = _host_if_concrete(data)
+        require_rank_and_shrinkage(rank, shrinkage, d)
+        xp = host_if_concrete(data)
         points = xp.asarray(data, np.float64 if xp is np else data.dtype)
         mean = xp.mean(points, axis=0)
         centred = points - mean
@@ -157,22 +163,19 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         else:
             eigenvalues, basis = xp.linalg.eigh(centred.T @ centred / n)
             eigenvalues, basis = xp.maximum(eigenvalues[::-1], 0), basis[:, ::-1]
-        average = xp.sum(eigenvalues) / d
-        complement = 0.0
-        if rank is not None and rank < eigenvalues.shape[0]:
-            complement = xp.sum(eigenvalues[rank:]) / (d - rank)
-            eigenvalues, basis = eigenvalues[:rank], basis[:, :rank]
-        shrink = lambda value: (1 - shrinkage) * value + shrinkage * average  # noqa: E731
-        return cls.low_rank(
-            jnp.asarray(mean, data.dtype),
-            jnp.asarray(basis, data.dtype),
-            jnp.asarray(shrink(eigenvalues), data.dtype),
-            jnp.asarray(shrink(complement), data.dtype),
-        )
+        if isinstance(shrinkage, str):
+            shrinkage = _ledoit_wolf(xp, xp.sum(centred**2, axis=1), eigenvalues, d)
+        return from_sample_spectrum(mean, basis, eigenvalues, rank, shrinkage, data.dtype)
 
     @property
     def dim(self) -> int:
         return self.mean.shape[0]
+
+    @property
+    def variances(self) -> Float[Array, " d"]:
+        """All d eigenvalues of the covariance, in squared data units, with that of the complement as often as it occurs."""
+        missing = self.dim - self.eigenvalues.shape[0]
+        return jnp.concatenate([self.eigenvalues, jnp.broadcast_to(self.complement, (missing,))])
 
     def map_modes(self, vector: Float[Array, " d"], gains: Array, complement_gain: Array) -> Array:
         """`U diag(gains) U^T vector + complement_gain (1 - U U^T) vector`, for any function of the covariance."""
@@ -193,14 +196,14 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
-        noise = _square(sigma)
+        noise = square_of_level(sigma)
         gains = self._spectrum(lambda variance: variance / (variance + noise))
         return self.mean + self.map_modes(u - self.mean, *gains)
 
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
         modes, rest = self._split(u - self.mean)
-        noise = _square(sigma)
+        noise = square_of_level(sigma)
         variances, complement = self._spectrum(lambda variance: variance + noise)
         missing = self.dim - self.eigenvalues.shape[0]
         square = jnp.sum(modes**2 / variances) + jnp.sum(rest**2) / complement
@@ -208,7 +211,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         return -0.5 * (square + log_determinant + self.dim * math.log(2 * math.pi))
 
     def _posterior_spectrum(self, sigma: Array) -> tuple[Array, Array]:
-        noise = _square(sigma)
+        noise = square_of_level(sigma)
         return self._spectrum(lambda variance: variance * noise / (variance + noise))
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
@@ -218,6 +221,17 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
 
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         _, sigma = self._point(u, sigma)
+        return self.minimum_error(sigma)
+
+    def minimum_error(self, sigma: RealScalar) -> Float[Array, ""]:
+        """Least mean square error of any denoiser of this law (MMSE): `sum_i lambda_i sigma^2 / (lambda_i + sigma^2)`.
+
+        Summed over the d coordinates. It is the posterior variance, which for a Gaussian is the same at every point.
+
+        Raises:
+            ValueError: for a noise level that is not positive.
+        """
+        _, sigma = self._point(self.mean, sigma)
         modes, complement = self._posterior_spectrum(sigma)
         return jnp.sum(modes) + (self.dim - modes.shape[0]) * complement
 
@@ -240,9 +254,56 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         return self.mean, self.covariance()
 
 
-def _square(sigma: Array) -> Array:
+def square_of_level(sigma: Array) -> Array:
     # A square that underflows would make 0 / 0 of directions without variance.
     return jnp.maximum(sigma**2, jnp.finfo(sigma.dtype).tiny)
+
+
+def from_sample_spectrum(
+    mean: Any, basis: Any, eigenvalues: Any, rank: int | None, shrinkage: Any, dtype: Any
+) -> GaussianDenoiser:
+    """`GaussianDenoiser.fit` from the eigenvectors and eigenvalues of a sample covariance, largest first, zeros optional."""
+    d = basis.shape[0]
+    average = eigenvalues.sum() / d
+    complement = 0.0
+    if rank is not None and rank < eigenvalues.shape[0]:
+        complement = eigenvalues[rank:].sum() / (d - rank)
+        eigenvalues, basis = eigenvalues[:rank], basis[:, :rank]
+    shrink = lambda value: (1 - shrinkage) * value + shrinkage * average  # noqa: E731
+    return GaussianDenoiser.low_rank(
+        jnp.asarray(mean, dtype),
+        jnp.asarray(basis, dtype),
+        jnp.asarray(shrink(eigenvalues), dtype),
+        jnp.asarray(shrink(complement), dtype),
+    )
+
+
+def require_rank_and_shrinkage(rank: Any, shrinkage: Any, d: int) -> None:
+    if rank is not None and (isinstance(rank, bool) or rank != int(rank) or not 0 <= rank <= d):
+        raise ValueError(f"`rank` must be an integer from 0 to d = {d}; got {rank!r}.")
+    if isinstance(shrinkage, str):
+        if shrinkage != "ledoit-wolf":
+            raise ValueError(
+                f'`shrinkage` must be a number in [0, 1] or "ledoit-wolf"; got {shrinkage!r}.'
+            )
+    elif is_concrete(shrinkage) and not 0 <= shrinkage <= 1:
+        raise ValueError(f"`shrinkage` must lie in [0, 1]; got {shrinkage}.")
+
+
+def _ledoit_wolf(xp: Any, squared_norms: Any, eigenvalues: Any, d: int) -> Any:
+    """Ledoit and Wolf's shrinkage, from the squared norms of the centred points and the spectrum of their covariance."""
+    n = squared_norms.shape[0]
+    # Nothing is lost by a common factor, without which the fourth powers could overflow or underflow.
+    unit = xp.maximum(xp.max(squared_norms), np.finfo(squared_norms.dtype).tiny)
+    squared_norms, eigenvalues = squared_norms / unit, eigenvalues / unit
+    average = xp.sum(eigenvalues) / d
+    # |Sigma - average|_F^2: the eigenvalues that are not listed are zero.
+    dispersion = xp.sum((eigenvalues - average) ** 2) + (d - eigenvalues.shape[0]) * average**2
+    # |x x^T - Sigma|_F^2, averaged over the points and divided by their number.
+    error = (xp.sum(squared_norms**2) / n - xp.sum(eigenvalues**2)) / n
+    # Where nothing is dispersed (d = 1, a single point) shrinking changes nothing.
+    known = dispersion > 0
+    return xp.where(known, xp.clip(error / xp.where(known, dispersion, 1), 0, 1), 0)
 
 
 def _as_mean(mean: Any) -> Array:
@@ -253,6 +314,6 @@ def _as_mean(mean: Any) -> Array:
     return mean
 
 
-def _host_if_concrete(*arrays: Array) -> Any:
+def host_if_concrete(*arrays: Array) -> Any:
     """NumPy, in float64 whatever JAX is set to, for arrays whose values are known; else `jax.numpy`."""
     return np if is_concrete(*arrays) else jnp

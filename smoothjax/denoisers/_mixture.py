@@ -1,6 +1,7 @@
 """Mixtures of Gaussians: between the memorising denoiser (a component a point) and the Gaussian one (one component)."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_log_weights, as_points, import_optional
 from ._base import AbstractPosteriorDenoiser, representable_noise_level
-from ._gaussian import GaussianDenoiser
+from ._gaussian import GaussianDenoiser, from_sample_spectrum, require_rank_and_shrinkage
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -114,33 +115,92 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return cls.of(weights, [GaussianDenoiser.low_rank(*part) for part in parts])
 
     @classmethod
+    def molrg(
+        cls, weights: Any, bases: Sequence[Any], eigenvalues: Sequence[Any] | None = None
+    ) -> "MixtureDenoiser":
+        r"""Mixture of low-rank Gaussians (MoLRG) on linear subspaces: `x_0 = U_k a` with probability `w_k`, `a` Gaussian.
+
+        All means are zero, and so is the variance off the subspaces, so that the law has no density without noise. With
+        `lambda = 1` the denoiser is `sum_k r_k U_k U_k^T u / (1 + sigma^2)` and
+
+            r_k ~ w_k (1 + 1/sigma^2)^(-d_k/2) exp(|U_k^T u|^2 / (2 sigma^2 (1 + sigma^2))),
+
+        which overflows at small noise; here the exponents are the distances from the subspaces. As the noise vanishes, D
+        projects on the nearest of the subspaces (on the one of least dimension, of several through the point).
+
+        Args:
+            weights: w, shape (K,), normalised here.
+            bases: K arrays U_k of shape (d, d_k) with orthonormal columns; the subspaces may differ in dimension.
+            eigenvalues: K arrays of shape (d_k,), the variances along the columns. Ones by default.
+
+        Raises:
+            ValueError: for wrong shapes, columns that are not orthonormal, or negative variances.
+
+        Source: Wang et al. 2024, "Diffusion models learn low-dimensional distributions via subspace clustering".
+
+        Example:
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> D = sj.MixtureDenoiser.molrg(jnp.ones(2), [jnp.eye(2)[:, :1], jnp.eye(2)[:, 1:]])
+            >>> D(jnp.array([2.0, 0.1]), 1e-6)  # two lines: the nearest
+            Array([2., 0.], dtype=float32)
+        """
+        arrays = [as_float_array(basis, "bases") for basis in bases]
+        if any(basis.ndim != 2 for basis in arrays):
+            raise ValueError(
+                f"`bases` must be arrays of shape (d, d_k); got shapes {[b.shape for b in arrays]}."
+            )
+        if eigenvalues is None:
+            eigenvalues = [jnp.ones(basis.shape[1], basis.dtype) for basis in arrays]
+        if len(eigenvalues) != len(arrays):
+            raise ValueError(
+                f"`eigenvalues` must have one entry a subspace, {len(arrays)}; got {len(eigenvalues)}."
+            )
+        components = [
+            GaussianDenoiser.low_rank(jnp.zeros(basis.shape[0], basis.dtype), basis, variances)
+            for basis, variances in zip(arrays, eigenvalues, strict=True)
+        ]
+        return cls.of(weights, components)
+
+    @classmethod
     def fit(
         cls,
         data: Any,
         labels: Any = None,
         *,
         num_components: int = 10,
+        method: Literal["k-means", "em"] = "k-means",
         rank: int | None = None,
-        shrinkage: float = 0.0,
+        shrinkage: float | Literal["ledoit-wolf"] = 0.0,
         seed: int = 0,
     ) -> "MixtureDenoiser":
-        """A Gaussian for every class, or for every k-means cluster where there are no labels.
+        """A Gaussian for every class, or for every cluster where there are no labels.
 
         Args:
             data: training points, shape (n, d).
-            labels: class of each point, shape (n,). Without them, scikit-learn's k-means finds `num_components` clusters.
+            labels: class of each point, shape (n,). Without them, scikit-learn finds `num_components` clusters.
             num_components: number of clusters, used without labels only.
-            rank, shrinkage: as in `GaussianDenoiser.fit`, for each component.
-            seed: of k-means.
+            method: how clusters are found, used without labels only. "k-means" assigns every point to one of them. "em"
+                maximises the likelihood of the mixture (`sklearn.mixture.GaussianMixture`, full covariances, to which a
+                millionth of the data's average variance is added, or they could collapse).
+            rank, shrinkage: as in `GaussianDenoiser.fit`, for each component, once the clusters are found. With "em" the
+                shrinkage must be a number.
+            seed: of k-means and EM.
 
         Raises:
-            ValueError: for labels of another length, or fewer points than components.
+            ValueError: for labels of another length, fewer points than components, or an unknown method.
         """
         data = as_points(data)
         n, d = data.shape
+        rank = None if rank is None else min(rank, d)
+        if method not in ("k-means", "em"):
+            raise ValueError(f'`method` must be "k-means" or "em"; got {method!r}.')
         if labels is None:
             if not 1 <= num_components <= n:
                 raise ValueError(f"`num_components` must lie in 1..n = {n}; got {num_components}.")
+            if method == "em":
+                return cls.of(
+                    *_expectation_maximisation(data, num_components, rank, shrinkage, seed)
+                )
             cluster = import_optional("sklearn.cluster")
             kmeans = cluster.KMeans(num_components, n_init=4, random_state=seed)
             labels = kmeans.fit_predict(np.asarray(data))
@@ -148,10 +208,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         if labels.shape != (n,):
             raise ValueError(f"`labels` must have shape ({n},), one a point; got {labels.shape}.")
         members = [np.asarray(data)[labels == label] for label in np.unique(labels)]
-        components = [
-            GaussianDenoiser.fit(m, None if rank is None else min(rank, d), shrinkage)
-            for m in members
-        ]
+        components = [GaussianDenoiser.fit(m, rank, shrinkage) for m in members]
         return cls.of(np.asarray([len(m) for m in members], float), components)
 
     @property
@@ -219,6 +276,30 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         difference = means - mean
         between = _dot((weights[:, None] * difference).T, difference)
         return mean, jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
+
+
+def _expectation_maximisation(
+    data: Array, num_components: int, rank: int | None, shrinkage: Any, seed: int
+) -> tuple[Any, list[GaussianDenoiser]]:
+    require_rank_and_shrinkage(rank, shrinkage, data.shape[1])
+    if isinstance(shrinkage, str):
+        raise ValueError(
+            f'With method="em" `shrinkage` must be a number; got {shrinkage!r}, which needs the members of a cluster.'
+        )
+    points = np.asarray(data, np.float64)
+    # In units of the data: scikit-learn's own default is an absolute variance.
+    floor = 1e-6 * float(np.mean(np.var(points, axis=0)))
+    mixture = import_optional("sklearn.mixture")
+    em = mixture.GaussianMixture(num_components, reg_covar=floor, n_init=4, random_state=seed)
+    em.fit(points)
+    components = []
+    for mean, covariance in zip(em.means_, em.covariances_, strict=True):
+        eigenvalues, basis = np.linalg.eigh(covariance)
+        spectrum = np.maximum(eigenvalues[::-1], 0)
+        components.append(
+            from_sample_spectrum(mean, basis[:, ::-1], spectrum, rank, shrinkage, data.dtype)
+        )
+    return em.weights_, components
 
 
 def _stack(components: "list[GaussianDenoiser]") -> GaussianDenoiser:

@@ -1,6 +1,10 @@
 """Flows of denoisers: probability flow, reverse SDE, samples and log-likelihoods."""
 
 from ._gaussian_flow import gaussian_flow as gaussian_flow
+from ._gaussian_flow import gaussian_sampler as gaussian_sampler
+from ._gaussian_flow import gaussian_sampler_bias as gaussian_sampler_bias
+from ._gaussian_flow import gaussian_sampler_factors as gaussian_sampler_factors
+from ._gaussian_flow import gaussian_sampler_law as gaussian_sampler_law
 from ._likelihood import LikelihoodSolution as LikelihoodSolution
 from ._likelihood import likelihood_solution as likelihood_solution
 from ._likelihood import log_likelihood as log_likelihood
