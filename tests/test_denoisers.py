@@ -404,3 +404,18 @@ def test_batches_are_vmap(dtype):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_rescaled(dtype):
+    points = np.array([[-1.0, 0.5], [2.0, 1.0], [0.0, -3.0]], dtype)
+    centre, scale = np.array([1.0, -2.0], dtype), dtype.type(2.5)
+    D = sj.RescaledDenoiser(sj.EmpiricalDenoiser((points - centre) / scale), centre, scale)
+    u = np.array([0.3, 0.2], dtype)
+    for sigma in (0.5, 3.0):
+        expected = sj.EmpiricalDenoiser(points)(u, sigma)
+        # Weights of three points: logits of size ten, each to a rounding.
+        np.testing.assert_allclose(D(u, sigma), expected, atol=100 * np.finfo(dtype).eps)
+    with pytest.raises(ValueError, match="`scale` must be positive"):
+        sj.RescaledDenoiser(D, centre, 0.0)
+    with pytest.raises(ValueError, match=r"must have shape \(d,\); got \(\)"):
+        sj.RescaledDenoiser(D, 1.0, 2.0)
