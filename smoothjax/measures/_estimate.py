@@ -93,6 +93,24 @@ def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
     )
 
 
+@jax.jit
+def ratio_of_means(numerators: Float[Array, " n"], denominators: Float[Array, " n"]) -> Estimate:
+    """mean(numerators) / mean(denominators >= 0) of independent pairs, by the delta method; 0 ± 0 over zero."""
+    mean = jnp.mean(denominators)
+    positive = mean > 0
+    mean = jnp.where(positive, mean, 1)
+    ratio = jnp.where(positive, jnp.mean(numerators) / mean, 0)
+    # To first order the ratio moves with the mean of these, which is zero.
+    residuals = jnp.where(positive, (numerators - ratio * denominators) / mean, 0)
+    return Estimate(ratio, mean_estimate(residuals).standard_error)
+
+
+def jackknife_error(left_out: Float[Array, " n"]) -> Float[Array, ""]:
+    """Standard error of a statistic from its n values with one observation left out each: at least it, on average."""
+    n = left_out.shape[0]
+    return safe_sqrt((n - 1) / n * jnp.sum((left_out - jnp.mean(left_out)) ** 2))
+
+
 def wilson_interval(count: Any, num: Any, confidence: float = 0.95) -> Float[Array, "*batch 2"]:
     """Wilson's score interval for a binomial fraction.
 

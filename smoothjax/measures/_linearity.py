@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_float_array, as_positive_integer, require_finite
+from smoothjax._checks import RealScalar, as_positive_integer
+from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
 
 from ._estimate import Estimate, mean_estimate
 from ._numerics import (
+    as_centre,
     as_data,
     as_noise_level,
-    checked,
     evaluate,
     keys_by_index,
     map_in_blocks,
@@ -102,12 +102,7 @@ def linearity_score(
     sigma = as_noise_level(sigma, data.dtype)
     num_noises = as_positive_integer(num_noises, "num_noises")
     batch_size = as_positive_integer(batch_size, "batch_size")
-    if centre is None:
-        mu = jnp.mean(data, axis=0)
-    else:
-        mu = checked(_as_centre, centre).astype(data.dtype)
-        if mu.shape != data.shape[1:]:
-            raise ValueError(f"`centre` must have shape {data.shape[1:]}; got {mu.shape}.")
+    mu = as_centre(centre, data)
     pairing_key, noise_key = jax.random.split(key)
     keys = keys_by_index(noise_key, data.shape[0])
     num_pairs = data.shape[0] // 2
@@ -136,10 +131,58 @@ def linearity_score(
     return LinearityScore(mean_estimate(raw), mean_estimate(centred))
 
 
-def _as_centre(centre: Any) -> Array:
-    centre = as_float_array(centre, "centre")
-    require_finite(centre, "centre")
-    return centre
+class LinearityComparison(eqx.Module):
+    """Linearity scores of a denoiser and of the two references; see `linearity_comparison`.
+
+    Attributes:
+        denoiser: scores of the denoiser in question.
+        empirical: scores of the memorizing denoiser.
+        gaussian: scores of the Gaussian denoiser.
+    """
+
+    denoiser: LinearityScore
+    empirical: LinearityScore
+    gaussian: LinearityScore
+
+
+def linearity_comparison(
+    denoiser: Callable[[Array, Array], Array],
+    empirical: Callable[[Array, Array], Array],
+    gaussian: GaussianDenoiser | DualGaussianDenoiser,
+    data: Float[Array, "n d"],
+    sigma: RealScalar,
+    key: PRNGKeyArray,
+    *,
+    num_noises: int = 1,
+    batch_size: int = 1024,
+) -> LinearityComparison:
+    """`linearity_score` of a denoiser beside those of the memorizing and of the Gaussian one, on the same pairs and noises.
+
+    A score by itself says little: at noise levels where both references score near 1 any sane denoiser does. All three are
+    centred on the mean of the Gaussian, about which its own score is 1.
+
+    Args:
+        denoiser: callable `(u: (d,), sigma: ()) -> (d,)`.
+        empirical: the memorizing reference, such as `EmpiricalDenoiser(train)`.
+        gaussian: the Gaussian reference, such as `GaussianDenoiser.fit(train)`.
+        data, sigma, key, num_noises, batch_size: as for `linearity_score`.
+
+    Raises:
+        ValueError: as `linearity_score` does.
+    """
+    scores = [
+        linearity_score(
+            member,
+            data,
+            sigma,
+            key,
+            centre=gaussian.mean,
+            num_noises=num_noises,
+            batch_size=batch_size,
+        )
+        for member in (denoiser, empirical, gaussian)
+    ]
+    return LinearityComparison(*scores)
 
 
 @jax.jit

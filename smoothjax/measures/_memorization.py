@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, is_concrete
 
-from ._estimate import wilson_interval
+from ._estimate import Estimate, wilson_interval
 from ._neighbours import nearest_neighbours
 
 
@@ -50,6 +50,53 @@ class MemorizationFraction(eqx.Module):
     null_ratios: Float[Array, " m0"]
     distances: Float[Array, " m"]
     null_distances: Float[Array, " m0"]
+
+    @property
+    def excess(self) -> Estimate:
+        """Fraction of the samples less that of the null points, with the standard error of two independent fractions.
+
+        Both fractions' binomial variances are taken at Wilson's centre of their interval, not at the fraction, so that the
+        error is positive where no sample or every sample passes.
+        """
+        variance = 0.0
+        for interval, num in (
+            (self.interval, self.num_samples),
+            (self.null_interval, self.num_null),
+        ):
+            centre = jnp.mean(interval)
+            variance = variance + centre * (1 - centre) / num
+        return Estimate(self.fraction - self.null_fraction, jnp.sqrt(variance))
+
+    @property
+    def excess_interval(self) -> Float[Array, "2"]:
+        """Interval of the excess, from the two Wilson intervals; it lies within [-1, 1].
+
+        Reference:
+            R. G. Newcombe (1998), Interval estimation for the difference between independent proportions, Stat. Med. 17,
+            873-890 (method 10).
+        """
+        (low, high), (null_low, null_high) = self.interval, self.null_interval
+        p, null = self.fraction, self.null_fraction
+        below = jnp.hypot(p - low, null_high - null)
+        above = jnp.hypot(high - p, null - null_low)
+        return jnp.stack([p - null - below, p - null + above])
+
+    def calibrated_ratio(self, level: float) -> Float[Array, ""]:
+        """The largest threshold that at most a fraction `level` of the null points pass, and at most 1.
+
+        The null's own quantile, for data whose held-out points pass one third, or for a test of given size in place of the
+        customary threshold. It is only as sharp as the null is large: below `1/num_null` it is the least null ratio.
+
+        Args:
+            level: in [0, 1).
+
+        Raises:
+            ValueError: on a level out of range.
+        """
+        if not 0 <= level < 1:
+            raise ValueError(f"`level` must be in [0, 1); got {level}.")
+        # A product such as 0.07 * 100 falls short of the integer by a rounding.
+        return jnp.sort(self.null_ratios)[math.floor(level * self.num_null * (1 + 1e-12))]
 
     def __str__(self) -> str:
         if not is_concrete(self):

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import as_points, is_concrete, require_positive
+from smoothjax._checks import (
+    as_float_array,
+    as_points,
+    is_concrete,
+    require_finite,
+    require_positive,
+)
 
 
 def checked(check: Callable[..., Array], value: Any, *args: Any) -> Array:
@@ -81,6 +87,22 @@ def evaluate(
     return output
 
 
+def as_centre(centre: Any, data: Float[Array, "n d"], default: Any = None) -> Float[Array, " d"]:
+    """`centre` as a point in the dtype of `data`; by default `default`, and the mean of `data` if there is none."""
+    if centre is None and default is None:
+        return jnp.mean(data, axis=0)
+    centre = checked(_as_finite, default if centre is None else centre).astype(data.dtype)
+    if centre.shape != data.shape[1:]:
+        raise ValueError(f"`centre` must have shape {data.shape[1:]}; got {centre.shape}.")
+    return centre
+
+
+def _as_finite(centre: Any) -> Array:
+    centre = as_float_array(centre, "centre")
+    require_finite(centre, "centre")
+    return centre
+
+
 def as_noise_level(sigma: Any, dtype: Any) -> Float[Array, ""]:
     """`sigma` as a positive scalar of the given dtype."""
     sigma = checked(require_positive, sigma, "sigma")
@@ -104,6 +126,25 @@ def as_data(data: Any, minimum: int, why: str) -> Float[Array, "n d"]:
 def keys_by_index(key: PRNGKeyArray, size: int) -> PRNGKeyArray:
     """One key for each index; that of index i depends on nothing else."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
+
+
+def mean_over_noises(
+    function: Callable[[Array], Any],
+    data: Float[Array, "n d"],
+    sigma: Array,
+    key: PRNGKeyArray,
+    num_noises: int,
+    batch_size: int,
+) -> Any:
+    """For each data point the mean of `function(x0 + sigma z)` over its noises, leaf by leaf: leading axis n."""
+    keys = keys_by_index(key, data.shape[0])
+
+    def one_point(i: Array) -> Any:
+        draws = noises(keys[i], num_noises, data[i])
+        values = jax.vmap(lambda z: function(data[i] + sigma * z))(draws)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
+
+    return map_in_blocks(one_point, data.shape[0], batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=1)
