@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING
 
 from ._circle import circle
 from ._early_stopping import early_stopping
+from ._emergence import emergence
+from ._explain_network import explain_network
+from ._gap_emptying import gap_emptying
 from ._gap_filling import gap_filling
+from ._gap_geometry import gap_geometry
+from ._gaussian_closure import gaussian_closure
+from ._law_accuracy import law_accuracy
 from ._line_in_plane import line_in_plane
+from ._memorization import memorization
+from ._network_closure import network_closure
 from ._optimality import optimality
 from ._penalty_sweep import penalty_sweep
+from ._strong_generalization import strong_generalization
+from ._tangent_kernel_networks import tangent_kernel_networks
+from ._target_ablation import target_ablation
 from ._target_noise import target_noise
 from ._two_points import two_points
 
@@ -72,6 +83,61 @@ EXPERIMENTS = {
             "gap-filling",
             "what linear models trained anew on three points generate, against the number of samples",
             gap_filling,
+        ),
+        Experiment(
+            "gap-geometry",
+            "which gaps between four points linear models fill, by their features and the points' rotation",
+            gap_geometry,
+        ),
+        Experiment(
+            "law-accuracy",
+            "every route to the law of linear models against retrained ones, with the Monte Carlo floor",
+            law_accuracy,
+        ),
+        Experiment(
+            "gaussian-closure",
+            "how Gaussian linear models are over retrainings, and what it matters to what they generate",
+            gaussian_closure,
+        ),
+        Experiment(
+            "target-ablation",
+            "linear models trained on the same inputs with exact targets: how much of a gap noise fills",
+            target_ablation,
+        ),
+        Experiment(
+            "gap-emptying",
+            "where the variance of linear models takes mass out of a gap",
+            gap_emptying,
+        ),
+        Experiment(
+            "tangent-kernel-networks",
+            "spread of small ReLU networks over targets, initial weights and training sets, against their tangent kernel",
+            tangent_kernel_networks,
+        ),
+        Experiment(
+            "network-closure",
+            "how Gaussian networks are over retrainings, and what they generate from noisy and exact targets",
+            network_closure,
+        ),
+        Experiment(
+            "memorization",
+            "networks between copying and the Gaussian denoiser, by training points and by width",
+            memorization,
+        ),
+        Experiment(
+            "emergence",
+            "a network on few points while it trains: the Gaussian denoiser first, copies later",
+            emergence,
+        ),
+        Experiment(
+            "strong-generalization",
+            "whether networks of disjoint data generate the same, beside their Gaussians",
+            strong_generalization,
+        ),
+        Experiment(
+            "explain-network",
+            "which analytic denoiser of the training set a trained network resembles, by noise level and by samples",
+            explain_network,
         ),
     )
 }

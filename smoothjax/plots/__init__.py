@@ -3,7 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from ..experiments import Comparison
-from . import _smoothing, _variance
+from . import (
+    _explain_network,
+    _gaussian_structure,
+    _networks_variance,
+    _smoothing,
+    _variance,
+    _variance_validation,
+)
 from ._comparison import plot_curves as plot_curves
 from ._comparison import plot_samples as plot_samples
 
@@ -19,6 +26,17 @@ _EXPERIMENTS = {
     "circle": _smoothing.plot_circle,
     "target-noise": _variance.plot_target_noise,
     "gap-filling": _variance.plot_gap_filling,
+    "gap-geometry": _variance.plot_gap_geometry,
+    "law-accuracy": _variance_validation.plot_law_accuracy,
+    "gaussian-closure": _variance_validation.plot_gaussian_closure,
+    "target-ablation": _variance_validation.plot_target_ablation,
+    "gap-emptying": _variance_validation.plot_gap_emptying,
+    "tangent-kernel-networks": _networks_variance.plot_tangent_kernel_networks,
+    "memorization": _gaussian_structure.plot_memorization,
+    "emergence": _gaussian_structure.plot_emergence,
+    "strong-generalization": _gaussian_structure.plot_strong_generalization,
+    "explain-network": _explain_network.plot_explain_network,
+    "network-closure": _networks_variance.plot_network_closure,
 }
 
 
