@@ -1,16 +1,15 @@
 """The commands: each a dataclass whose fields are its options, read from the command line by tyro."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
 import tyro
 from tyro.conf import Positional
 
 from . import datasets, mechanisms, plots, report
+from ._precision import computing_in
+from ._train_command import Train
 from .experiments import (
     EXPERIMENTS,
     CompareSettings,
@@ -57,7 +56,7 @@ class Compare:
 
     def run(self) -> int:
         """Compares, saves and prints; returns the exit status."""
-        with _precision(self.precision):
+        with computing_in(self.precision):
             return self._run()
 
     def _run(self) -> int:
@@ -69,16 +68,6 @@ class Compare:
         page = report.save(comparison, self.out)
         print(comparison.table(), "", *comparison.notes, "", f"Report: {page}", sep="\n")
         return 0
-
-
-@contextlib.contextmanager
-def _precision(precision: str) -> Iterator[None]:
-    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    jax.config.update("jax_enable_x64", precision == "float64")
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +84,7 @@ class RunExperiment:
     def run(self) -> int:
         """Runs, draws and saves; returns the exit status."""
         experiment = get_experiment(self.name)
-        with _precision(self.precision):
+        with computing_in(self.precision):
             results = experiment.run(out=str(self.out))
         with replacing(self.out / "results.nc") as path:
             results.to_netcdf(path, engine="h5netcdf")
@@ -114,18 +103,19 @@ class List:
         print("Data sets:", ", ".join(datasets.names()))
         print("Mechanisms:")
         for name in mechanisms.names():
-            print(f"  {name:<14} {mechanisms.get(name).description}")
+            print(f"  {name:<23} {mechanisms.get(name).description}")
         print("Experiments:")
         for name, experiment in EXPERIMENTS.items():
-            print(f"  {name:<14} {experiment.description}")
+            print(f"  {name:<23} {experiment.description}")
         return 0
 
 
-def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | List:
+def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | Train | List:
     """The command that the arguments ask for, with its options."""
     commands = (
         Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
         | Annotated[RunExperiment, tyro.conf.subcommand("experiment", prefix_name=False)]
+        | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
         | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
     )
     description = "What would a diffusion model trained on a finite data set generate, and why?"

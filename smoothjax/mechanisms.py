@@ -6,19 +6,34 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from . import measures
 from .datasets import Dataset
 from .denoisers import (
     Denoiser,
     EmpiricalDenoiser,
+    EquivariantLocalDenoiser,
     GaussianDenoiser,
     GaussianSmoothedDenoiser,
+    LocalDenoiser,
     MixtureDenoiser,
     NoiseUnconditionedDenoiser,
+    PatchCompositeDenoiser,
     PiecewiseLinearDenoiser,
+    RescaledDenoiser,
     SwitchedDenoiser,
     TemperedDenoiser,
+    WienerMaskDenoiser,
+)
+from .processes import VariancePreserving
+from .variance import (
+    DenoisingProblem,
+    GaussianBumps,
+    LinearProblem,
+    ProductFeatures,
+    UniformTimes,
+    train_linear,
 )
 
 
@@ -140,6 +155,41 @@ def _build_noise_blind(train: Dataset, seed: int) -> NoiseUnconditionedDenoiser:
     return NoiseUnconditionedDenoiser(train.points, levels)
 
 
+# By dimension, as in the variance paper: bumps along every axis and time, and triples that a model is trained on.
+LINEAR_MODELS = {1: (16, 256), 2: (10, 500)}
+
+
+def _build_linear_model(train: Dataset, seed: int) -> RescaledDenoiser:
+    if train.dim not in LINEAR_MODELS:
+        raise ValueError(
+            f"`linear-model` needs data of dimension 1 or 2; got dimension {train.dim}."
+        )
+    num_bumps, num_train = LINEAR_MODELS[train.dim]
+    low, high = jnp.min(train.points, axis=0), jnp.max(train.points, axis=0)
+    # The paper's data reach from -1 to 1, its bumps from -1.5 to 1.5.
+    centre, scale = 0.5 * (low + high), 0.5 * jnp.max(high - low)
+    process, cutoff = VariancePreserving.from_drift_rate(0.1, 20.0), 0.01
+    bumps = [GaussianBumps.evenly(-1.5, 1.5, num_bumps)] * train.dim
+    times = GaussianBumps.evenly(cutoff, 1.0, num_bumps)
+    denoising = DenoisingProblem(
+        (train.points - centre) / scale, UniformTimes(process, cutoff, 1.0)
+    )
+    problem = LinearProblem(denoising, ProductFeatures(bumps, times, process), ridge=0.1)
+    return RescaledDenoiser(train_linear(problem, num_train, jax.random.key(seed)), centre, scale)
+
+
+def _images(train: Dataset) -> Float[Array, "n H W C"]:
+    if train.image_shape is None:
+        raise ValueError(f"Local denoisers need images; {train.name!r} has points without shape.")
+    return train.points.reshape(-1, *train.image_shape)
+
+
+def _window(train: Dataset) -> int:
+    """An odd number of pixels, about a third of the shorter side: for a start; `calibrate_patch_size` finds what suits."""
+    images = _images(train)
+    return 2 * (min(images.shape[1:3]) // 6) + 1
+
+
 register(
     Mechanism(
         "empirical",
@@ -176,6 +226,14 @@ register(
         by_default=lambda train: train.dim == 1,
     )
 )
+register(
+    Mechanism(
+        "linear-model",
+        "Gaussian bumps of x and t fitted to a few hundred noisy samples: one draw of its law; for dimension 1 or 2",
+        _build_linear_model,
+        by_default=lambda train: train.dim in LINEAR_MODELS,
+    )
+)
 # These two do not generalise on their own, and are there to see just that.
 register(
     Mechanism(
@@ -190,6 +248,47 @@ register(
         "noise-blind",
         "best network that is not told the noise level: exact scores averaged over 32 levels",
         _build_noise_blind,
+        by_default=lambda train: False,
+    )
+)
+register(
+    Mechanism(
+        "ledoit-wolf",
+        "Gaussian with Ledoit and Wolf's shrinkage of the covariance: for few points",
+        lambda train, seed: GaussianDenoiser.fit(train.points, shrinkage="ledoit-wolf"),
+        by_default=lambda train: False,
+    )
+)
+# Slower than the others; ask for them.
+register(
+    Mechanism(
+        "local",
+        "posterior mean of each pixel given its window, a third of the side; for images",
+        lambda train, seed: LocalDenoiser(_images(train), _window(train)),
+        by_default=lambda train: False,
+    )
+)
+register(
+    Mechanism(
+        "equivariant-local",
+        "the same with the windows of all positions with such a border: convolutional networks' inductive bias",
+        lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train)),
+        by_default=lambda train: False,
+    )
+)
+register(
+    Mechanism(
+        "patch-composite",
+        "posterior means of all crops, a third of the side, averaged over those that cover a pixel; for images",
+        lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train)),
+        by_default=lambda train: False,
+    )
+)
+register(
+    Mechanism(
+        "wiener-mask",
+        "posterior mean of each pixel given those that the Gaussian denoiser uses for it; for images",
+        lambda train, seed: WienerMaskDenoiser(_images(train)),
         by_default=lambda train: False,
     )
 )
