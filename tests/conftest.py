@@ -29,6 +29,13 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(skip)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_compiled_programs():
+    """Every compiled program maps memory, of which a process may have some 65,000 pieces: beyond, XLA crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Skips the test where float64 is switched off."""

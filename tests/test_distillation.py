@@ -260,6 +260,7 @@ def test_memorizing_denoiser_distils_to_the_gaussian_at_the_root_of_n(x64):
     assert abs(slope + 0.5) < NUM_SE * error
 
 
+@pytest.mark.exhaustive
 def test_standard_errors_are_the_spread_over_repetitions(x64):
     denoiser = tanh_and_data(1, 2, jnp.float64)[0]
     root = jnp.array([[1.0, 0.4], [0.0, 0.6]])
@@ -311,6 +312,7 @@ def digits():
     return data[np.random.default_rng(0).permutation(1797)[:1500]]
 
 
+@pytest.mark.exhaustive
 def test_digits(x64):
     """The memorizing denoiser's distance to the Gaussian is nonlinear; and inputs of another law give another W."""
     train = digits()

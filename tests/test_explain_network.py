@@ -86,6 +86,7 @@ def splits(images):
     return train, held_out.points[:3], held_out.points[3:8]
 
 
+@pytest.mark.exhaustive
 def test_a_denoiser_explains_itself(run):
     results, _ = run
     np.testing.assert_array_equal(results.patch_size.sel(calibrated="local"), 3)
@@ -103,6 +104,7 @@ def test_a_denoiser_explains_itself(run):
     assert own.difference.values == pytest.approx(1 - results.mean_r2.sel(denoiser="gaussian"))
 
 
+@pytest.mark.exhaustive
 def test_errors_are_at_other_held_out_images(run, images):
     """Of the Gaussian denoiser, written out, at the images after those that patch sizes were chosen on."""
     results, _ = run
@@ -139,6 +141,7 @@ def test_errors_are_at_other_held_out_images(run, images):
     np.testing.assert_allclose(found, rmse.value, rtol=tolerance)
 
 
+@pytest.mark.exhaustive
 def test_samples_start_from_the_same_noises(run, images):
     """The Gaussian denoiser's and the local one's, by Euler steps written out."""
     results, _ = run
@@ -160,6 +163,7 @@ def test_samples_start_from_the_same_noises(run, images):
         np.testing.assert_allclose(results.samples.sel(model=name), u, atol=small)
 
 
+@pytest.mark.exhaustive
 def test_resumed_run_is_identical(run, images, monkeypatch):
     results, out = run
     without_training(monkeypatch)
@@ -298,6 +302,7 @@ def test_bad_settings(bad, message, images):
         explain_network(**{"data": images} | SMALL | bad)
 
 
+@pytest.mark.exhaustive
 def test_figure_shows_the_results(run):
     pytest.importorskip("matplotlib")
     results, _ = run

@@ -882,6 +882,7 @@ def test_heun_on_the_digits(x64):
     close([bias.min(), bias.max()], [0.08, 0.27], atol=0.005)
 
 
+@pytest.mark.exhaustive
 def test_samples_of_the_digits_in_40_steps(x64):
     """The empirical denoiser's are training points, 240 different ones, and unlike the Gaussian's from the same noise."""
     train, _ = digits()

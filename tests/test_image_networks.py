@@ -85,6 +85,7 @@ def test_convolutional_network_written_out(padding, x64):
         assert np.abs(change).max() > 0.01
 
 
+@pytest.mark.exhaustive
 def test_receptive_field_and_batching(x64):
     network = randomised(learning.ConvolutionalNetwork((9, 9, 1), 2, 3, key=jax.random.key(0)))
     assert network.receptive_field == 7
@@ -206,6 +207,7 @@ def test_training_written_out(x64):
     assert float(run.model.sigma_data) == scale
 
 
+@pytest.mark.exhaustive
 def test_training_approaches_the_exact_denoiser():
     points = jnp.asarray([[-1.0, 0.0], [0.2, 0.9], [0.8, -0.6]], jnp.float32)
     run = learning.train_denoiser(
@@ -331,6 +333,7 @@ def test_float64_needs_64_bit_mode(tmp_path, x64):
         jax.config.update("jax_enable_x64", True)
 
 
+@pytest.mark.exhaustive
 def test_ensembles_are_their_members(x64):
     data = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 16)))
     keys = jax.random.split(jax.random.key(0), 2)

@@ -313,6 +313,7 @@ def test_product_and_differences_agree(x64):
 
 
 @pytest.mark.parametrize("kind", ["local", "circular", "composite", "wiener"])
+@pytest.mark.exhaustive
 def test_derivatives(kind, x64):
     """Forward and reverse mode against central differences, in the point, the noise level and the images."""
     images, u = problem((4, 4, 1), num=9)
@@ -346,6 +347,7 @@ def test_derivatives(kind, x64):
         np.testing.assert_allclose(backward, jnp.sum(cotangent * forward), rtol=0, atol=1e-10)
 
 
+@pytest.mark.exhaustive
 def test_trace_of_the_jacobian(x64):
     images, u = problem((3, 4, 1))
     D = LocalDenoiser(images, 3)

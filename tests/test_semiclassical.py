@@ -81,6 +81,7 @@ def test_semiclassical_endpoint(x64):
         variance.semiclassical(law, jnp.zeros(2), high, high)
 
 
+@pytest.mark.exhaustive
 def test_of_kernel_law(dtype):
     """A kernel of finitely many features: another factor, with P d columns, of the same law."""
     double = dtype == np.float64
@@ -266,6 +267,7 @@ def test_orthants_of_scipy(x64):
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
+@pytest.mark.exhaustive
 def test_moments_fall_back_on_drawn_models(x64):
     """Twenty-five times the covariance: some starts' expansion fails, and only these are drawn."""
     law, high, low, num = scaled(line_law(), 5.0), 3.0, 0.3, 200

@@ -153,6 +153,7 @@ def blends(monkeypatch, module, share):
     return asked
 
 
+@pytest.mark.exhaustive
 def test_memorization_labels_and_resuming(monkeypatch, tmp_path, measured):
     wide = lambda architecture, _: 0.0 if architecture.width == 16 else 1.0  # noqa: E731
     asked = blends(monkeypatch, _memorization, wide)
@@ -205,6 +206,7 @@ def test_memorization_labels_and_resuming(monkeypatch, tmp_path, measured):
         _memorization.memorization(**{**settings, "num_steps": 101})
 
 
+@pytest.mark.exhaustive
 def test_strong_generalization_of_known_denoisers(monkeypatch, tmp_path):
     asked = blends(monkeypatch, _strong_generalization, lambda _, steps: float(steps == 100))
     settings: dict[str, Any] = {
@@ -253,6 +255,7 @@ def test_strong_generalization_of_known_denoisers(monkeypatch, tmp_path):
     figures.plot_strong_generalization(results).savefig(tmp_path / "figure.png")
 
 
+@pytest.mark.exhaustive
 def test_history_of_a_training(bench, tmp_path, monkeypatch):
     points, key = bench.pool, jax.random.key(3)
     arrays = lambda model: jax.tree.leaves(eqx.filter(model, eqx.is_array))  # noqa: E731

@@ -479,6 +479,7 @@ def digits():
     return data[order[:1500]], data[order[1500:]]
 
 
+@pytest.mark.exhaustive
 def test_standard_errors_on_the_digits(x64):
     train, test = digits()
     noise = np.random.default_rng(1).standard_normal((2, 2, 297, 64))
@@ -501,6 +502,7 @@ def test_standard_errors_on_the_digits(x64):
             close(mean_estimate(scores), expected, 1e-6)
 
 
+@pytest.mark.exhaustive
 def test_samples_of_the_digits(x64):
     """Endpoints of default_rng(2).standard_normal((256, 64)) from noise level 80; the same source."""
     train, test = digits()

@@ -412,6 +412,7 @@ def test_networks_on_triples_see_the_same_inputs(dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_network_closure_resumes(tmp_path):
     settings = {
         "num_train": (16,),

@@ -176,6 +176,7 @@ def test_laws_agree_with_retraining(x64):
     assert np.trace(noise) < np.trace(large) < np.trace(kernel)
 
 
+@pytest.mark.exhaustive
 def test_many_samples_a_feature(x64):
     """For large P the leading order and the leave-one-out equivalent become the same."""
     one, laws = problem(), variance.LinearModelLaw

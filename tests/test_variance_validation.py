@@ -339,6 +339,7 @@ def test_gaussian_closure(tmp_path, x64):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_target_ablation(tmp_path, x64):
     settings = {
         "num_train": (40,),
