@@ -23,6 +23,7 @@ from ..measures import (
     gaussianity_index,
     linearity_score,
     memorization_fraction,
+    nearest_neighbours,
     same_noise_similarity,
 )
 from ._store import Arrays
