@@ -91,6 +91,7 @@ def test_early_stopping_matches_the_spread():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_networks_in_the_plane_and_on_the_circle(tmp_path):
     """At a size at which nothing is learned: what is labelled, kept and resumed, and what needs no network."""
     settings = {"num_steps": 3, "num_seeds": 2, "num_samples": 200, "width": 8, "progress": False}

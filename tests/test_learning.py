@@ -100,6 +100,7 @@ def test_training_finds_a_minimum(x64):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_networks_smooth_as_predicted():
     penalties, sigma = np.array([3e-4, 1e-3, 3e-3, 1e-2, 2e-2]), 0.02**0.5
     points = jnp.asarray(POINTS, jnp.float32)

@@ -203,6 +203,7 @@ def assert_estimates(base, u, s, sigma, draws, expected, variance):
         assert np.all(standard_error < (np.sqrt(variance) if values is error else 0.25 * variance))
 
 
+@pytest.mark.exhaustive
 def test_draws_estimate_the_average(x64):
     # In one dimension, by quadrature over quantiles. The points of a scrambled net are uniform on one cell each and pairwise
     # independent, so that the variance of their mean is that within cells.
