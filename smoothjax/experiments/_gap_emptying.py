@@ -15,13 +15,13 @@ from ._linear_models import (
     REGIONS,
     bump_features,
     levels_of_flow,
-    paper_process,
     regions_of_flows,
     stratified_starts,
     three_point_problem,
     trained_weights,
 )
 from ._store import Arrays, ResultStore
+from ._variance_samplers import paper_process
 
 if TYPE_CHECKING:
     import xarray

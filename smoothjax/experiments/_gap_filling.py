@@ -9,22 +9,17 @@ import numpy as np
 from .._checks import import_optional
 from ..datasets import three_points
 from ..denoisers import EmpiricalDenoiser
-from ..processes import AbstractProcess, VariancePreserving
-from ..variance import (
-    DenoisingProblem,
-    GaussianBumps,
-    LinearProblem,
-    ProductFeatures,
-    RetrainedLaw,
-    UniformTimes,
-)
+from ..variance import RetrainedLaw
+from ._linear_models import OUTER_REGIONS, bump_features, three_point_problem
 from ._store import Arrays, ResultStore
 from ._variance_samplers import (
     SAMPLERS,
     converged_samples,
     converged_samples_of_models,
+    paper_process,
     published_samples,
     published_samples_of_models,
+    stratified_normal,
 )
 
 if TYPE_CHECKING:
@@ -32,8 +27,10 @@ if TYPE_CHECKING:
 
 POINTS = np.array([-1.0, 0.0, 1.0])
 REGIONS = {
-    "gap": lambda x: (np.abs(x) > 0.25) & (np.abs(x) < 0.75),
-    "beyond": lambda x: np.abs(x) > 1.15,
+    **{
+        name: lambda x, low=low, high=high: (np.abs(x) > low) & (np.abs(x) < high)
+        for name, (low, high) in OUTER_REGIONS.items()
+    },
     "near": lambda x: np.min(np.abs(x[..., None] - POINTS), axis=-1) < 0.1,
 }
 BIN_EDGES = np.linspace(-2, 2, 161)
@@ -95,21 +92,21 @@ def gap_filling(
         "seed": seed,
     }
     store = ResultStore(out, configuration)
-    process = VariancePreserving.from_drift_rate(0.1, 20.0)
-    data = three_points().points
-    starts = _stratified_normal(num_starts)
+    process = paper_process()
+    starts = stratified_normal(num_starts)
 
     def exact(cutoff: float) -> Arrays:
-        denoiser = EmpiricalDenoiser(data)
-        noise = process.sigma(1.0) * _stratified_normal(num_samples)
+        denoiser = EmpiricalDenoiser(three_points().points)
+        noise = process.sigma(1.0) * stratified_normal(num_samples)
         published = published_samples(denoiser, process, noise, cutoff)
         converged = converged_samples(denoiser, process, starts, cutoff)
         return _summary({"published": published[None], "converged": converged[None]})
 
     def run(cutoff: float, P: int) -> Arrays:
-        law = RetrainedLaw(_problem(process, data, cutoff, num_bumps, ridge), P)
-        train, draw = jax.random.split(jax.random.fold_in(jax.random.key(seed), P))
+        # An array, so that every cutoff finds the same program compiled.
         level = jnp.asarray(cutoff)
+        law = RetrainedLaw(three_point_problem(bump_features(cutoff, num_bumps), level, ridge), P)
+        train, draw = jax.random.split(jax.random.fold_in(jax.random.key(seed), P))
         published = published_samples_of_models(
             law, process, train, draw, level, 1, num_models, num_samples
         )
@@ -155,20 +152,6 @@ def gap_filling(
         attrs=configuration,
     )
     return results.merge(_split(results))
-
-
-def _problem(
-    process: AbstractProcess, data: Any, cutoff: float, num_bumps: int, ridge: float
-) -> LinearProblem:
-    bumps = GaussianBumps.evenly(-1.5, 1.5, num_bumps)
-    times = GaussianBumps.evenly(cutoff, 1.0, num_bumps)
-    # An array, so that every cutoff finds the same program compiled.
-    denoising = DenoisingProblem(data, UniformTimes(process, jnp.asarray(cutoff), jnp.asarray(1.0)))
-    return LinearProblem(denoising, ProductFeatures([bumps], times, process), ridge=ridge)
-
-
-def _stratified_normal(num: int) -> jax.Array:
-    return jax.scipy.stats.norm.ppf((jnp.arange(num) + 0.5) / num)[:, None]
 
 
 def _summary(samples: dict[str, Any]) -> Arrays:

@@ -26,6 +26,7 @@ from ._variance_samplers import (
     SAMPLERS,
     converged_samples,
     converged_samples_of_models,
+    paper_process,
     published_samples,
     published_samples_of_models,
 )
@@ -96,7 +97,7 @@ def gap_geometry(
         "seed": seed,
     }
     store = ResultStore(out, configuration)
-    process = VariancePreserving.from_drift_rate(0.1, 20.0)
+    process = paper_process()
     train, draw, start = jax.random.split(jax.random.key(seed), 3)
     noise = jax.random.normal(start, (num_starts, 2))
 

@@ -10,7 +10,6 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from .._checks import RealScalar
 from ..datasets import three_points
 from ..flows import flow
-from ..processes import VariancePreserving
 from ..variance import (
     DenoisingProblem,
     Features,
@@ -20,18 +19,12 @@ from ..variance import (
     UniformTimes,
     train_linear,
 )
+from ._variance_samplers import converged_levels, paper_process, stratified_normal
 
 # Of |x|; the points are -1, 0 and 1.
 OUTER_REGIONS = {"gap": (0.25, 0.75), "beyond": (1.15, np.inf)}
-# Fifth-order steps of the flows, uniform in log t: fewer than one endpoint in a hundred moves by 1e-3 if they are doubled.
-NUM_STEPS = 120
 # The parts of the line: around the points, between them, outside. They add up to one.
 REGIONS = ("near", *OUTER_REGIONS)
-
-
-def paper_process() -> VariancePreserving:
-    """The forward process of the variance paper's figures."""
-    return VariancePreserving.from_drift_rate(0.1, 20.0)
 
 
 def bump_features(cutoff: float, num_bumps: int, width: float = 0.5) -> ProductFeatures:
@@ -45,7 +38,7 @@ def bump_features(cutoff: float, num_bumps: int, width: float = 0.5) -> ProductF
 
 def three_point_problem(
     features: Features,
-    cutoff: float,
+    cutoff: RealScalar,
     ridge: RealScalar,
     exact_targets: tuple[RealScalar, RealScalar] | None = None,
 ) -> LinearProblem:
@@ -80,8 +73,7 @@ def trained_weights(
 
 def stratified_starts(num: int, dtype: DTypeLike) -> Float[Array, "num 1"]:
     """Starts of flows, in noise coordinates: N(0, sigma_t^2) at t = 1 in x, as in the paper, at the quantiles."""
-    quantiles = jax.scipy.stats.norm.ppf((jnp.arange(num) + 0.5) / num)
-    return (paper_process().noise_level(1.0) * quantiles)[:, None].astype(dtype)
+    return (paper_process().noise_level(1.0) * stratified_normal(num)).astype(dtype)
 
 
 def levels_of_flow(cutoff: float) -> tuple[Array, Array]:
@@ -99,7 +91,7 @@ def regions_of_flows(
     """
     process = paper_process()
     starts = stratified_starts(num_samples, weights.dtype)
-    levels = process.noise_level(jnp.geomspace(1.0, cutoff, NUM_STEPS + 1))
+    levels = converged_levels(process, cutoff)
     ends = _ends(problem, weights, starts, levels)
     size = np.abs(np.asarray(process.alpha(cutoff) * ends[..., 0]))
     outer = [(low < size) & (size < high) for low, high in OUTER_REGIONS.values()]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..denoisers import Denoiser
 from ..flows import flow
-from ..processes import AbstractProcess
+from ..processes import AbstractProcess, VariancePreserving
 from ..variance import flow_of_models
 
 SAMPLERS = ("published", "converged")
@@ -19,6 +19,21 @@ SAMPLERS = ("published", "converged")
 PUBLISHED_STEPS, TABLE_NODES = 30, np.linspace(-1.5, 1.5, 200)
 # Fifth-order steps, uniform in log t: fewer than one endpoint in a hundred moves by more than 1e-3 if they are doubled.
 CONVERGED_STEPS = 120
+
+
+def paper_process() -> VariancePreserving:
+    """The forward process of the variance paper's figures."""
+    return VariancePreserving.from_drift_rate(0.1, 20.0)
+
+
+def stratified_normal(num: int) -> Float[Array, "num 1"]:
+    """The standard normal law's quantiles: starts of flows on a line."""
+    return jax.scipy.stats.norm.ppf((jnp.arange(num) + 0.5) / num)[:, None]
+
+
+def converged_levels(process: AbstractProcess, cutoff: float) -> Float[Array, " m"]:
+    """The noise levels of converged flows, from time 1 to `cutoff`."""
+    return process.noise_level(jnp.geomspace(1.0, cutoff, CONVERGED_STEPS + 1))
 
 
 @eqx.filter_jit
@@ -98,7 +113,7 @@ def converged_samples(
     denoiser: Denoiser, process: AbstractProcess, noise: Float[Array, "num d"], cutoff: float
 ) -> Float[Array, "num d"]:
     """x at time `cutoff` by the probability flow, from standard normal numbers at time 1."""
-    levels = _levels(process, cutoff)
+    levels = converged_levels(process, cutoff)
     solve = lambda u: flow(  # noqa: E731
         denoiser, u, levels[0], levels[-1], levels=levels, solver=diffrax.Tsit5()
     )
@@ -115,7 +130,7 @@ def converged_samples_of_models(
     num_models: int,
 ) -> Float[Array, "models num d"]:
     """The same of many models, from common starts."""
-    levels = _levels(process, cutoff)
+    levels = converged_levels(process, cutoff)
     ends = flow_of_models(
         law,
         train,
@@ -127,7 +142,3 @@ def converged_samples_of_models(
         solver=diffrax.Tsit5(),
     )
     return process.alpha(cutoff) * ends
-
-
-def _levels(process: AbstractProcess, cutoff: float) -> Float[Array, " m"]:
-    return process.noise_level(jnp.geomspace(1.0, cutoff, CONVERGED_STEPS + 1))
