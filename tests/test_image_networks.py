@@ -94,11 +94,10 @@ def test_receptive_field_and_batching(x64):
     inside = np.zeros((9, 9), bool)
     inside[1:8, 1:8] = True
     np.testing.assert_array_equal(seen, inside)
-    # Under vmap, one convolution of the whole batch a layer.
+    # Under vmap, three products of the whole batch a layer, besides those of the modulations.
     jaxpr = jax.make_jaxpr(jax.vmap(network, (0, None)))(jnp.ones((6, 81)), jnp.asarray(0.1))
-    convolutions = [e for e in jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
-    assert [e.invars[0].aval.shape[0] for e in convolutions] == [6, 6, 6]
-    assert all(e.params["feature_group_count"] == 1 for e in convolutions)
+    products = [e.invars[0].aval for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    assert [x.shape[0] for x in products if x.ndim == 4] == [6] * 9
 
 
 def test_preconditioning(x64):
@@ -279,6 +278,27 @@ def test_training_resumes_exactly(tmp_path, monkeypatch):
     assert eqx.tree_equal(train(out=tmp_path / "a"), whole)
     assert eqx.tree_equal(learning.load_denoiser(tmp_path / "a"), whole)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["configuration.json", "state.eqx"]
+
+
+def test_stopping_on_the_way(tmp_path):
+    data = jnp.asarray(np.random.default_rng(0).standard_normal((6, 2)), jnp.float32)
+    train = lambda **options: learning.train_denoiser(  # noqa: E731
+        data, SMALL, jax.random.key(0), num_steps=9, batch_size=4, **options
+    )
+    whole = train()
+    # The same bits as the whole training has there: its schedule, not one that ends early.
+    early = train(stop=5)
+    np.testing.assert_array_equal(early.losses, whole.losses[:5])
+    kept = train(stop=5, out=tmp_path / "a", checkpoint_every=2)
+    assert eqx.tree_equal(kept, early)
+    assert eqx.tree_equal(learning.load_denoiser(tmp_path / "a"), early)
+    assert not eqx.tree_equal(kept.model, whole.model)
+    assert eqx.tree_equal(train(stop=9, out=tmp_path / "a"), whole)
+    with pytest.raises(ValueError, match="is at step 9, past `stop`, 5"):
+        train(stop=5, out=tmp_path / "a")
+    for stop, message in ((0, "positive integer"), (10, "at most `num_steps`, 9; got 10")):
+        with pytest.raises(ValueError, match=f"`stop` must be .*{message}"):
+            train(stop=stop)
 
 
 def test_checkpoints_of_something_else(tmp_path):

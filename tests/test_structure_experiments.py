@@ -11,7 +11,6 @@ import pytest
 import smoothjax as sj
 from smoothjax import datasets, flows, learning
 from smoothjax.experiments import _emergence, _memorization, _networks, _strong_generalization
-from smoothjax.learning import _image_training
 from smoothjax.plots import _gaussian_structure as figures
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
@@ -256,43 +255,6 @@ def test_strong_generalization_of_known_denoisers(monkeypatch, tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_history_of_a_training(bench, tmp_path, monkeypatch):
-    points, key = bench.pool, jax.random.key(3)
-    arrays = lambda model: jax.tree.leaves(eqx.filter(model, eqx.is_array))  # noqa: E731
-    full = _networks.train_network(points, SMALL, key, 7, tmp_path / "networks" / "full")
-    history = _networks.TrainingHistory(points, SMALL, key, 7, tmp_path / "history")
-    early, late = arrays(history.at(4)), arrays(history.at(7))
-    for a, b in zip(late, arrays(full), strict=True):
-        np.testing.assert_array_equal(a, b)
-    loaded = learning.load_denoiser(tmp_path / "networks" / "full").model
-    for a, b in zip(late, arrays(loaded), strict=True):
-        np.testing.assert_array_equal(a, b)
-    # On its way: the checkpoint of the same training, stopped.
-    save = _image_training.save_state
-
-    def stop(folder, state):
-        save(folder, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_image_training, "save_state", stop)
-    with pytest.raises(KeyboardInterrupt):
-        learning.train_denoiser(
-            points, SMALL, key, num_steps=7, checkpoint_every=4, out=tmp_path / "stopped"
-        )
-    stopped = learning.load_denoiser(tmp_path / "stopped").model
-    for a, b in zip(early, arrays(stopped), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert any(np.any(a != b) for a, b in zip(early, late, strict=True))
-    # Another process goes on from what was kept, here without the last state.
-    (tmp_path / "history" / "step-7" / "state.eqx").unlink()
-    again = _networks.TrainingHistory(points, SMALL, key, 7, tmp_path / "history")
-    monkeypatch.setattr(again, "_start", jax.tree.map(jnp.zeros_like, again._start))
-    for step, expected in ((4, early), (7, late)):
-        for a, b in zip(arrays(again.at(step)), expected, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.exhaustive
 def test_emergence(tmp_path):
     settings: dict[str, Any] = {
         "num_train": NUM_TRAIN,
@@ -336,7 +298,6 @@ def test_emergence(tmp_path):
     assert late.rmse.sel(place) < early.rmse.sel(place)
     assert early.memorized == 0 and late.memorized == 0
     (tmp_path / "parts" / "seed-0-step-200.npz").unlink()
-    (tmp_path / "networks" / "seed-0" / "step-200" / "state.eqx").unlink()
     assert results.identical(_emergence.emergence(**settings))
     figures.plot_emergence(results).savefig(tmp_path / "figure.png")
 

@@ -1,5 +1,7 @@
 """What a network passes through on its way to memorizing: first the Gaussian denoiser, then copies."""
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._checks import as_positive_integer, import_optional
@@ -8,7 +10,7 @@ from ._networks import (
     CURVE_DIMS,
     LEVELS,
     SAMPLE_DIMS,
-    TrainingHistory,
+    Bench,
     as_seeds,
     benches,
     labelled,
@@ -16,6 +18,7 @@ from ._networks import (
     network_folder,
     num_parameters,
     require_sizes,
+    train_network,
 )
 from ._store import Arrays, ResultStore
 
@@ -91,22 +94,25 @@ def emergence(
     bar = import_optional("tqdm").tqdm(
         total=num_seeds * len(steps), disable=None if progress else True
     )
+
+    def measure(bench: Bench, step: int, folder: Path | None) -> Arrays:
+        # One training, under the schedule of all steps, that goes on from where it was last looked at.
+        training = (bench.pool, architecture, bench.key, steps[-1])
+        network = train_network(*training, folder, stop=step)
+        return {
+            **bench.yardstick.samples(network, bench.pool),
+            **bench.yardstick.curves(network, bench.pool),
+        }
+
     parts = []
-    for bench, s in zip(replicates, seeds, strict=True):
-        folder = network_folder(out, f"seed-{s}")
-        history = TrainingHistory(bench.pool, architecture, bench.key, steps[-1], folder)
-        for step in steps:
-            bar.set_description(f"seed {s}, step {step}")
-
-            def measure(history=history, step=step, bench=bench) -> Arrays:
-                network = history.at(step)
-                return {
-                    **bench.yardstick.samples(network, bench.pool),
-                    **bench.yardstick.curves(network, bench.pool),
-                }
-
-            parts.append(store.get(f"seed-{s}-step-{step}", measure))
-            bar.update()
+    with tempfile.TemporaryDirectory() as scratch:
+        for bench, s in zip(replicates, seeds, strict=True):
+            folder = network_folder(scratch if out is None else out, f"seed-{s}")
+            for step in steps:
+                bar.set_description(f"seed {s}, step {step}")
+                cell = (bench, step, folder)
+                parts.append(store.get(f"seed-{s}-step-{step}", lambda cell=cell: measure(*cell)))
+                bar.update()
     bar.close()
     epochs = [step * description["batch_size"] / num_train for step in steps]
     coords = {

@@ -1,4 +1,4 @@
-"""What the experiments on trained networks share: a budget, one way of measuring a denoiser, histories of training."""
+"""What the experiments on trained networks share: a budget, one way of measuring a denoiser."""
 
 import dataclasses
 from pathlib import Path
@@ -15,8 +15,7 @@ from ..datasets import Dataset, load
 from ..denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ..flows import sample
 from ..learning import P_MEAN, P_STD, MLPArchitecture, PreconditionedDenoiser, train_denoiser
-from ..learning._checkpoint import fingerprint, load_state, save_state
-from ..learning._image_training import _advance, _initial_state, _Settings, _skeleton, _State
+from ..learning._checkpoint import fingerprint
 from ..measures import (
     GaussianityIndex,
     LinearityScore,
@@ -251,69 +250,17 @@ def train_network(
     key: PRNGKeyArray,
     num_steps: int,
     folder: Path | None,
+    stop: int | None = None,
 ) -> PreconditionedDenoiser:
-    """A network with averaged parameters, trained on the common budget."""
-    if folder is not None:
-        folder.parent.mkdir(exist_ok=True)
-    run = train_denoiser(points, architecture, key, num_steps=num_steps, out=folder, **BUDGET)
-    return run.model
+    """A network with averaged parameters, trained on the common budget; or what it is after `stop` of the steps."""
+    steps = {"num_steps": num_steps, "stop": stop}
+    return train_denoiser(points, architecture, key, **steps, out=folder, **BUDGET).model
 
 
 def num_parameters(architecture: MLPArchitecture, dim: int) -> int:
     """Numbers that are trained."""
     network = eqx.filter_eval_shape(lambda: architecture.build(dim, None, jax.random.key(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(network))
-
-
-class TrainingHistory:
-    """One training, looked at on its way: at step k the averaged parameters that `train_denoiser` would have there.
-
-    A training of `num_steps` under its own schedule, not several shorter ones whose learning rates end at zero.
-
-    Args:
-        points: training points.
-        architecture: of the network.
-        key: of the initial weights and every step's randomness.
-        num_steps: of the whole training.
-        folder: where the states that were looked at are kept, so that a later run goes on from them; None for memory only.
-    """
-
-    def __init__(
-        self,
-        points: Float[Array, "n d"],
-        architecture: MLPArchitecture,
-        key: PRNGKeyArray,
-        num_steps: int,
-        folder: Path | None,
-    ):
-        self._points, self._key, self._folder = points, key, folder
-        self._settings = _Settings(num_steps, **BUDGET)
-        # As `train_denoiser` does by default.
-        mean_square = np.mean(np.square(np.asarray(points, np.float64)))
-        scale = float(f"{np.sqrt(mean_square):.6g}")
-        self._start = _initial_state(architecture, points, None, scale, key, self._settings)
-        self._model = _skeleton(architecture, points.shape[1], None, scale, points.dtype)
-        self._seen: dict[int, _State] = {}
-
-    def at(self, step: int) -> PreconditionedDenoiser:
-        """The network after that many steps. Cheapest in ascending order."""
-        state = self._load(step)
-        if state is None:
-            before = [self._seen[k] for k in self._seen if k < step]
-            start = max([self._start, *before], key=lambda state: int(state.step))
-            stop = jnp.asarray(step, jnp.int32)
-            state = _advance(self._model, start, self._points, self._key, stop, self._settings)
-            if self._folder is not None:
-                folder = self._folder / f"step-{step}"
-                folder.mkdir(parents=True, exist_ok=True)
-                save_state(folder, state)
-        self._seen[step] = state
-        return eqx.combine(state.average, self._model)
-
-    def _load(self, step: int) -> _State | None:
-        if step in self._seen or self._folder is None:
-            return self._seen.get(step)
-        return load_state(self._folder / f"step-{step}", self._start)
 
 
 def labelled(

@@ -59,6 +59,7 @@ def train_denoiser(
     key: PRNGKeyArray,
     *,
     num_steps: int,
+    stop: int | None = None,
     image_shape: tuple[int, int, int] | None = None,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
@@ -82,6 +83,8 @@ def train_denoiser(
         key: of the initial weights and every step's randomness, which is folded from it by the number of the step. An array
             of keys, `jax.random.split(key, members)`, trains an ensemble.
         num_steps: gradient steps. What a network has learned depends on it: report it.
+        stop: return after that many of them, the schedule being that of `num_steps`; by default, after all. With `out`, a
+            later call goes on from there.
         image_shape: (height, width, channels) of the points; needed for convolutions.
         batch_size: of each step, drawn with replacement.
         learning_rate: at the start; falls to zero as a cosine.
@@ -95,11 +98,12 @@ def train_denoiser(
         progress: show a progress bar (needs tqdm).
 
     Returns:
-        The denoiser with averaged parameters (`PreconditionedDenoiser`) and the loss of every step, shape (num_steps,); with
+        The denoiser with averaged parameters (`PreconditionedDenoiser`) and the loss of every step, shape (stop,); with
         a leading axis of members on both for an ensemble (evaluate it under `eqx.filter_vmap`).
 
     Raises:
-        ValueError: for data, sizes or rates out of range, or where `out` holds the training of another configuration.
+        ValueError: for data, sizes or rates out of range, or where `out` holds the training of another configuration, or one
+            that is past `stop`.
 
     Source: Karras et al. 2022, section 5 (loss, preconditioning); moving average as in Song et al. 2021.
 
@@ -126,6 +130,9 @@ def train_denoiser(
         raise ValueError(f"`ema_decay` must lie in [0, 1); got {ema_decay}.")
     if not np.isfinite(settings.p_mean):
         raise ValueError(f"`p_mean` must be finite; got {p_mean}.")
+    end = settings.num_steps if stop is None else as_positive_integer(stop, "stop")
+    if end > settings.num_steps:
+        raise ValueError(f"`stop` must be at most `num_steps`, {num_steps}; got {stop}.")
     block = as_positive_integer(checkpoint_every, "checkpoint_every")
     if type(architecture) not in _KINDS:
         raise ValueError(
@@ -155,25 +162,29 @@ def train_denoiser(
         folder = open_folder(out, configuration)
         found = load_state(folder, eqx.filter_eval_shape(lambda: start))
         start = start if found is None else found
+        if start.step > end:
+            raise ValueError(
+                f"The training in {folder} is at step {start.step}, past `stop`, {end}."
+            )
 
     model, state = _skeleton(architecture, data.shape[-1], image_shape, scale, data.dtype), start
     bar = None
     if progress:
         # On a pipe or a log file a bar is noise; tqdm's None means: only on a terminal.
         bar = import_optional("tqdm").tqdm(
-            total=num_steps, initial=int(state.step), disable=None, unit="step"
+            total=end, initial=int(state.step), disable=None, unit="step"
         )
-    while (step := int(state.step)) < num_steps:
-        stop = min((step // block + 1) * block, num_steps)
-        state = _advance(model, state, data, key, jnp.asarray(stop, jnp.int32), settings)
+    while (step := int(state.step)) < end:
+        reached = min((step // block + 1) * block, end)
+        state = _advance(model, state, data, key, jnp.asarray(reached, jnp.int32), settings)
         if folder is not None:
             save_state(folder, state)
         if bar is not None:
-            bar.update(stop - step)
-            bar.set_postfix(loss=f"{float(jnp.mean(state.losses[..., step:stop])):.4f}")
+            bar.update(reached - step)
+            bar.set_postfix(loss=f"{float(jnp.mean(state.losses[..., step:reached])):.4f}")
     if bar is not None:
         bar.close()
-    return TrainingRun(eqx.combine(state.average, model), state.losses)
+    return TrainingRun(eqx.combine(state.average, model), state.losses[..., :end])
 
 
 def load_denoiser(folder: str | os.PathLike[str]) -> TrainingRun:
