@@ -312,6 +312,51 @@ def test_moments_fall_back_on_drawn_models(x64):
         jax.jit(lambda u: variance.endpoint_moments(law, u, high, low, key, num_models=2))(starts)
 
 
+def test_moments_of_random_slopes(x64):
+    """`D = diag(g) u` with normal g: endpoints `u exp((g - 1) L)` and lognormal moments, in closed form.
+
+    Along the first axis models hardly differ, and second order does; along the others models are drawn.
+    """
+    factor = np.zeros((2, 2, 2))
+    factor[0, 0], factor[1, 1] = (0.05, 0.0), (0.15, 0.2)
+    law = variance.LinearModelLaw(lambda u, sigma: u, jnp.zeros((2, 2)), jnp.asarray(factor))
+    starts, num, L = np.array([[2.0, 0.0], [0.0, 1.0], [0.2, 1.5]]), 500, 3.0
+    high, low, key = 2.0, 2.0 * np.exp(-L), jax.random.key(0)
+    found = variance.endpoint_moments(law, starts, high, low, key, num_models=num, rtol=1e-9)
+    np.testing.assert_array_equal(found.is_semiclassical, [True, False, False])
+    # Of log endpoints: covariance S. To second order the mean is 1 + S / 2 times the mean model's, the covariance S.
+    scales = factor[[0, 1], [0, 1]]
+    S, fall = L**2 * scales @ scales.T, np.exp(-L)
+    end = 2 * fall
+    # Two integrations to 1e-9 a step.
+    np.testing.assert_allclose(found.mean[0], [end * (1 + S[0, 0] / 2), 0], atol=1e-7)
+    np.testing.assert_allclose(found.covariance[0], np.diag([end**2 * S[0, 0], 0]), atol=1e-7)
+    assert not np.any(found.mean_error[0]) and not np.any(found.covariance_error[0])
+
+    # The same models, their endpoints in closed form; and the delete-one jackknife for the error of a covariance, which is
+    # n / (n - 2) times the standard error of the mean product.
+    draw = jax.jit(jax.vmap(lambda i: law.sample(jax.random.fold_in(key, i)).weights))
+    slopes = np.diagonal(np.asarray(draw(jnp.arange(num))), axis1=1, axis2=2)
+    ends = starts[1:] * fall * np.exp(slopes * L)[:, None]
+    np.testing.assert_allclose(found.mean[1:], ends.mean(0), atol=1e-7)
+    errors = ends.std(0, ddof=1) / np.sqrt(num)
+    np.testing.assert_allclose(found.mean_error[1:], errors, atol=1e-7)
+    for k in (0, 1):
+        x = ends[:, k]
+        np.testing.assert_allclose(found.covariance[k + 1], np.cov(x.T), atol=1e-7)
+        without = np.array([np.cov(np.delete(x, i, 0).T) for i in range(num)])
+        jackknife = without.std(0) * np.sqrt(num - 1)
+        np.testing.assert_allclose(
+            found.covariance_error[k + 1], jackknife * (num - 2) / num, atol=1e-7
+        )
+        # Within four of these of the law itself.
+        mean = starts[k + 1] * fall * np.exp(np.diag(S) / 2)
+        assert np.all(np.abs(found.mean[k + 1] - mean) <= 4 * found.mean_error[k + 1])
+        exact = np.outer(mean, mean) * np.expm1(S)
+        gap = np.abs(found.covariance[k + 1] - exact)
+        assert np.all(gap <= 4 * found.covariance_error[k + 1])
+
+
 def test_chi_where_models_do_not_differ():
     zero, one = jnp.zeros(2), jnp.ones(2)
     assert variance.Semiclassical(one, zero, jnp.zeros((2, 3))).chi == 0

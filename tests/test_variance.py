@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 import smoothjax as sj
 from smoothjax import experiments, variance
+from smoothjax.variance._training_set import spread_nodes
 
 PROCESS = sj.VariancePreserving.from_drift_rate(0.1, 20.0)
 POINTS = np.array([[-1.0], [0.0], [1.0]])
@@ -176,6 +177,79 @@ def test_laws_agree_with_retraining(x64):
     assert np.trace(noise) < np.trace(large) < np.trace(kernel)
 
 
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_nodes_have_the_law_of_inputs(dim, dtype):
+    """Moments in closed form, of points with weights."""
+    points, shares = np.arange(3.0 * dim).reshape(3, dim) / dim - 1, np.array([0.2, 0.7, 0.1])
+    data = sj.EmpiricalDenoiser(points.astype(dtype), shares.astype(dtype))
+    low, high, num = 0.2, 3.0, 1000
+    denoising = variance.DenoisingProblem(data, variance.LogUniformLevels(low, high))
+    draw = jax.jit(jax.vmap(lambda key: spread_nodes(denoising, key, num)))
+    u, sigma, share = (np.asarray(x) for x in draw(jax.random.split(jax.random.key(0), 16)))
+    assert u.dtype == sigma.dtype == share.dtype == dtype
+    np.testing.assert_allclose(share.mean(1), 1, atol=num * np.finfo(dtype).eps)
+    assert share.max() < 4.1  # four, but for the normalisation
+    square, width = shares @ np.sum(points**2, 1), np.log(high / low)
+    inverse = (low**-2 - high**-2) / (2 * width)  # E sigma^-2
+    expected = {
+        "u": (u.sum(-1), shares @ points.sum(1)),
+        "u^2": (np.sum(u**2, -1), square + dim * (high**2 - low**2) / (2 * width)),
+        "(u / sigma)^2": (np.sum(u**2, -1) / sigma**2, square * inverse + dim),
+        "1 / sigma^2": (sigma**-2.0, inverse),
+    }
+    for name, (value, mean) in expected.items():
+        means = np.mean(share * value, axis=1)
+        # Sixteen independent sequences. Dividing by the mean share is a bias of the order of one in num.
+        error = 4 * means.std(ddof=1) / 4 + 2 * abs(mean) / num
+        assert abs(means.mean() - mean) < error, name
+        draws = np.sqrt(np.mean(share * (value - mean) ** 2) / num)
+        assert dim > 2 or np.sqrt(np.mean((means - mean) ** 2)) < 0.5 * draws, name
+
+
+def test_expectations_are_better_than_by_draws(x64):
+    """The leading order's kernel against a product of quadratures: over points, t and z."""
+    cutoff, num = 0.02, 4096
+    axes = [variance.GaussianBumps.evenly(a, b, 8) for a, b in ((-1.5, 1.5), (cutoff, 1.0))]
+    features = variance.ProductFeatures(axes[:1], axes[1], PROCESS)
+    levels = variance.UniformTimes(PROCESS, cutoff, 1.0)
+    one = variance.LinearProblem(variance.DenoisingProblem(POINTS, levels), features, ridge=0.1)
+    # Smooth in log t; trapezoids in z converge geometrically.
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    half = -0.5 * np.log(cutoff)
+    t, z = np.exp(half * (nodes - 1)), np.linspace(-8, 8, 161)
+    share = (half * weights * t / (1 - cutoff))[:, None, None] * stats.norm.pdf(z) * 0.1 / 3
+    share = np.broadcast_to(share, (80, 3, 161)).ravel()
+    sigma = np.asarray(PROCESS.noise_level(jnp.asarray(t)))
+    u = (POINTS + sigma[:, None, None] * z).ravel()
+    sigma = np.broadcast_to(sigma[:, None, None], (80, 3, 161)).ravel()
+    psi = np.asarray(jax.jit(jax.vmap(one.regressors))(u[:, None], sigma))
+    square = (u[:, None] - POINTS[:, 0]) ** 2
+    posterior = np.exp(-(square - square.min(1, keepdims=True)) / (2 * sigma[:, None] ** 2))
+    posterior /= posterior.sum(1, keepdims=True)
+    mean = posterior @ POINTS[:, 0]
+    noise = (posterior @ POINTS[:, 0] ** 2 - mean**2) / sigma**2
+    R = np.linalg.inv(psi.T @ (share[:, None] * psi) + 0.1 * np.eye(64))
+    W = R @ psi.T @ (share * mean / sigma)
+    size = noise + (mean / sigma - psi @ W) ** 2
+    M = psi.T @ ((share * size)[:, None] * psi) - 0.01 * np.outer(W, W)
+    expected = R @ M @ R
+    # What a mean of as many draws would be off by, of the trace: by the second moment of what it is a mean of.
+    term = size * np.sum((psi @ R) ** 2, 1)
+    by_draws = np.sqrt((share @ term**2 / (share @ term) ** 2 - 1) / num)
+    make = eqx.filter_jit(
+        lambda key: variance.LinearModelLaw.large_sample(one, 1, key, num_nodes=num)
+    )
+    laws = [make(key) for key in jax.random.split(jax.random.key(0), 8)]
+    found = [np.asarray(law.factor[0] @ law.factor[0].T) for law in laws]
+    errors = [np.trace(kernel) / np.trace(expected) - 1 for kernel in found]
+    assert np.sqrt(np.mean(np.square(errors))) < by_draws / 3
+    # The same expectations. Of R, a factor on either side, the error is that of the leverages' mean and comes on top.
+    assert error(np.mean(found, 0), expected) < by_draws
+    spread = np.std([law.mean_weights[0] for law in laws], axis=0, ddof=1) / np.sqrt(8)
+    gap = np.abs(np.mean([law.mean_weights[0] for law in laws], axis=0) - W)
+    assert np.linalg.norm(gap) < 4 * np.linalg.norm(spread)
+
+
 @pytest.mark.exhaustive
 def test_many_samples_a_feature(x64):
     """For large P the leading order and the leave-one-out equivalent become the same."""
@@ -205,6 +279,24 @@ def test_kernel_of_draws(x64):
     assert error(np.cov(values.T), kernel) < 4 * floor(kernel, num)
     mean = np.concatenate([law.mean_denoiser(u, s) for u, s in places])
     assert np.all(np.abs(values.mean(0) - mean) < 4 * np.sqrt(np.diag(kernel) / num))
+
+
+def test_kernel_of_two_places_in_the_plane(x64):
+    """By autodiff of a model in its random numbers: rows of a block are of the first place, columns of the second."""
+    one, rng = problem("score", 3, np.array([[-1.0, 0.0], [0.0, 0.5]])), np.random.default_rng(0)
+    # Weights of both outputs vary together, but differently.
+    mean, factor = jnp.zeros((2, 27)), jnp.asarray(rng.normal(size=(2, 27, 4)))
+    law = variance.LinearModelLaw(one.features, mean, factor, "score")
+    first, second = (jnp.array([0.4, -0.2]), 0.5), (jnp.array([-0.3, 0.6]), 1.2)
+
+    def response(u, sigma):
+        return jax.jacfwd(lambda z: one.denoiser(mean + factor @ z)(u, sigma))(jnp.zeros(4))
+
+    expected = response(*first) @ response(*second).T
+    assert np.max(np.abs(expected - expected.T)) > 0.01 * np.max(np.abs(expected))
+    # The same sums of some hundred terms in another order.
+    found = variance.v_kernel(law, first, second)
+    np.testing.assert_allclose(found, expected, atol=1e-13 * np.max(np.abs(expected)))
 
 
 def test_naive_flow_of_a_gaussian(x64):
@@ -240,6 +332,30 @@ def test_naive_flow_of_a_gaussian(x64):
     assert np.all(np.abs(ends.mean(0) - solved[:2]) < 4 * error + step * np.abs(solved[:2]))
     ratio = ends.var(0, ddof=1) / solved[2:]
     assert np.all(np.abs(ratio - 1) < 4 * np.sqrt(2 / num) + 2 * step), ratio
+
+
+def test_naive_noise_does_not_drift(x64):
+    """Ito: noise whose size depends on the place adds nothing to the mean of a small step; Stratonovich's would.
+
+    Of the points -1 and 1 in closed form, `D = tanh(u / sigma^2)` with the posterior variance `C = 1 - D^2`.
+    """
+    D = sj.EmpiricalDenoiser(np.array([[-1.0], [1.0]]))
+    u, sigma, h, num = 0.25, 0.7, 0.05, 20_000
+    run = jax.jit(
+        jax.vmap(
+            lambda key: variance.naive_flow(
+                D, key, jnp.array([u]), sigma, sigma * np.exp(-h), strength=1.0, steps=1
+            )
+        )
+    )
+    ends = np.asarray(run(jax.random.split(jax.random.key(0), num)))[:, 0]
+    mean = np.tanh(u / sigma**2)
+    spread = 1 - mean**2
+    # Four standard errors, and the second order in h of the mean: of size one (D and its derivatives).
+    tolerance = 4 * np.sqrt(spread * h / num) + h**2
+    assert abs(ends.mean() - u - h * (mean - u)) < tolerance
+    # The drift of Stratonovich, C' / 4, is there to be seen.
+    assert 0.5 * mean * spread / sigma**2 * h > 2 * tolerance
 
 
 def test_naive_flow_replays_where_one_point_is_certain(dtype):

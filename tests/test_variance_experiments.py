@@ -1,5 +1,8 @@
 """The variance paper's figures: samplers against plain NumPy, masses against independent computations."""
 
+from typing import ClassVar
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ from scipy import stats
 import smoothjax as sj
 from smoothjax import experiments, plots, variance
 from smoothjax.experiments import _gap_filling as gaps
+from smoothjax.experiments import _variance_samplers as samplers
 from smoothjax.experiments._gap_geometry import _Distances
 from smoothjax.experiments._variance_samplers import tabulated_flow
 
@@ -53,6 +57,52 @@ def test_tabulated_flow(dim, x64):
             x[i] += dt * (-beta * x[i] - beta * (alpha * np.asarray(mean) - x[i]) / variance_)
     # Five steps that each amplify rounding by at most 1 + beta dt / variance, below 20.
     np.testing.assert_allclose(found, x, atol=1e-9)
+
+
+class RandomGaussians(eqx.Module):
+    """In place of trained models: centred Gaussians of random variance, whose flow is a factor."""
+
+    def sample(self, key):
+        return sj.GaussianDenoiser(jnp.zeros(1), self.variance(key)[None, None])
+
+    def variance(self, key):
+        return jax.random.uniform(key, minval=0.1, maxval=0.5)
+
+
+def test_samplers_of_gaussians(x64):
+    """Both samplers in the setting of the figures, their schedules written out; starts at quantiles."""
+    law, cutoff, process = RandomGaussians(), 0.02, samplers.paper_process()
+    noise = np.asarray(samplers.stratified_normal(9))
+    np.testing.assert_allclose(noise[:, 0], stats.norm.ppf(np.arange(1, 18, 2) / 18), atol=1e-12)
+    schedule = lambda t: (0.1 * t + 9.95 * t**2, 0.1 + 19.9 * t)  # noqa: E731
+    train, draw = jax.random.split(jax.random.key(0))
+    levels = [np.sqrt(np.expm1(2 * schedule(t)[0])) for t in (1.0, cutoff)]
+    found = samplers.converged_samples_of_models(law, process, train, noise, cutoff, 3)
+    for i in range(3):
+        key = jax.random.fold_in(train, i)
+        v = float(law.variance(key))
+        shrinkage = np.sqrt((v + levels[1] ** 2) / (v + levels[0] ** 2))
+        expected = np.exp(-schedule(cutoff)[0]) * levels[0] * noise * shrinkage
+        # Of 120 fifth-order steps, up to 0.76 in log sigma, of a linear equation.
+        np.testing.assert_allclose(found[i], expected, atol=1e-4)
+        one = samplers.converged_samples(law.sample(key), process, noise, cutoff)
+        np.testing.assert_allclose(one, found[i], atol=1e-9)
+
+    nodes = -1.5 + 3 * np.arange(200) / 199
+    found = samplers.published_samples_of_models(law, process, train, draw, cutoff, 1, 3, 20)
+    for i in range(3):
+        v = float(law.variance(jax.random.fold_in(train, i)))
+        x = np.asarray(jax.random.normal(jax.random.fold_in(draw, i), (20, 1)))[:, 0].copy()
+        dt = (1 - cutoff) / 30
+        for t in 1 - dt * np.arange(30):
+            exponent, beta = schedule(t)
+            alpha, share = np.exp(-exponent), -np.expm1(-2 * exponent)
+            above = nodes[np.clip(np.searchsorted(nodes, x), 0, 199)]
+            mean = alpha * v * above / (alpha**2 * v + share)
+            x += dt * (beta * x + beta * (alpha * mean - x) / share)
+        # sigma_t at 1, the scale of the starts, is 1 to 1e-9; thirty steps amplify by up to 1 + beta dt / share < 4 at the
+        # end and shrink before.
+        np.testing.assert_allclose(found[i][:, 0], x, atol=1e-7)
 
 
 def test_distance_to_three_points():
@@ -157,6 +207,10 @@ def test_gap_geometry(tmp_path):
         experiments.gap_geometry(features=("wavelets",))
 
 
+class EndsEarly(sj.VariancePreserving):
+    max_time: ClassVar[float] = 0.5
+
+
 def test_short_form_of_training(x64):
     axis = variance.GaussianBumps.evenly(-1.5, 1.5, 5)
     features = variance.ProductFeatures([axis], variance.FourierSeries(1.0, 1, 1), PROCESS)
@@ -166,6 +220,17 @@ def test_short_form_of_training(x64):
     problem = variance.LinearProblem(variance.DenoisingProblem(points, times), features, ridge=0.1)
     expected = variance.train_linear(problem, 50, key)
     np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-9, atol=1e-12)
+    # Of a process that ends before time 1, and another prediction.
+    process = EndsEarly.from_drift_rate(0.1, 20.0)
+    found = sj.fit_linear(features, process, points, 50, 0.1, key, cutoff=0.05, prediction="score")
+    times = variance.UniformTimes(PROCESS, 0.05, 0.5)
+    denoising = variance.DenoisingProblem(points, times, prediction="score")
+    problem = variance.LinearProblem(denoising, features, ridge=0.1)
+    expected = variance.train_linear(problem, 50, key)
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-9, atol=1e-12)
+    u = jnp.array([0.3])
+    score = found.weights @ features(u, jnp.asarray(0.5))
+    np.testing.assert_allclose(found(u, 0.5), u + 0.25 * score, rtol=1e-12)
     with pytest.raises(ValueError, match="EDM has none"):
         sj.fit_linear(features, sj.EDM(), points, 50, 0.1, key)
     with pytest.raises(ValueError, match="`cutoff` must lie below 1"):

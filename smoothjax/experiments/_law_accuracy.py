@@ -48,7 +48,7 @@ def law_accuracy(
     9 x, from -1.2 to 1.2, and 7 times, evenly in log t from the cutoff to 1. `fixed_design` is compared with models whose
     targets were drawn anew for the same inputs, the others with models trained on fresh training sets. All routes but the
     first are Monte Carlo themselves, over designs or nodes: each is computed four times, and the mean kernel compared.
-    Inputs of small noise level near a boundary weigh so much that this Monte Carlo is no detail. Use float64.
+    Inputs of small noise level near a boundary weigh so much that this error is worth a look. Use float64.
 
     Args:
         num_train: triples P that a model is trained on.

@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array
@@ -14,6 +16,10 @@ from ..flows._inputs import checked
 from ..processes import AbstractProcess
 
 Prediction = Literal["x0", "eps", "score"]
+# Noise levels drawn for each node: quantiles of so many are as good as those of their law.
+LEVELS_PER_NODE = 16
+# Of random numbers: exact in float32, cells' midpoints included.
+BITS = 23
 
 
 class UniformTimes(eqx.Module):
@@ -146,6 +152,51 @@ class DenoisingProblem(eqx.Module):
         assert self.exact_targets is not None
         low, high = self.exact_targets
         return (low <= sigma) & (sigma <= high)
+
+
+class Nodes(NamedTuple):
+    """Inputs for expectations over training inputs: means over nodes, weighted by `share`, which has mean one."""
+
+    u: Float[Array, "n d"]
+    sigma: Float[Array, " n"]
+    share: Float[Array, " n"]
+
+
+def spread_nodes(problem: DenoisingProblem, key: PRNGKeyArray, num: int) -> Nodes:
+    """Nodes for expectations over the inputs that `problem.draw` draws, with smaller errors than that many draws.
+
+    What decides a model's variance are rare inputs, of small noise level and some standard deviations from their training
+    point, near the boundary to another's basin. Quantiles of the noise level are squares of uniform numbers v, and half of
+    the nodes have normal numbers of variance `1 + 3 / d`; a node's share, the ratio of the densities, is at most four. Of
+    v, point and normal numbers together the nodes are a Sobol sequence with a random digital shift.
+    """
+    of_levels, of_shift = jax.random.split(key)
+    points, dtype = problem.data.data, problem.data.data.dtype
+    dim = points.shape[1]
+    uniform = _shifted_sobol(of_shift, num, dim + 2).astype(dtype)
+    levels = jnp.sort(problem.levels(of_levels, LEVELS_PER_NODE * num).astype(dtype))
+    v = uniform[:, 0]
+    sigma = levels[jnp.minimum((v**2 * levels.size).astype(int), levels.size - 1)]
+    index = jnp.searchsorted(jnp.cumsum(problem.data.weights), uniform[:, 1], side="right")
+    x = points[jnp.minimum(index, points.shape[0] - 1)]
+    num_wide, variance = num // 2, 1 + 3 / dim
+    scale = jnp.where(jnp.arange(num) < num - num_wide, 1, variance**0.5).astype(dtype)
+    z = scale[:, None] * ndtri(uniform[:, 2:])
+    # Of the wide normal density to the standard one: it grows beyond all bounds far out, where the share vanishes.
+    ratio = jnp.exp(0.5 * (1 - 1 / variance) * jnp.sum(z**2, axis=1)) * variance ** (-dim / 2)
+    share = 2 * v / (1 + num_wide / num * (ratio - 1))
+    return Nodes(x + sigma[:, None] * z, sigma, share / jnp.mean(share))
+
+
+def _shifted_sobol(key: PRNGKeyArray, num: int, dim: int) -> Float[Array, "num dim"]:
+    """A Sobol sequence whose digits a random number per dimension exchanges: each point is uniform in (0, 1)."""
+    from scipy.stats import qmc
+
+    # Asked for another number than a power of two at once, SciPy would warn.
+    net = qmc.Sobol(dim, scramble=False, bits=30).random_base2((num - 1).bit_length())[:num]
+    digits = jnp.asarray((net * 2**BITS).astype(np.uint32))
+    shift = jax.random.bits(key, (dim,), jnp.uint32) >> (32 - BITS)
+    return ((digits ^ shift).astype(float) + 0.5) * 0.5**BITS
 
 
 def _as_interval(levels: Any, dtype: Any) -> tuple[Array, Array]:
