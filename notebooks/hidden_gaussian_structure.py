@@ -38,8 +38,9 @@ D_empirical = sj.EmpiricalDenoiser(few)
 # %% [markdown]
 # ## A network between the references
 #
-# A residual MLP trained on 50 digits, stopped early and late. `gaussianity_index` is 1 where it is the Gaussian denoiser
-# and 0 where it is the memorising one; it says nothing where both are nearer to each other than to the network.
+# A residual MLP trained on 50 digits, for few steps and for many; compared at noisy held-out digits. `gaussianity_index`
+# is 1 where it is the Gaussian denoiser and 0 where it is the memorising one. It says nothing where these two are nearer to
+# each other than either is to the network, at high noise: hollow dots.
 
 # %%
 architecture = learning.MLPArchitecture(width=64 if fast else 384)
@@ -49,7 +50,7 @@ networks = {
     for steps in budgets
 }
 points = held_out.points[:64] if fast else held_out.points
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 between = sj.rmse_curve(D_empirical, D_gaussian, points, levels, key)
 left.plot(levels, between.value, "k", label="memorising to Gaussian")
 for colour, (steps, network) in zip(("tab:blue", "tab:orange"), networks.items(), strict=True):
@@ -76,13 +77,16 @@ for colour, (steps, network) in zip(("tab:blue", "tab:orange"), networks.items()
         [float(one.index.value) for one in index],
         [2 * float(one.index.standard_error) for one in index],
         color=colour,
+        lw=1,
         label=f"{steps} steps",
     )
+    for one, sigma in zip(index, levels, strict=True):
+        face = colour if one.meaningful else "white"
+        right.plot(sigma, one.index.value, "o", color=colour, mfc=face, ms=5, zorder=3)
 left.set(xscale="log", yscale="log", xlabel=r"noise level $\sigma$", ylabel="RMSE a coordinate")
-right.set(
-    xscale="log", ylim=(0, 1), xlabel=r"noise level $\sigma$", title="1: Gaussian, 0: memorising"
-)
-left.legend(fontsize=6)
+right.set(xscale="log", ylim=(0, 1), xlabel=r"noise level $\sigma$")
+right.set_ylabel("Gaussianity index\n(0: memorising, 1: Gaussian)")
+left.legend(fontsize=7)
 right.legend(fontsize=8)
 
 # %% [markdown]
@@ -99,7 +103,8 @@ for steps, network in networks.items():
 # ## Distillation, and why its weights alone prove little
 #
 # The best affine approximation of *any* exact posterior mean, over its own noisy data, is the Gaussian denoiser: of the
-# memorising one too. Strong evidence is not that the distilled matrix is Gaussian, but that little is left over.
+# memorising one too. Strong evidence is not that the distilled matrix is Gaussian, but that little is left over. Root mean
+# squares a coordinate, at noise level 1; a distance below the noise of the fit means nothing.
 
 # %%
 for name, D in {
@@ -115,6 +120,9 @@ for name, D in {
     )
 
 # %% [markdown]
+# The memorising denoiser's affine part is the Gaussian denoiser, as far as the fit can tell, although it is far from affine.
+# The network trained briefly is the other way around: nearly affine, and not quite the Gaussian yet.
+#
 # ## What finitely many points do to a Gaussian fit
 #
 # A Gaussian fitted to N points is, on average, the population's denoiser at a larger noise level. Two fits to disjoint
@@ -131,13 +139,17 @@ for number in numbers:
     predicted.append(float(gaussian.independent_fits_rmse(population.variances, 0.5, int(number))))
     effective.append(float(gaussian.effective_noise_level(population.variances, 0.5, int(number))))
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-left.loglog(numbers, measured, "o", label="two fits")
+left.loglog(numbers, measured, "o", label="two fits to disjoint sets")
 left.loglog(numbers, predicted, "k", lw=1, label="predicted for Gaussian data")
-left.set(xlabel="training points N", ylabel=r"RMSE between halves, $\sigma$ = 0.5")
+left.set(xlabel="training points N of each", ylabel=r"RMSE a coordinate, $\sigma$ = 0.5")
+left.set_yticks([0.05, 0.1, 0.2, 0.3], ["0.05", "0.1", "0.2", "0.3"])
 left.legend(fontsize=8)
 right.semilogx(numbers, effective, "k")
 right.axhline(0.5, color="0.7", lw=0.8)
 right.set(xlabel="training points N", ylabel=r"effective noise level at $\sigma$ = 0.5")
+for ax in (left, right):
+    ax.set_xticks(numbers, [str(number) for number in numbers])
+    ax.minorticks_off()
 
 # %% [markdown]
 # ## Denoisers that see a window

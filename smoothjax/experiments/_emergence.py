@@ -30,7 +30,7 @@ def emergence(
     *,
     data: str = "digits",
     num_train: int = 50,
-    steps: tuple[int, ...] = (100, 300, 1000, 2000, 4000, 7000, 10_000),
+    steps: tuple[int, ...] = (100, 300, 1000, 2000, 5000, 10_000, 20_000),
     width: int = 384,
     num_layers: int = 4,
     levels: tuple[float, ...] = LEVELS,

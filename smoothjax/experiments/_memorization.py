@@ -31,7 +31,7 @@ def memorization(
     widths: tuple[int, ...] = (32, 96, 384),
     widths_num_train: int = 200,
     num_layers: int = 4,
-    num_steps: int = 10_000,
+    num_steps: int = 20_000,
     levels: tuple[float, ...] = LEVELS,
     num_samples: int = 200,
     num_seeds: int = 1,
