@@ -17,6 +17,7 @@ from .experiments import (
     get_experiment,
     train_and_held_out,
 )
+from .experiments._compare import refuse_training
 from .experiments._store import replacing
 
 
@@ -37,7 +38,7 @@ class Compare:
     seed: int = 0
     """Of the split and of every random number."""
     steps: int | None = None
-    """Noise levels of EDM's Heun sampler; by default the flow is integrated adaptively."""
+    """Noise levels of EDM's Heun sampler; by default an adaptive flow, or 40 levels where calls are costly."""
     sigma_max: float | None = None
     """Initial noise level; by default EDM's, scaled to the data."""
     sigma_min: float | None = None
@@ -84,6 +85,7 @@ class RunExperiment:
     def run(self) -> int:
         """Runs, draws and saves; returns the exit status."""
         experiment = get_experiment(self.name)
+        refuse_training(self.out)
         with computing_in(self.precision):
             results = experiment.run(out=str(self.out))
         with replacing(self.out / "results.nc") as path:

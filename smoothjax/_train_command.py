@@ -11,10 +11,11 @@ import numpy as np
 from tyro.conf import Positional
 
 from . import datasets, learning
+from ._checks import as_positive_integer, require_positive
 from ._precision import computing_in
 from .datasets import Dataset
 from .experiments import train_and_held_out
-from .experiments._store import replacing
+from .experiments._store import MANIFEST, replacing
 from .flows import sample
 from .measures import memorization_fraction, nearest_neighbours
 from .plots._figure import COLOURS, new_figure
@@ -79,13 +80,42 @@ class Train:
             if self.padding != "zeros":
                 raise ValueError(f"`padding` is for convolutions; got {self.padding!r} for an MLP.")
             default = learning.MLPArchitecture()
-            width, num_layers = self.width or default.width, self.num_layers or default.num_layers
+            width = default.width if self.width is None else self.width
+        else:
+            default = learning.ConvolutionalArchitecture()
+            width = default.channels if self.width is None else self.width
+        num_layers = default.num_layers if self.num_layers is None else self.num_layers
+        if self.network == "mlp":
             return learning.MLPArchitecture(width, num_layers)
-        default = learning.ConvolutionalArchitecture()
-        width, num_layers = self.width or default.channels, self.num_layers or default.num_layers
         return learning.ConvolutionalArchitecture(width, num_layers, self.padding)
 
+    def _first_level(self) -> float:
+        if self.sigma_max is None:
+            return math.exp(self.p_mean + 2.25 * self.p_std)
+        return self.sigma_max
+
+    def _check(self) -> None:
+        """What would be noticed only after the training, or not at all."""
+        for name in ("steps", "num_samples", "sampler_steps", "width"):
+            if getattr(self, name) is not None:
+                as_positive_integer(getattr(self, name), name)
+        if self.sampler_steps < 2:
+            raise ValueError(f"`sampler_steps` must be at least 2; got {self.sampler_steps}.")
+        high = self._first_level()
+        for name, level in (("sigma_max", high), ("sigma_min", self.sigma_min)):
+            require_positive(level, name)
+        if self.sigma_min >= high:
+            raise ValueError(
+                f"`sigma_min` must lie below `sigma_max`; got {self.sigma_min} and {high}."
+            )
+        if (self.out / MANIFEST).exists():
+            raise ValueError(
+                f"{self.out} holds a comparison or an experiment, whose files a training would replace. "
+                "Choose another folder."
+            )
+
     def _run(self) -> int:
+        self._check()
         dataset = datasets.load(self.data, seed=self.seed)
         train, held_out = train_and_held_out(dataset, num_train=self.num_train, seed=self.seed)
         fit, draw = jax.random.split(jax.random.key(self.seed))
@@ -103,12 +133,11 @@ class Train:
             out=self.out,
             progress=True,
         )
-        high = math.exp(self.p_mean + 2.25 * self.p_std)
         samples = sample(
             run.model,
             draw,
             self.num_samples,
-            sigma_max=high if self.sigma_max is None else self.sigma_max,
+            sigma_max=self._first_level(),
             sigma_min=self.sigma_min,
             steps=self.sampler_steps,
         )
@@ -163,11 +192,14 @@ def plot_grid(samples: np.ndarray, train: Dataset) -> "Figure":
     for i, images in enumerate((shown, nearest)):
         pixels = np.clip((images - low) / (high - low), 0, 1)
         tiles[:, i, :, :height, :width] = pixels.reshape(rows, columns, *train.image_shape)
-    # White lines between pictures, and a wider one below each pair of rows.
+    # White lines between pictures, and a wider one between pairs of rows.
     picture = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(rows, 2 * (height + 1), -1, channels)
     picture = np.pad(picture, ((0, 0), (0, 2), (0, 0), (0, 0)), constant_values=1.0)
-    picture = picture.reshape(-1, *picture.shape[2:])
-    figure, axes = new_figure(1, 1, (9, 0.4 + 9 * picture.shape[0] / picture.shape[1]))
+    picture = picture.reshape(-1, *picture.shape[2:])[:-2]
+    # Few pictures need not fill the width, of which the title takes six inches.
+    inches = min(9, 1.2 * columns)
+    size = (max(6, inches), 0.3 + inches * picture.shape[0] / picture.shape[1])
+    figure, axes = new_figure(1, 1, size)
     ax = axes[0, 0]
     ax.imshow(picture.squeeze(-1) if channels == 1 else picture, cmap="gray", vmin=0, vmax=1)
     ax.set_axis_off()

@@ -3,10 +3,13 @@
 import base64
 import html
 import io
+import itertools
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from . import plots
 from ._checks import import_optional
@@ -30,9 +33,11 @@ _PAGE = """<!DOCTYPE html>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+h3 {{ font-size: 1rem; margin-bottom: .3rem; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 th, td {{ text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #ddd; }}
-th {{ border-bottom: 2px solid #222; }} tr:last-child td {{ color: #666; }}
+th {{ border-bottom: 2px solid #222; }} .summary tr:last-child td {{ color: #666; }}
+.levels table {{ font-size: .85rem; }} .levels th, .levels td {{ padding-right: .7rem; }}
 .scroll {{ overflow-x: auto; }} figure {{ margin: 1rem 0; }} img {{ max-width: 100%; height: auto; }}
 figcaption, footer, li {{ color: #444; font-size: .93rem; }}
 pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; }}
@@ -40,11 +45,11 @@ pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem;
 </head>
 <body>
 <h1>{title}</h1>
-<div class="scroll">{table}</div>
+<div class="scroll summary">{table}</div>
 <ul>{notes}</ul>
 {figures}
 <h2>Noise levels</h2>
-<div class="scroll">{levels}</div>
+{levels}
 <h2>How this was made</h2>
 <details><summary>Configuration and versions</summary><pre>{manifest}</pre></details>
 <footer>Every number of this page is in <code>results.nc</code>, labelled.</footer>
@@ -95,25 +100,38 @@ def _page(comparison: Comparison, pictures: dict[str, bytes]) -> str:
         table=_html_table(*comparison.rows()),
         notes="".join(f"<li>{html.escape(note)}</li>" for note in comparison.notes),
         figures=figures,
-        levels=_html_table(*_level_rows(comparison)),
+        levels="\n".join(
+            f'<h3>{html.escape(title)}</h3>\n<div class="scroll levels">{_html_table(*table)}</div>'
+            for title, table in _level_tables(comparison).items()
+        ),
         manifest=html.escape(json.dumps(comparison.manifest, indent=2)),
     )
 
 
-def _level_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def _level_tables(comparison: Comparison) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """A table for each measure: a column for each noise level, a row for each mechanism or pair, which may be many."""
     results = comparison.results
     names = [str(name) for name in results.mechanism.values]
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    header = ["noise level", "effective neighbours"]
-    header += [f"linearity, {name}" for name in names] + [f"RMSE {a} – {b}" for a, b in pairs]
-    rows = []
-    for k, level in enumerate(results.level.values):
-        at = results.isel(level=k)
-        row = [f"{float(level):.3g}", f"{float(at.effective_neighbours):.4g}"]
-        row += [f"{float(at.linearity_centred.sel(mechanism=name)):.3f}" for name in names]
-        row += [f"{float(at.rmse.sel(mechanism=a, other=b)):.3g}" for a, b in pairs]
-        rows.append(row)
-    return header, rows
+    header = ["noise level", *(f"{float(level):.3g}" for level in results.level.values)]
+
+    def row(name: str, values: np.ndarray, form: str) -> list[str]:
+        return [name, *(format(float(value), form) for value in values)]
+
+    linearity, rmse = results.linearity_centred, results.rmse
+    rows = {
+        "RMSE a coordinate between mechanisms": [
+            row(f"{a} – {b}", rmse.sel(mechanism=a, other=b).values, ".3g")
+            for a, b in itertools.combinations(names, 2)
+        ],
+        "Linearity score, centred": [
+            row(name, linearity.sel(mechanism=name).values, ".3f") for name in names
+        ],
+        "Effective number of training points": [
+            row("mean", results.effective_neighbours.values, ".4g"),
+            row("median", results.effective_neighbours_median.values, ".4g"),
+        ],
+    }
+    return {title: (header, body) for title, body in rows.items() if body}
 
 
 def _html_table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,5 +1,6 @@
 """The main job: its numbers, its resumption, its files, its command."""
 
+import dataclasses
 import json
 import re
 
@@ -12,7 +13,8 @@ import scipy.stats
 
 import smoothjax as sj
 from smoothjax import cli, mechanisms, report
-from smoothjax.experiments import _store, train_and_held_out
+from smoothjax.experiments import _effort, _parts, _store, train_and_held_out
+from smoothjax.plots import _comparison, plot_curves
 
 xarray = pytest.importorskip("xarray")
 SETTINGS = sj.CompareSettings(num_samples=24, num_levels=3, seed=3)
@@ -104,6 +106,110 @@ def test_numbers_are_those_of_the_functions(finished, data):
     # Far above the data's scale all points count: their weights differ by (radius / 40 scale)^2 and less.
     np.testing.assert_allclose(number[-1], len(train), rtol=1e-2)
     assert number[0] < 2
+
+
+def test_rmse_of_pairs_is_that_of_the_function(finished, data):
+    comparison, _ = finished
+    train, held_out = data
+    key = jax.random.fold_in(jax.random.key(SETTINGS.seed), 3)
+    levels = jnp.asarray(comparison.results.level.values)
+    mechanisms = denoisers(train)
+    pair = mechanisms["empirical"], mechanisms["gaussian"]
+    curve = sj.rmse_curve(*pair, held_out.points[:256], levels, key)
+    found = comparison.results.sel(mechanism="empirical", other="gaussian")
+    tolerance = 100 * float(jnp.finfo(train.points.dtype).eps)
+    np.testing.assert_allclose(found.rmse, curve.value, rtol=tolerance)
+    np.testing.assert_allclose(found.rmse_se, curve.standard_error, rtol=tolerance)
+    np.testing.assert_array_equal(
+        comparison.results.rmse, comparison.results.rmse.transpose("other", "mechanism", "level")
+    )
+
+
+def recorded(denoiser, batches):
+    """A bare callable in its place, which notes how many points it is called on at a time."""
+
+    def note(u):
+        batches.append(u.size // u.shape[-1])
+        return np.zeros_like(u)
+
+    def disguised(u, sigma):
+        shape = jax.ShapeDtypeStruct(u.shape, u.dtype)
+        still = jax.lax.stop_gradient(u)
+        return denoiser(u + jax.pure_callback(note, shape, still, vmap_method="expand_dims"), sigma)
+
+    return disguised
+
+
+@pytest.fixture(scope="module")
+def in_nine_dimensions():
+    """A Gaussian in disguise, in more dimensions than have an exact trace."""
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((400, 9)) @ rng.standard_normal((9, 9))
+    train = sj.datasets.Dataset("train", points[:100].astype(np.float32))
+    held_out = sj.datasets.Dataset("fresh", points[100:].astype(np.float32))
+    gaussian, batches = sj.GaussianDenoiser.fit(train.points), []
+    members = {"disguised": recorded(gaussian, batches)}
+    settings = sj.CompareSettings(num_samples=2, num_levels=2)
+    comparison = sj.compare(members, train, held_out, settings=settings, progress=False)
+    return comparison, gaussian, tuple(batches)
+
+
+def test_each_denoiser_is_evaluated_once_a_level(in_nine_dimensions):
+    comparison, gaussian, _ = in_nine_dimensions
+    data, batches = (comparison.train, comparison.held_out), []
+    members = {"one": gaussian, "two": gaussian, "recorded": recorded(gaussian, batches)}
+    efforts = {name: _effort.Effort(64, 2, 40, 16) for name in members}
+    parts, done = _parts.parts_of(members, efforts, *data, comparison.settings), {}
+    for name in (*(f"outputs-{name}" for name in members), "rmse"):
+        done[name] = parts[name](done)
+    # At two levels, for two pairs.
+    assert sum(batches) == 2 * 256
+
+
+def test_costly_likelihoods_are_estimated(in_nine_dimensions):
+    comparison, gaussian, _ = in_nine_dimensions
+    floor = comparison.settings.noise_floor
+    found = comparison.results.sel(mechanism="disguised")
+    assert (int(found.likelihood_points), int(found.likelihood_probes)) == (64, 2)
+    assert int(found.sampler_steps) == 40
+    values = found.log_likelihoods.values
+    assert len(values) == 256 and np.isnan(values[64:]).all()
+    points = comparison.held_out.points[:64]
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    noisy = points + floor * sj.initial_noise(key, 64, 9, dtype=points.dtype)
+    exact = jax.vmap(lambda u: gaussian.log_density(u, floor))(noisy)
+    # What differs is the estimate of the trace, whose probes are independent from point to point.
+    error = values[:64] - np.asarray(exact)
+    assert error.std(ddof=1) > 0.01
+    assert abs(error.mean()) < 4 * error.std(ddof=1) / 8
+    np.testing.assert_allclose(found.log_likelihood, values[:64].mean(), rtol=1e-6)
+    np.testing.assert_allclose(found.log_likelihood_se, values[:64].std(ddof=1) / 8, rtol=1e-6)
+    (note,) = (note for note in comparison.notes if note.startswith("Log-likelihood"))
+    assert "for disguised at the first 64 of 256 points" in note and "2 probes a point" in note
+    (note,) = (note for note in comparison.notes if "initial noises" in note)
+    assert "those of disguised, whose calls are costly, by EDM-Heun, 40 steps." in note
+
+
+def test_costly_denoisers_are_called_on_small_batches(in_nine_dimensions):
+    """Each query of a local denoiser, and each of its tangents, takes megabytes."""
+    *_, batches = in_nine_dimensions
+    assert max(batches) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "costly"),
+    [("smoothed", False), ("tempered", False), ("mixture", False), ("local", True)],
+)
+def test_wrappers_know_the_trace_that_they_wrap(name, costly):
+    points = np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
+    train = sj.datasets.Dataset("images", points, image_shape=(4, 4, 1))
+    built = mechanisms.get(name).build(train, 0)
+    settings = sj.CompareSettings()
+    assert (_effort.effort_of(built, 16, 40, settings).num_probes is not None) == costly
+    switched = sj.SwitchedDenoiser(sj.GaussianDenoiser.fit(train.points), built, 1.0)
+    assert (_effort.effort_of(switched, 16, 40, settings).num_probes is not None) == costly
+    # An exact trace of so few products is as cheap.
+    assert _effort.effort_of(built, 8, 40, settings).num_probes is None
 
 
 def test_table_and_notes(finished):
@@ -251,6 +357,69 @@ def test_command(tmp_path, capsys):
     assert "seed: 0 there, 1 now" in capsys.readouterr().err
     # The precision of a command is its own.
     assert jax.config.jax_enable_x64 == x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_figure_of_many_mechanisms(finished):
+    pytest.importorskip("matplotlib")
+    comparison, _ = finished
+    legends = [ax.get_legend() for ax in plot_curves(comparison).axes]
+    assert len(legends[0].get_texts()) == 3
+    many = with_mechanisms(comparison, ["empirical", "gaussian", *"abcdef"])
+    figure = plot_curves(many)
+    figure.draw_without_rendering()
+    curves = {line.get_label(): line for line in figure.axes[0].lines}
+    # Thirteen of 28 pairs: with either reference, of which there are two.
+    own = [f"{name} – {reference}" for name in "abcdef" for reference in _comparison.REFERENCES]
+    assert set(curves) == {"gaussian – empirical", *own}
+    for name in "abcdef":
+        first, second = (curves[f"{name} – {reference}"] for reference in _comparison.REFERENCES)
+        assert first.get_color() == second.get_color()
+        assert first.get_linestyle() != second.get_linestyle()
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[1].lines}
+    assert len(looks) == 8
+    for ax in figure.axes:
+        # Below the axes: legends hide no curve.
+        assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
+    # Without references: the first of them is one.
+    alone = plot_curves(with_mechanisms(comparison, list("abcde"))).axes[0]
+    assert [line.get_label() for line in alone.lines] == [f"{name} – a" for name in "bcde"]
+
+
+def with_mechanisms(comparison, names):
+    """The results of the first mechanism, and its distances from the second, under other names."""
+    at = [0] * len(names)
+    results = comparison.results.isel(mechanism=at, other=[1] * len(names))
+    return dataclasses.replace(
+        comparison, results=results.assign_coords(mechanism=names, other=names)
+    )
+
+
+def test_tables_of_levels_have_a_column_for_each(finished):
+    comparison, _ = finished
+    names = ["empirical", "gaussian", *"abcdef"]
+    tables = report._level_tables(with_mechanisms(comparison, names))
+    rmse, linearity, _ = tables.values()
+    for header, rows in tables.values():
+        assert len(header) == 4 and all(len(row) == 4 for row in rows)
+    assert len(rmse[1]) == 28 and len(linearity[1]) == 8
+    header, rows = report._level_tables(comparison)["RMSE a coordinate between mechanisms"]
+    found = comparison.results.rmse.sel(mechanism="empirical", other="callable").values
+    assert rows[1] == ["empirical – callable", *(f"{value:.3g}" for value in found)]
+    assert header[1:] == [f"{value:.3g}" for value in comparison.results.level.values]
+
+
+def test_folder_of_a_training_is_refused(data, tmp_path, capsys):
+    train, held_out = data
+    (tmp_path / "configuration.json").write_text('{"kind": "mlp"}')
+    (tmp_path / "samples.png").write_bytes(b"of the training")
+    with pytest.raises(ValueError, match="holds the training of a network"):
+        sj.compare(denoisers(train), train, held_out, out=tmp_path, progress=False)
+    for command in (["compare", "two-points"], ["experiment", "two-points"]):
+        assert cli.main([*command, "--out", str(tmp_path)]) == 2
+        assert "holds the training of a network" in capsys.readouterr().err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"configuration.json", "samples.png"}
+    assert (tmp_path / "samples.png").read_bytes() == b"of the training"
 
 
 def test_command_errors(capsys):

@@ -1,5 +1,6 @@
 """Which analytic denoiser explains a network: known answers, statistics written out, and resumed runs."""
 
+import inspect
 import itertools
 
 import equinox as eqx
@@ -258,6 +259,16 @@ def test_sample_agreement_written_out():
     three = [0, ANALYTIC.index("local"), -1]
     assert (found["difference"][1][:, three] > 0).tolist() == [[True, True, False]] * 2
     assert found["clears_gaussian"][1][:, three].tolist() == [[True, False, False]] * 2
+
+
+def test_default_network_is_trained_for_long_enough():
+    """After fewer steps the Gaussian denoiser explains the digits' samples as well as the patches do."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(explain_network).parameters.items()
+    }
+    assert defaults["architecture"] == learning.ConvolutionalArchitecture(32, 4)
+    assert defaults["num_steps"] == 4000
 
 
 @pytest.mark.parametrize(

@@ -452,6 +452,43 @@ def test_train_command(tmp_path, capsys):
         Train("digits", tmp_path / "mlp", padding="circular").run()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "`steps` must be a positive integer; got 0"),
+        ({"num_samples": 0}, "`num_samples` must be a positive integer; got 0"),
+        ({"sampler_steps": 1}, "`sampler_steps` must be at least 2; got 1"),
+        ({"sigma_min": -1.0}, "`sigma_min` must be positive"),
+        ({"sigma_max": 0.0}, "`sigma_max` must be positive"),
+        ({"sigma_min": 3.0, "sigma_max": 2.0}, "`sigma_min` must lie below `sigma_max`; got 3.0"),
+        ({"width": 0}, "`width` must be a positive integer; got 0"),
+        ({"width": 0, "network": "convolutional"}, "`width` must be a positive integer; got 0"),
+        ({"num_layers": 0}, "`num_layers` must be a positive integer; got 0"),
+    ],
+)
+def test_train_command_refuses_before_it_trains(options, message, tmp_path):
+    for module in ("matplotlib", "sklearn", "tqdm", "tyro"):
+        pytest.importorskip(module)
+    from smoothjax._train_command import Train
+
+    # As many steps as would take minutes.
+    command = Train("digits", tmp_path / "a", **{"steps": 10**6, **options})
+    with pytest.raises(ValueError, match=message):
+        command.run()
+    assert not (tmp_path / "a").exists()
+
+
+def test_train_command_keeps_other_results(tmp_path):
+    for module in ("matplotlib", "sklearn", "tqdm", "tyro"):
+        pytest.importorskip(module)
+    from smoothjax._train_command import Train
+
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a comparison or an experiment"):
+        Train("digits", tmp_path, steps=1).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
 def test_picture_of_samples_and_neighbours():
     pytest.importorskip("matplotlib")
     pytest.importorskip("tyro")
@@ -466,3 +503,8 @@ def test_picture_of_samples_and_neighbours():
     tiles = np.asarray(image)[:6].reshape(2, 3, 4, 3)[:, :2, :, :2].transpose(0, 2, 1, 3)
     np.testing.assert_allclose(tiles[0].reshape(4, 4), (samples + 1) / 2, atol=1e-6)
     np.testing.assert_allclose(tiles[1].reshape(4, 4), (points[[2, 1, 0, 1]] + 1) / 2, atol=1e-6)
+    # No white band under the last of few rows.
+    wide = plot_grid(np.tile(samples, (4, 1)), train)
+    wide.draw_without_rendering()
+    assert wide.axes[0].get_window_extent().y0 < 0.1 * wide.dpi
+    assert wide.axes[0].images[0].get_array().shape[0] == 6

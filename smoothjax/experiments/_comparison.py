@@ -9,6 +9,7 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..denoisers import AbstractPosteriorDenoiser, Denoiser
+from ._effort import Effort
 from ._settings import CompareSettings, curve_levels
 from ._store import Arrays
 
@@ -83,13 +84,14 @@ class Comparison:
 
 def label(
     xarray: Any,
-    names: list[str],
+    efforts: Mapping[str, Effort],
     parts: dict[str, Arrays],
     train: Dataset,
     held_out: Dataset,
     settings: CompareSettings,
 ) -> "xarray.Dataset":
     """Everything as one labelled data set."""
+    names = list(efforts)
     dims = {
         "samples": ("sample", "coordinate"),
         "nearest": ("sample",),
@@ -114,12 +116,15 @@ def label(
         key: (("mechanism", *dim), np.stack([one[key] for one in merged]))
         for key, dim in dims.items()
     }
-    for key in ("rmse", "rmse_se"):
-        table = np.zeros((len(names), len(names), settings.num_levels))
-        for i, first in enumerate(names):
-            for j, second in enumerate(names[i + 1 :], i + 1):
-                table[i, j] = table[j, i] = parts[f"rmse-{first}-{second}"][key]
-        variables[key] = (("mechanism", "other", "level"), table)
+    for key, value in parts["rmse"].items():
+        variables[key] = (("mechanism", "other", "level"), value)
+    # Zero for what was not used: the exact trace has no probes, the adaptive flow no given number of steps.
+    spent = {
+        "likelihood_points": [effort.likelihood_points for effort in efforts.values()],
+        "likelihood_probes": [effort.num_probes or 0 for effort in efforts.values()],
+        "sampler_steps": [effort.steps or 0 for effort in efforts.values()],
+    }
+    variables |= {key: (("mechanism",), np.array(numbers)) for key, numbers in spent.items()}
     for key, value in parts["neighbours"].items():
         variables[key] = (("level",), value)
     for key, value in parts["terminal"].items():
@@ -161,6 +166,7 @@ def label(
 
 def notes(
     denoisers: Mapping[str, Denoiser],
+    efforts: Mapping[str, Effort],
     train: Dataset,
     held_out: Dataset,
     settings: CompareSettings,
@@ -172,15 +178,29 @@ def notes(
         else f"EDM-Heun, {settings.steps} steps,"
     )
     by_flow = [n for n, d in denoisers.items() if not isinstance(d, AbstractPosteriorDenoiser)]
+    estimated = [name for name, effort in efforts.items() if effort.num_probes is not None]
+    fixed = [name for name in estimated if settings.steps is None]
     notes = [
         f"{len(train)} training points of '{train.name}' in {train.dim} dimensions; "
         f"{len(held_out)} held-out points ('{held_out.name}').",
         f"{settings.num_samples} samples of each mechanism by {sampler} from noise level {settings.sigma_max:.4g} to "
-        f"{settings.sigma_min:.4g}, all from the same initial noises.",
+        f"{settings.sigma_min:.4g}, all from the same initial noises"
+        + (
+            f"; those of {', '.join(fixed)}, whose calls are costly, by EDM-Heun, {efforts[fixed[0]].steps} steps."
+            if fixed
+            else "."
+        ),
         "Memorised: fraction of samples with d1/d2 < 1/3 (distances to the first and second nearest training point), with "
         "its 95 % Wilson interval; the last row is the same for held-out points.",
         f"Log-likelihood: of held-out points plus noise of level {settings.noise_floor:.4g}, at that level, on average; "
-        + (f"by the probability flow for {', '.join(by_flow)}." if by_flow else "in closed form."),
+        + (f"by the probability flow for {', '.join(by_flow)}" if by_flow else "in closed form")
+        + (
+            f"; for {', '.join(estimated)} at the first {efforts[estimated[0]].likelihood_points} of "
+            f"{results.sizes['point']} points, with Hutchinson's estimate of the trace by "
+            f"{efforts[estimated[0]].num_probes} probes a point, whose spread is part of the standard error."
+            if estimated
+            else "."
+        ),
         f"At noise level {settings.sigma_max:.4g} the log density of noisy training points is taken for that of the "
         "Gaussian with their mean and covariance where a flow gives a likelihood: the two differ by at most "
         f"{float(results.terminal_mismatch):.2g} nats at the noisy held-out points, and provably by less than "

@@ -16,16 +16,21 @@ from ..datasets import Dataset
 from ..denoisers import AbstractPosteriorDenoiser, Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ..flows import likelihood_solution, sample, terminal_mismatch_bound
 from ..flows._sampling import in_batches
+from ..measures._estimate import root_of_mean
+from ..measures._numerics import evaluate, mean_over_noises
+from ._effort import ESTIMATED_TOLERANCE, MAX_EVALUATION_POINTS, Effort
 from ._settings import CompareSettings, curve_levels
 from ._store import Arrays
 
-# Held-out points at which denoisers are compared and likelihoods taken: standard errors of a few per cent.
-MAX_EVALUATION_POINTS = 256
 _Part = Callable[[dict[str, Arrays]], Arrays]
 
 
 def parts_of(
-    denoisers: dict[str, Denoiser], train: Dataset, held_out: Dataset, settings: CompareSettings
+    denoisers: dict[str, Denoiser],
+    efforts: dict[str, Effort],
+    train: Dataset,
+    held_out: Dataset,
+    settings: CompareSettings,
 ) -> dict[str, _Part]:
     """The job in pieces: each gets the pieces before it, and is a function of its inputs alone."""
     # A key for each use, so that no part's numbers depend on which parts were computed before.
@@ -35,22 +40,21 @@ def parts_of(
     points = held_out.points[:MAX_EVALUATION_POINTS]
     parts: dict[str, _Part] = {}
     for name, denoiser in denoisers.items():
+        effort = efforts[name]
         parts[f"samples-{name}"] = functools.partial(
-            _samples, denoiser, train, settings, keys["noise"]
+            _samples, denoiser, train, settings, effort, keys["noise"]
         )
         parts[f"memorization-{name}"] = functools.partial(_memorization, name, train, held_out)
         parts[f"likelihood-{name}"] = functools.partial(
-            _likelihood, denoiser, train, points, settings, keys["likelihood"]
+            _likelihood, denoiser, train, points, settings, effort, keys["likelihood"]
         )
         parts[f"linearity-{name}"] = functools.partial(
-            _linearity, denoiser, train, points, levels, keys["linearity"]
+            _linearity, denoiser, train, points, levels, effort, keys["linearity"]
         )
-    names = list(denoisers)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            parts[f"rmse-{first}-{second}"] = functools.partial(
-                _rmse, denoisers[first], denoisers[second], points, levels, keys["rmse"]
-            )
+        parts[f"outputs-{name}"] = functools.partial(
+            _outputs, denoiser, points, levels, effort, keys["rmse"]
+        )
+    parts["rmse"] = functools.partial(_rmse, list(denoisers))
     parts["terminal"] = functools.partial(_terminal, train, points, settings, keys["likelihood"])
     parts["neighbours"] = functools.partial(_neighbours, train, points, levels, keys["rmse"])
     return parts
@@ -63,6 +67,7 @@ def _samples(
     denoiser: Denoiser,
     train: Dataset,
     settings: CompareSettings,
+    effort: Effort,
     key: PRNGKeyArray,
     _: dict[str, Arrays],
 ) -> Arrays:
@@ -74,8 +79,9 @@ def _samples(
         shape_or_dim=train.dim,
         sigma_max=settings.sigma_max,
         sigma_min=settings.sigma_min,
-        steps=settings.steps,
-        solver=None if settings.steps is None else diffrax.Heun(),
+        steps=effort.steps,
+        solver=None if effort.steps is None else diffrax.Heun(),
+        batch_size=effort.batch_size,
         dtype=train.points.dtype,
     )
     distance, index = measures.nearest_neighbours(samples, train.points, 1)
@@ -102,28 +108,46 @@ def _likelihood(
     train: Dataset,
     points: Array,
     settings: CompareSettings,
+    effort: Effort,
     key: PRNGKeyArray,
     _: dict[str, Arrays],
 ) -> Arrays:
     floor, high = settings.noise_floor, settings.sigma_max
     assert floor is not None and high is not None
-    noisy = points + floor * _noise(key, points)
+    noisy = (points + floor * _noise(key, points))[: effort.likelihood_points]
     prior = GaussianDenoiser.fit(train.points)
+    probe_key = jax.random.fold_in(key, len(points))  # the points' noises take those below
+    tolerance = None if effort.num_probes is None else ESTIMATED_TOLERANCE
 
-    def one(denoiser: Denoiser, u: Array) -> Array:
+    def one(denoiser: Denoiser, u: Array, i: Array) -> Array:
         if isinstance(denoiser, AbstractPosteriorDenoiser):
             return denoiser.log_density(u, floor)
-        return likelihood_solution(denoiser, u, sigma_min=floor, sigma_max=high, prior=prior).value
+        return likelihood_solution(
+            denoiser,
+            u,
+            sigma_min=floor,
+            sigma_max=high,
+            prior=prior,
+            num_probes=effort.num_probes,
+            # Probes of its own for each point: what they leave uncertain is part of the spread over points.
+            key=jax.random.fold_in(probe_key, i),
+            rtol=tolerance,
+            atol=tolerance,
+        ).value
 
-    run = eqx.filter_jit(lambda d, u: in_batches(lambda i: one(d, u[i]), len(points), None))
+    run = eqx.filter_jit(
+        lambda d, u: in_batches(lambda i: one(d, u[i], i), len(noisy), effort.batch_size)
+    )
     values = np.asarray(run(denoiser, noisy), np.float64)
     mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
     bits = -mean / (train.dim * math.log(2))
+    # As long for all mechanisms: NaN at the points that were left out.
+    unknown = np.full(len(points) - len(values), np.nan)
     return {
         "log_likelihood": mean,
         "log_likelihood_se": error,
         "bits_per_dim": bits,
-        "log_likelihoods": values,
+        "log_likelihoods": np.concatenate([values, unknown]),
     }
 
 
@@ -163,13 +187,16 @@ def _linearity(
     train: Dataset,
     points: Array,
     levels: Array,
+    effort: Effort,
     key: PRNGKeyArray,
     _: dict[str, Arrays],
 ) -> Arrays:
     centre = jnp.mean(train.points, axis=0)
 
     def at(denoiser: Denoiser, sigma: Array) -> measures.LinearityScore:
-        return measures.linearity_score(denoiser, points, sigma, key, centre=centre)
+        return measures.linearity_score(
+            denoiser, points, sigma, key, centre=centre, batch_size=effort.batch_size
+        )
 
     run = eqx.filter_jit(lambda d, levels: jax.lax.map(functools.partial(at, d), levels))
     score = run(denoiser, levels)
@@ -181,16 +208,36 @@ def _linearity(
     }
 
 
-def _rmse(
-    first: Denoiser,
-    second: Denoiser,
+def _outputs(
+    denoiser: Denoiser,
     points: Array,
     levels: Array,
+    effort: Effort,
     key: PRNGKeyArray,
     _: dict[str, Arrays],
 ) -> Arrays:
-    curve = measures.rmse_curve(first, second, points, levels, key)
-    return {"rmse": curve.value, "rmse_se": curve.standard_error}
+    """What the denoiser makes of the noisy points of `denoiser_rmse`, (levels, n, d): once for all pairs that it is in."""
+
+    def at(denoiser: Denoiser, sigma: Array) -> Array:
+        output = lambda u: evaluate(denoiser, u, sigma, "denoiser")  # noqa: E731
+        return mean_over_noises(output, points, sigma, key, 1, effort.batch_size)
+
+    run = eqx.filter_jit(lambda d, levels: jax.lax.map(functools.partial(at, d), levels))
+    return {"outputs": run(denoiser, levels)}
+
+
+def _rmse(names: list[str], done: dict[str, Arrays]) -> Arrays:
+    """Of every pair, (mechanism, other, level), with the standard error over points: that of `denoiser_rmse`."""
+    outputs = [jnp.asarray(done[f"outputs-{name}"]["outputs"]) for name in names]
+    root = jax.jit(jax.vmap(lambda a, b: root_of_mean(jnp.mean((a - b) ** 2, axis=-1), 2)))
+    shape = (len(names), len(names), len(outputs[0]))
+    value, error = np.zeros(shape), np.zeros(shape)
+    for i, first in enumerate(outputs):
+        for j, second in enumerate(outputs[:i]):
+            estimate = root(first, second)
+            value[i, j] = value[j, i] = estimate.value
+            error[i, j] = error[j, i] = estimate.standard_error
+    return {"rmse": value, "rmse_se": error}
 
 
 def _neighbours(

@@ -20,7 +20,8 @@ class CompareSettings:
     Attributes:
         num_samples: samples of each mechanism, from one shared set of initial noises.
         seed: of every random number.
-        steps: noise levels of EDM's Heun sampler; None integrates adaptively, to the solver's default tolerance.
+        steps: noise levels of EDM's Heun sampler; None integrates adaptively, to the solver's default tolerance, except for
+            denoisers whose calls are costly, see `compare`.
         sigma_max: initial noise level. By default EDM's 80, scaled from EDM's data (0.5 a coordinate) to the data's
             standard deviation a coordinate.
         sigma_min: noise level of the last denoising call. By default EDM's 0.002 scaled likewise, or a tenth of the

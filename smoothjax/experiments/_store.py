@@ -16,6 +16,7 @@ import numpy as np
 
 # Whatever NumPy can store; arrays once they are read back.
 Arrays = Mapping[str, Any]
+MANIFEST = "manifest.json"
 
 
 class ResultStore:
@@ -37,7 +38,7 @@ class ResultStore:
             return
         if self._folder.exists() and not self._folder.is_dir():
             raise ValueError(f"{self._folder} must be a folder; it is a file.")
-        path = self._folder / "manifest.json"
+        path = self._folder / MANIFEST
         if path.exists():
             self._check_manifest(path)
         else:

@@ -1,5 +1,6 @@
 """Figures of comparisons: what was generated, and curves over noise levels."""
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -142,23 +143,25 @@ def _plot_plane(comparison: Comparison) -> "Figure":
 def plot_curves(comparison: Comparison) -> "Figure":
     """Against the noise level: RMSE between mechanisms, centred linearity, effective number of training points.
 
-    Bands and bars are two standard errors.
+    Of many mechanisms, the RMSE from the empirical and the Gaussian denoiser only. Bands and bars are two standard errors.
     """
     results = comparison.results
-    names = list(results.mechanism.values)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    figure, axes = new_figure(1, 3, (12, 3.6))
+    names = [str(name) for name in results.mechanism.values]
+    curves = _curves_of_pairs(names)
+    legend_rows = math.ceil(max(len(curves), len(names)) / 2)
+    figure, axes = new_figure(1, 3, (12, 3.7 + 0.19 * legend_rows))
     rmse, linearity, neighbours = axes[0]
     level = results.level.values
-    for i, (first, second) in enumerate(pairs):
+    for first, second, colour, style in curves:
         one = results.sel(mechanism=first, other=second)
         band(
             rmse,
             level,
             one.rmse.values,
             one.rmse_se.values,
-            COLOURS[(i + 3) % len(COLOURS)],
+            colour,
             f"{first} – {second}",
+            style,
         )
     rmse.set_title("How far apart the denoisers are", loc="left", fontsize=10)
     rmse.set_ylabel("RMSE a coordinate (data units)")
@@ -171,7 +174,8 @@ def plot_curves(comparison: Comparison) -> "Figure":
             one.linearity_centred.values,
             one.linearity_centred_se.values,
             COLOURS[i % len(COLOURS)],
-            str(name),
+            name,
+            _STYLES[i // len(COLOURS) % len(_STYLES)],
         )
     linearity.set_title("How affine each denoiser is", loc="left", fontsize=10)
     linearity.set_ylabel("linearity score, centred")
@@ -188,14 +192,51 @@ def plot_curves(comparison: Comparison) -> "Figure":
     )
     total = results.attrs["num_train"]
     neighbours.axhline(total, color="#999999", lw=0.8)
-    neighbours.annotate(f"all {total}", (level[0], total), va="top", fontsize=8, color="#666666")
+    neighbours.annotate(
+        f"all {total}",
+        (level[0], total),
+        (0, 2),
+        textcoords="offset points",
+        va="bottom",
+        fontsize=8,
+        color="#666666",
+    )
     neighbours.set_title("How many training points a noisy point sees", loc="left", fontsize=10)
     neighbours.set_ylabel("effective number, exp(entropy)")
     neighbours.set_yscale("log")
+    neighbours.set_ylim(top=2 * total)
     for ax in (rmse, linearity, neighbours):
         ax.set_xscale("log")
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False, fontsize=8)
+            # Below the axes, since curves may be anywhere inside.
+            ax.legend(
+                frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14)
+            )
     return figure
+
+
+_STYLES = ("-", "--", ":", "-.")
+# More curves than this cannot be told apart.
+MAX_PAIRS = 6
+REFERENCES = ("empirical", "gaussian")
+
+
+def _curves_of_pairs(names: list[str]) -> list[tuple[str, str, str, str]]:
+    """Which pairs are drawn, each with colour and line style: all if they are few, else those with a reference.
+
+    Then the colour is the mechanism's own, and the style tells the references apart. Where neither is there, the first
+    mechanism is the reference.
+    """
+    pairs = list(itertools.combinations(names, 2))
+    if len(pairs) <= MAX_PAIRS:
+        return [(*pair, COLOURS[(i + 3) % len(COLOURS)], "-") for i, pair in enumerate(pairs)]
+    references = [name for name in REFERENCES if name in names] or names[:1]
+    curves = []
+    for i, name in enumerate(names):
+        for reference, style in zip(references, _STYLES, strict=False):
+            # Of the two references, one curve.
+            if name not in references[: references.index(reference) + 1]:
+                curves.append((name, reference, COLOURS[i % len(COLOURS)], style))
+    return curves

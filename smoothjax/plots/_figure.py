@@ -25,9 +25,15 @@ def new_figure(
 
 
 def band(
-    ax: "Axes", x: np.ndarray, y: np.ndarray, error: np.ndarray, colour: str, label: str
+    ax: "Axes",
+    x: np.ndarray,
+    y: np.ndarray,
+    error: np.ndarray,
+    colour: str,
+    label: str,
+    style: str = "-",
 ) -> None:
-    ax.plot(x, y, ".-", color=colour, label=label, lw=1.4, ms=5)
+    ax.plot(x, y, "." + style, color=colour, label=label, lw=1.4, ms=5)
     # On a logarithmic axis the lower edge must stay positive.
     low = np.maximum(y - 2 * error, 0.02 * np.abs(y))
     ax.fill_between(x, low, y + 2 * error, color=colour, alpha=0.2, lw=0)
