@@ -29,6 +29,7 @@ from .denoisers import RescaledDenoiser as RescaledDenoiser
 from .denoisers import ScheduledDenoiser as ScheduledDenoiser
 from .denoisers import SwitchedDenoiser as SwitchedDenoiser
 from .denoisers import TemperedDenoiser as TemperedDenoiser
+from .denoisers import TruncatedDenoiser as TruncatedDenoiser
 from .denoisers import WienerMaskDenoiser as WienerMaskDenoiser
 from .denoisers import posterior_covariance as posterior_covariance
 from .denoisers import posterior_covariance_product as posterior_covariance_product

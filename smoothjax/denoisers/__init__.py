@@ -25,4 +25,6 @@ from ._smoothed import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoi
 from ._smoothed import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from ._smoothed import TemperedDenoiser as TemperedDenoiser
 from ._switched import SwitchedDenoiser as SwitchedDenoiser
+from ._truncated import CertifiedMean as CertifiedMean
+from ._truncated import TruncatedDenoiser as TruncatedDenoiser
 from ._wiener_mask import WienerMaskDenoiser as WienerMaskDenoiser

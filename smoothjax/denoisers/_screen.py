@@ -1,0 +1,122 @@
+r"""Upper bounds of many inner products at a fraction of their cost, rounding included.
+
+The posterior over a training set weighs point i by `(v . c_i - |c_i|^2 / 2) / sigma^2`, with v and c_i relative to a centre.
+Data lie near a subspace; noise does not. With an orthonormal basis whose leading directions carry most of the data,
+
+    v . c_i <= sum over the leading coordinates of v_j c_ij + sum over blocks b of the others of |P_b v| |P_b c_i|,
+
+by Cauchy and Schwarz in each block. The blocks matter: noise is spread evenly over the directions and the data are not, so
+that a single block for all the others would bound by several times more. What stands on the right is itself an inner
+product, of as many numbers as leading directions and blocks; so all bounds of a batch of queries are one matrix product.
+
+Everything that rounding adds is bounded as well, whatever the order of summation, and becomes part of the same product:
+a multiple of `|v| |c_i|`, and `|c_i|^2 / 2` shrunk a little.
+"""
+
+import itertools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+HIGHEST = lax.Precision.HIGHEST
+# Points from which the basis is computed. Any basis gives bounds; a better one tighter bounds.
+BASIS_POINTS = 8192
+
+
+class Screen(eqx.Module):
+    """What the bounds need of the points: their leading coordinates, and the norms of blocks of the others."""
+
+    basis: Float[Array, "d directions"]
+    columns: Float[Array, "k n"]
+    edges: tuple[int, ...] = eqx.field(static=True)  # of the blocks; the first is the width
+    slack: Float[Array, ""]  # relative error of an inner product, by |v| |c_i|
+    slack_rest: Float[Array, ""]  # error of |P_rest v|, by |v|
+
+    def rows(self, v: Float[Array, "queries d"]) -> Float[Array, "queries k"]:
+        """What the columns are multiplied with: `rows @ columns` are bounds of `v . c_i - |c_i|^2 / 2`."""
+        q = jnp.dot(v, self.basis, precision=HIGHEST)
+        rest = v - inner_products(q, self.basis)
+        length = jnp.linalg.norm(v, axis=1)
+        blocks = [jnp.linalg.norm(q[:, a:b], axis=1) for a, b in itertools.pairwise(self.edges)]
+        outside = jnp.linalg.norm(rest, axis=1) + self.slack_rest * length
+        shrunk = jnp.full_like(length, -(1 - len(self.columns) * _eps(self.columns)))
+        last = jnp.stack([*blocks, outside, self.slack * length, shrunk], axis=1)
+        return jnp.concatenate([q[:, : self.edges[0]], last], axis=1)
+
+
+def inner_products(
+    rows: Float[Array, "queries d"], others: Float[Array, "n d"]
+) -> Float[Array, "queries n"]:
+    """`rows @ others.T`, without the transpose, which XLA would move out of a loop and store."""
+    return lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision=HIGHEST)
+
+
+def leading_directions(points: np.ndarray, centre: np.ndarray, num: int) -> np.ndarray:
+    """An orthonormal basis, shape (d, num), of about the subspace that holds most of the points' variance."""
+    n, d = points.shape
+    taken = points[:: max(1, n // BASIS_POINTS)].astype(np.float32) - centre.astype(np.float32)
+    # Subspace iteration: what it leaves inexact costs tightness only.
+    basis = np.random.default_rng(0).standard_normal((d, num), np.float32)
+    for _ in range(3):
+        basis = taken.T @ (taken @ np.linalg.qr(basis)[0])
+    basis = np.linalg.qr(basis)[0]
+    # Within the subspace, the leading directions first.
+    _, _, rotation = np.linalg.svd(taken @ basis, full_matrices=False)
+    return np.linalg.qr((basis @ rotation.T).astype(np.float64))[0]
+
+
+def build_screen(
+    points: np.ndarray, centre: np.ndarray, basis: np.ndarray, edges: tuple[int, ...], num_rows: int
+) -> Screen:
+    """The screen of the points, padded to `num_rows` with columns whose bound is as low as the dtype allows.
+
+    Args:
+        points: shape (n, d).
+        centre: shape (d,).
+        basis: orthonormal, shape (d, at least `edges[-1]`).
+        edges: first and last directions of the blocks, ascending; the first is the number of leading coordinates.
+        num_rows: of the columns' array, at least n.
+    """
+    (n, d), dtype, eps = points.shape, points.dtype, float(_eps(points))
+    directions = edges[-1]
+    rounded = basis[:, :directions].astype(dtype).astype(np.float64)
+    # How far the rounded basis is from orthonormal, and the error of that in float64.
+    gram = rounded.T @ rounded - np.eye(directions)
+    skew = float(np.linalg.norm(gram)) + d * 4e-16 * directions
+    width = edges[0] + len(edges) + 2
+    columns = np.zeros((width, num_rows), dtype)
+    columns[-1, n:] = np.finfo(dtype).max / 4
+    for start in range(0, n, 4096):
+        c = points[start : start + 4096].astype(np.float64) - centre.astype(np.float64)
+        s = c @ rounded
+        blocks = [np.linalg.norm(s[:, a:b], axis=1) for a, b in itertools.pairwise(edges)]
+        rest = np.linalg.norm(c - s @ rounded.T, axis=1)
+        length = np.linalg.norm(c, axis=1)
+        part = columns[:, start : start + len(c)].T
+        part[:, : edges[0]] = s[:, : edges[0]]
+        # Lengths up, squares down: each by more than their errors in float64.
+        for k, norm in enumerate([*blocks, rest, length]):
+            part[:, edges[0] + k] = norm * (1 + 2 * eps) + 1e-12 * length
+        part[:, -1] = 0.5 * length**2 * (1 - 2 * eps)
+    # The error of coordinates v . basis_j: one of `d + 1` roundings each, by |v|, root (directions) of it for all; of the
+    # norms of blocks; of the product itself; of the rounded columns. `eps` is twice the unit roundoff.
+    coordinates = math.sqrt(directions) * (d + 2)
+    slack = eps * (coordinates + d + width + 16) + 4 * skew
+    # v - basis q: `directions + 2` more roundings of terms as large as |v|.
+    slack_rest = eps * (coordinates + math.sqrt(directions) * (directions + 2) + d + 8) + 2 * skew
+    return Screen(
+        jnp.asarray(rounded.astype(dtype)),
+        jnp.asarray(columns),
+        edges,
+        jnp.asarray(slack, dtype),
+        jnp.asarray(slack_rest, dtype),
+    )
+
+
+def _eps(array: np.ndarray | jax.Array) -> float:
+    return float(jnp.finfo(array.dtype).eps)
