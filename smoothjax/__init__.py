@@ -27,6 +27,8 @@ from .denoisers import PatchCompositeDenoiser as PatchCompositeDenoiser
 from .denoisers import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
 from .denoisers import RescaledDenoiser as RescaledDenoiser
 from .denoisers import ScheduledDenoiser as ScheduledDenoiser
+from .denoisers import ShardedDenoiser as ShardedDenoiser
+from .denoisers import StreamedDenoiser as StreamedDenoiser
 from .denoisers import SwitchedDenoiser as SwitchedDenoiser
 from .denoisers import TemperedDenoiser as TemperedDenoiser
 from .denoisers import TruncatedDenoiser as TruncatedDenoiser
@@ -40,6 +42,7 @@ from .experiments import CompareSettings as CompareSettings
 from .experiments import Comparison as Comparison
 from .experiments import compare as compare
 from .experiments import compare_mechanisms as compare_mechanisms
+from .flows import ExponentialMultistep as ExponentialMultistep
 from .flows import FlowSolution as FlowSolution
 from .flows import LikelihoodSolution as LikelihoodSolution
 from .flows import flow as flow

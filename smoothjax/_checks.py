@@ -1,6 +1,7 @@
 """Checks of what users pass in: concrete values raise `ValueError`, traced ones an Equinox error."""
 
 import importlib
+import math
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +44,21 @@ def require_finite(array: Any, name: str) -> None:
     if not np.all(np.isfinite(values)):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         raise ValueError(f"`{name}` must be finite; got {values[where]} at index {where}.")
+
+
+def require_finite_rows(rows: np.ndarray, name: str, first: int = 0) -> None:
+    """Raise `ValueError` that names the first row that holds NaN or infinity. `first` is the index of `rows[0]`.
+
+    A few megabytes at a time: the rows may be a memory map.
+    """
+    step = max(1, 2**20 // max(1, math.prod(rows.shape[1:])))
+    for start in range(0, len(rows), step):
+        block = np.asarray(rows[start : start + step])
+        finite = np.isfinite(block)
+        if not finite.all():
+            where = tuple(int(i) for i in np.argwhere(~finite)[0])
+            index = (first + start + where[0], *where[1:])
+            raise ValueError(f"`{name}` must be finite; got {block[where]} at index {index}.")
 
 
 def as_points(data: Any, name: str = "data") -> Float[Array, "n d"]:

@@ -158,8 +158,8 @@ def digits():
     return np.asarray(sj.datasets.digits().points)
 
 
-@pytest.mark.slow
-def test_tolerance_is_kept_and_few_points_are_visited(dtype):
+def test_tolerance_is_kept_and_few_points_are_visited(x64):
+    dtype = np.float64
     tolerance, generator, (n, d) = 1e-3, np.random.default_rng(0), (6000, 128)
     every = data_set("spectrum", n + 80, d, generator)
     points = jnp.asarray(every[:n], dtype)
@@ -199,10 +199,6 @@ def test_derivatives_and_moments_are_those_of_the_exact_denoiser(digits, x64):
     for name in ("log_density", "posterior_variance", "posterior_covariance"):
         got, expected = (getattr(d, name)(u, sigma) for d in (denoiser, exact))
         np.testing.assert_array_equal(got, expected)
-    likelihoods = (
-        sj.log_likelihood(d, u, sigma_min=0.4, sigma_max=20.0) for d in (denoiser, exact)
-    )
-    np.testing.assert_allclose(*likelihoods, rtol=1e-5)
 
 
 @pytest.mark.slow

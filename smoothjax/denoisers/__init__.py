@@ -19,11 +19,13 @@ from ._patch_composite import PatchCompositeDenoiser as PatchCompositeDenoiser
 from ._piecewise_linear import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
 from ._rescaled import RescaledDenoiser as RescaledDenoiser
 from ._scheduled import ScheduledDenoiser as ScheduledDenoiser
+from ._sharded import ShardedDenoiser as ShardedDenoiser
 from ._smoothed import BoxSmoothedDenoiser as BoxSmoothedDenoiser
 from ._smoothed import GaussianSmoothedDenoiser as GaussianSmoothedDenoiser
 from ._smoothed import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoiser
 from ._smoothed import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from ._smoothed import TemperedDenoiser as TemperedDenoiser
+from ._streamed import StreamedDenoiser as StreamedDenoiser
 from ._switched import SwitchedDenoiser as SwitchedDenoiser
 from ._truncated import CertifiedMean as CertifiedMean
 from ._truncated import TruncatedDenoiser as TruncatedDenoiser

@@ -29,6 +29,15 @@ from ._point_posterior import (
 DEFAULT_CHUNK_SIZE = 2048
 
 
+def equal_chunks(n: int, most: int | None) -> int:
+    """The size of equal chunks of n points, at most `most`: the last one repeats few points of the one before it."""
+    most = DEFAULT_CHUNK_SIZE if most is None else as_positive_integer(most, "chunk_size")
+    num_chunks = -(-n // most)
+    size = -(-n // num_chunks)
+    # Whole vector registers, where that is allowed.
+    return size if num_chunks == 1 else min(-(-size // LANES) * LANES, most)
+
+
 class EmpiricalDenoiser(AbstractPosteriorDenoiser):
     """Exact posterior mean `E[x_0 | u]` when `x_0` is drawn from a finite training set.
 
@@ -78,13 +87,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         log_weights = None
         if weights is not None:
             log_weights = as_log_weights(weights, n, "point", data.dtype)
-        most = DEFAULT_CHUNK_SIZE if chunk_size is None else chunk_size
-        # Equal chunks: the last one repeats few points of the one before it.
-        num_chunks = -(-n // as_positive_integer(most, "chunk_size"))
-        size = -(-n // num_chunks)
-        if num_chunks > 1:
-            # Whole vector registers, where that is allowed.
-            size = min(-(-size // LANES) * LANES, most)
+        size = equal_chunks(n, chunk_size)
         centre = jnp.mean(data, axis=0)
         half_square = 0.5 * jnp.sum((data - centre) ** 2, axis=-1)
         require_finite(half_square, "|data - mean|^2 / 2")

@@ -76,9 +76,9 @@ class _Anchor(NamedTuple):
     log_weight: Float[Array, ""]  # -inf before the first chunk
 
 
-def _no_anchor(points: PointSet, dtype: Any) -> _Anchor:
+def _no_anchor(centre: Array, dtype: Any) -> _Anchor:
     logit, log_weight = jnp.zeros((), dtype), jnp.asarray(-jnp.inf, dtype)
-    return _Anchor(points.centre, jnp.asarray(-1), logit, log_weight)
+    return _Anchor(centre, jnp.asarray(-1), logit, log_weight)
 
 
 class _Chunk(NamedTuple):
@@ -362,7 +362,7 @@ def _careful_pass(
         )
 
     lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
-    init = _no_anchor(points, u.dtype), _Sums(lowest, zero, jnp.zeros_like(v), zero, zero)
+    init = _no_anchor(points.centre, u.dtype), _Sums(lowest, zero, jnp.zeros_like(v), zero, zero)
     return _over_chunks(points, body, init)
 
 
@@ -429,7 +429,7 @@ def _quick_pass(points: PointSet, u: Array, sigma: Array) -> tuple[tuple[_Anchor
     end, all_largest = _over_chunks(points, body, (init, all_largest))
     own = zero if points.log_weights is None else points.log_weights[end.row]
     best = _Anchor(points.points[end.row], end.row, end.highest - own, own)
-    none = _no_anchor(points, u.dtype)
+    none = _no_anchor(points.centre, u.dtype)
     anchor = jax.tree.map(lambda none, best: jnp.where(trusted, none, best), none, best)
     # From now on relative to the anchor's logit, which leaves its log weight out.
     highest = jnp.where(trusted, end.highest, own)
@@ -513,14 +513,14 @@ def _batched(one, many, axis_size, in_batched, points, u, sigma):
 
 
 def _summarise(
-    points: PointSet, u: Array, sigma: Array, anchor: _Anchor, sums: _Sums
+    centre: Array, u: Array, sigma: Array, anchor: _Anchor, sums: _Sums
 ) -> PosteriorSummary:
     to_anchor = u - anchor.point
     log_normaliser = sums.highest + jnp.log(sums.normaliser)
     mean = sums.point / sums.normaliser
     logit = sums.logit / sums.normaliser
     # |u - anchor|^2 - |u - E y|^2 plus what the posterior's distances exceed the anchor's by: no large terms.
-    excess = mean - (anchor.point - points.centre)
+    excess = mean - (anchor.point - centre)
     variance = jnp.dot(excess, 2 * to_anchor - excess, precision=HIGHEST) - 2 * sigma**2 * logit
     return PosteriorSummary(
         log_evidence=log_normaliser - jnp.sum(to_anchor**2) / (2 * sigma**2),
@@ -533,7 +533,7 @@ def _summarise(
 @jax.custom_jvp
 def _posterior(points: PointSet, u: Array, sigma: Array) -> tuple[PosteriorSummary, _Anchor, _Sums]:
     anchor, sums = _first_pass(points, u, sigma)
-    return _summarise(points, u, sigma, anchor, sums), anchor, sums
+    return _summarise(points.centre, u, sigma, anchor, sums), anchor, sums
 
 
 # Compiled as a whole, so that a second call outside `jax.jit` finds it so: loops would be compiled anew at every call.
@@ -605,8 +605,16 @@ def _over_posterior(posterior, points: PointSet, u: Array, sigma: Array, body, i
 
 
 def _posterior_jvp(primals, tangents):
+    posterior = _posterior(*primals)
+    sums = _tangent_sums(posterior, primals, tangents)
+    return posterior, _posterior_tangents(posterior, sums, primals, tangents)
+
+
+def _tangent_sums(posterior, primals, tangents) -> tuple[Array, ...]:
+    """What the derivatives take from a second pass: plain sums over the points, so that parts of a set add up."""
     points, u, sigma = primals
     points_dot, u_dot, sigma_dot = tangents
+    summary = posterior[0]
     v = u - points.centre
     moves = not _is_zero(points_dot.points)
 
@@ -639,13 +647,18 @@ def _posterior_jvp(primals, tangents):
         )
         return jax.tree.map(jnp.add, carry, sums)
 
-    posterior = _posterior(points, u, sigma)
-    summary = posterior[0]
     zero = jnp.zeros((), v.dtype)
     init = (zero, jnp.zeros_like(v), zero, zero, zero, jnp.zeros_like(v))
-    total, point, logit, log_weight, stretch, drag = _over_posterior(
-        posterior, points, u, sigma, body, init
-    )
+    return _over_posterior(posterior, points, u, sigma, body, init)
+
+
+def _posterior_tangents(posterior, sums: tuple[Array, ...], primals, tangents):
+    """The derivatives of the posterior from the sums over all points."""
+    points, u, sigma = primals
+    _, u_dot, sigma_dot = tangents
+    total, point, logit, log_weight, stretch, drag = sums
+    summary = posterior[0]
+    v = u - points.centre
     residual = v - summary.mean
     mean_dot = point - total * summary.mean + drag
     along_residual = jnp.dot(residual, mean_dot, precision=HIGHEST)
@@ -662,7 +675,7 @@ def _posterior_jvp(primals, tangents):
         entropy=-(logit + log_weight),
     )
     # Nobody differentiates the anchor and the sums: they are read through `stop_gradient` only.
-    return posterior, (summary_dot, *jax.tree.map(_no_tangent, posterior[1:]))
+    return summary_dot, *jax.tree.map(_no_tangent, posterior[1:])
 
 
 def _no_tangent(value: Array) -> Any:

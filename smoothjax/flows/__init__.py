@@ -1,5 +1,6 @@
 """Flows of denoisers: probability flow, reverse SDE, samples and log-likelihoods."""
 
+from ._exponential import ExponentialMultistep as ExponentialMultistep
 from ._gaussian_flow import gaussian_flow as gaussian_flow
 from ._gaussian_flow import gaussian_sampler as gaussian_sampler
 from ._gaussian_flow import gaussian_sampler_bias as gaussian_sampler_bias

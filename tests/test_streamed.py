@@ -1,0 +1,288 @@
+"""Training sets that are read from the disk, and the exact merge of partial posteriors."""
+
+import subprocess
+import sys
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smoothjax as sj
+from smoothjax.denoisers import _merge, _streamed
+from smoothjax.denoisers._point_posterior import PointSet
+
+LEVELS = [1e-3, 1e-2, 0.1, 1.0, 80.0]
+
+
+def points_and_queries(n, d, sigma, seed=0, num=8):
+    """Points of scale one off the origin, with duplicates and near-duplicates far apart in the order, and queries."""
+    rng = np.random.default_rng([n, d, seed])
+    points = 1 + rng.standard_normal((n, d))
+    near = min(sigma, 1.0) / np.sqrt(d)
+    half, third = n // 2, n // 3
+    points[half : half + 3] = points[0] + near * rng.standard_normal((3, d))
+    points[-1] = points[0]
+    points[third] = points[1] + 3 * near * rng.standard_normal(d)
+    at = np.array([0, 0, 1, half])[np.arange(num) % 4]
+    queries = (
+        points[at] + sigma * rng.standard_normal((num, d)) / np.sqrt([d, 1, d, 1] * 8)[:num, None]
+    )
+    # Midway between points of different parts, which compete to the last bit.
+    queries[-1] = 0.5 * (points[0] + points[half])
+    return points.astype(np.float32), queries.astype(np.float32)
+
+
+def accuracy(dtype):
+    return 1e-6 if dtype == np.float32 else 1e-12
+
+
+# In 150 dimensions, a quick pass and a careful one. 50 divides 100; 1000 is one chunk.
+@pytest.mark.parametrize(("d", "chunk_size"), [(3, 17), (3, 50), (150, 17)])
+def test_as_in_memory(dtype, d, chunk_size):
+    for sigma in LEVELS:
+        points, queries = points_and_queries(100, d, sigma)
+        points, queries = points.astype(dtype), queries.astype(dtype)
+        D = sj.StreamedDenoiser(points, chunk_size)
+        expected = jax.vmap(sj.EmpiricalDenoiser(points), (0, None))(queries, sigma)
+        result = D.denoise(queries, sigma)
+        assert result.dtype == dtype
+        scale = np.abs(points).max()
+        np.testing.assert_allclose(result, expected, rtol=0, atol=accuracy(dtype) * scale)
+        np.testing.assert_allclose(
+            D(queries[0], sigma), expected[0], rtol=0, atol=accuracy(dtype) * scale
+        )
+
+
+def test_a_noise_level_for_each_query(dtype):
+    points, queries = points_and_queries(50, 5, 0.3, num=5)
+    points, levels = points.astype(dtype), np.asarray(LEVELS, dtype)
+    D = sj.StreamedDenoiser(points, 7)
+    expected = jax.vmap(sj.EmpiricalDenoiser(points))(queries.astype(dtype), levels)
+    result = D.denoise(queries.astype(dtype), levels)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=4 * accuracy(dtype))
+
+
+def test_merge_is_the_posterior_of_the_union(dtype):
+    """With weights, empty parts and parts without weight; all of the summary; in any order."""
+
+    @jax.jit
+    def merged_summary(stacked, centre, u, sigma):
+        merged, owner = _merge.merge(stacked, u, sigma)
+        return _merge.summary(merged, centre, u, sigma), owner
+
+    weigh = jax.jit(_merge.partial_posterior)
+    for sigma in (1e-3, 0.3, 80.0):
+        points, queries = points_and_queries(30, 6, sigma)
+        points, u = points.astype(dtype), jnp.asarray(queries[-1], dtype)
+        weights = np.random.default_rng(0).uniform(0.1, 1, 30)
+        weights[10:20] = 0
+        whole = sj.EmpiricalDenoiser(points, weights)
+        set_, level = whole._points, jnp.asarray(sigma, dtype)
+        slices = [slice(0, 10), slice(10, 20), slice(20, 30)]
+        parts = [
+            PointSet(
+                points[s], set_.log_weights[s], set_.centre, set_.half_square[s], set_.radius, 4
+            )
+            for s in slices
+        ]
+        partial = [weigh(part, u, level) for part in parts]
+        partial.append(_merge.empty(set_.centre, dtype))
+        for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *(partial[i] for i in order))
+            found, owner = merged_summary(stacked, set_.centre, u, level)
+            expected = whole._summary(u, level)
+            # Where the product is trusted, the centre is the anchor of all parts.
+            assert order[int(owner)] in (0, 2) or sigma > 1e-3
+            scale = float(set_.radius) ** 2
+            tolerance = 30 * float(np.finfo(dtype).eps)
+            np.testing.assert_allclose(found.mean, expected.mean, atol=tolerance * scale)
+            np.testing.assert_allclose(found.variance, expected.variance, atol=tolerance * scale)
+            np.testing.assert_allclose(found.entropy, expected.entropy, atol=100 * tolerance)
+            np.testing.assert_allclose(found.log_evidence, expected.log_evidence, rtol=tolerance)
+
+
+def test_parts_whose_log_evidences_say_nothing():
+    """Far from the data at little noise, float32 log evidences are -2e8, with steps of 16 nats."""
+    y, sigma = np.array([[1.0, 0.0], [1.0, 0.002]], np.float32), np.float32(1e-3)
+    u = np.array([21.0, 0.0011], np.float32)
+    weight = 1 / (1 + np.exp(-(0.002 * (0.0011 - 0.001)) / 1e-6))
+    mean = sj.StreamedDenoiser(y, 1).denoise(u[None], sigma)[0]
+    assert abs(float(mean[1]) / 0.002 - weight) < 1e-4
+    assert (np.sum((u - y[0]) ** 2) / (2 * sigma**2)) > 1e8
+
+
+def test_compiles_once(monkeypatch):
+    traces, original = [], _streamed.merge
+    monkeypatch.setattr(_streamed, "merge", lambda *a: traces.append(1) or original(*a))
+    jax.clear_caches()
+    points, queries = points_and_queries(103, 9, 0.3)
+    D = sj.StreamedDenoiser(points, 10)
+    D.denoise(queries, 0.3)
+    D.denoise(queries + 1, np.full(len(queries), 0.1, np.float32))
+    sj.StreamedDenoiser(points + 1, 10).denoise(queries, 2.0)
+    assert len(traces) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["heun", pytest.param("ddim", marks=pytest.mark.exhaustive)])
+def test_samples_are_those_of_the_flow(solver, dtype):
+    points, _ = points_and_queries(40, 4, 0.1)
+    points = points.astype(dtype)
+    key = jax.random.key(3)
+    D = sj.StreamedDenoiser(points, 11)
+    result = D.sample(key, 6, sigma_max=20.0, sigma_min=0.05, steps=9, solver=solver)
+    expected = sj.sample(
+        sj.EmpiricalDenoiser(points),
+        key,
+        6,
+        sigma_max=20.0,
+        sigma_min=0.05,
+        steps=9,
+        solver=diffrax.Heun() if solver == "heun" else diffrax.Euler(),
+    )
+    assert result.dtype == dtype
+    # The flow carries rounding of the start, 20 noise levels, into the end.
+    np.testing.assert_allclose(result, expected, atol=20 * accuracy(dtype))
+    first = D.sample(key, 2, sigma_max=20.0, sigma_min=0.05, steps=9, solver=solver)
+    np.testing.assert_allclose(first, result[:2], atol=20 * accuracy(dtype))
+
+
+def test_sources(tmp_path):
+    points, queries = points_and_queries(25, 4, 0.5)
+    expected = sj.StreamedDenoiser(points, 25).denoise(queries, 0.5)
+    np.save(tmp_path / "points.npy", points)
+
+    class Rows:
+        """No more than what is asked of a source."""
+
+        shape, dtype, reads = points.shape, points.dtype, 0
+
+        def __getitem__(self, rows):
+            assert isinstance(rows, slice) and rows.step is None
+            Rows.reads += 1
+            return points[rows]
+
+    mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
+    for source in (tmp_path / "points.npy", str(tmp_path / "points.npy"), mapped, Rows()):
+        D = sj.StreamedDenoiser(source, 6, progress=True)
+        assert (D.num_points, D.dim, D.chunk_size) == (25, 4, 6)
+        np.testing.assert_allclose(D.denoise(queries, 0.5), expected, atol=1e-6)
+    # The mean, the radius, one call; and one more for the next call.
+    assert Rows.reads == 3 * 5
+    D.denoise(queries, 0.5)
+    assert Rows.reads == 4 * 5
+    np.testing.assert_allclose(D.centre, points.astype(np.float64).mean(0), rtol=1e-14)
+    distances = np.linalg.norm(points - points.astype(np.float64).mean(0), axis=1)
+    assert abs(D.radius / distances.max() - 1) < 1e-14
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 3), np.uint8)
+    result = sj.StreamedDenoiser(pixels, 6).denoise(np.ones((2, 3), np.float32), 30.0)
+    in_memory = jax.vmap(sj.EmpiricalDenoiser(pixels.astype(np.float32)), (0, None))
+    np.testing.assert_allclose(result, in_memory(np.ones((2, 3), np.float32), 30.0), rtol=1e-5)
+    half = sj.StreamedDenoiser(points.astype(np.float16), 6).denoise(queries, 0.5)
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, expected, atol=0.01)
+
+
+def test_default_chunks_are_64_mib():
+    rows = np.broadcast_to(np.zeros((), np.float32), (10**7, 784))
+    assert sj.StreamedDenoiser(rows).chunk_size * 784 * 4 <= 64 * 2**20
+    assert sj.StreamedDenoiser(rows[:100]).chunk_size == 100
+
+
+def test_errors(tmp_path):
+    points, queries = points_and_queries(25, 4, 0.5)
+    D = sj.StreamedDenoiser(points, 6)
+    for source in (points[0], points[:0], points.astype(complex), [[1.0]], points.astype(str)):
+        with pytest.raises(ValueError, match="`source`"):
+            sj.StreamedDenoiser(source)
+    for size in (0, 2.5, True):
+        with pytest.raises(ValueError, match="chunk_size"):
+            sj.StreamedDenoiser(points, size)
+    with pytest.raises(ValueError, match=r"\(batch, 4\).*u\[None\]"):
+        D.denoise(queries[0], 0.5)
+    with pytest.raises(ValueError, match=r"\(batch, 4\)"):
+        D.denoise(queries[:, :3], 0.5)
+    with pytest.raises(ValueError, match=r"shape \(8,\)"):
+        D.denoise(queries, np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="positive"):
+        D.denoise(queries, 0.0)
+    with pytest.raises(ValueError, match="`solver`"):
+        D.sample(jax.random.key(0), 2, solver="euler")  # pyright: ignore
+    bad = points.copy()
+    bad[17, 2] = np.nan
+    with pytest.raises(ValueError, match=r"nan at index \(17, 2\)"):
+        sj.StreamedDenoiser(bad, 6).denoise(queries, 0.5)
+    huge = np.array([[1e30, 0], [-1e30, 0]], np.float32)
+    with pytest.raises(ValueError, match="must be finite in float32"):
+        sj.StreamedDenoiser(huge).denoise(np.zeros((1, 2), np.float32), 0.5)
+    (tmp_path / "no.npy").write_text("text")
+    with pytest.raises(ValueError, match=r"\.npy file"):
+        sj.StreamedDenoiser(tmp_path / "no.npy")
+    np.savez(tmp_path / "two.npz", points)
+    with pytest.raises(ValueError, match=r"\.npz"):
+        sj.StreamedDenoiser(tmp_path / "two.npz")
+    for transformed in (
+        lambda: jax.jit(D)(queries[0], 0.5),
+        lambda: jax.vmap(D, (0, None))(queries, 0.5),
+        lambda: jax.jacfwd(D)(jnp.asarray(queries[0]), 0.5),
+        lambda: sj.sample(D, jax.random.key(0), 2, steps=4),
+    ):
+        with pytest.raises(ValueError, match=r"`denoise`.*`sample`"):
+            transformed()
+    with pytest.raises(ValueError, match="outside"):
+        jax.jit(lambda u: D.denoise(u, 0.5))(queries)
+
+
+def test_a_source_that_fails_while_it_is_read():
+    class Failing:
+        shape, dtype = (100, 2), np.dtype(np.float32)
+
+        def __getitem__(self, rows):
+            if rows.start >= 40:
+                raise OSError("disk")
+            return np.ones((len(range(*rows.indices(100))), 2), np.float32)
+
+    with pytest.raises(OSError, match="disk"):
+        sj.StreamedDenoiser(Failing(), 10).denoise(np.ones((1, 2), np.float32), 1.0)
+
+
+MEMORY = """
+import resource, sys
+import jax, numpy as np, smoothjax as sj
+path, d = sys.argv[1], 128
+u = np.ones((4, d), np.float32)
+small = np.random.default_rng(0).standard_normal((1000, d)).astype(np.float32)
+sj.StreamedDenoiser(small, 100).denoise(u, 1.0)  # JAX and its compiler
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+D = sj.StreamedDenoiser(path)
+mean = D.denoise(u, 2.0)
+# Against 1,199,998 points at zero, one at (1, ..., 1), where the queries are.
+one = np.exp(d / 8)
+assert np.abs(mean - one / (one + 1_199_998)).max() < 1e-4, mean
+print(D.num_points * d * 4 / 2**20, peak() - before)
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is in kilobytes on Linux only")
+def test_memory_is_bounded(tmp_path):
+    """600 MB of training points that are mostly a hole in the file."""
+    rows = np.lib.format.open_memmap(
+        tmp_path / "large.npy", mode="w+", dtype=np.float32, shape=(1_200_000, 128)
+    )
+    rows[:2] = [[1.0], [-1.0]]
+    rows.flush()
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path / "large.npy")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    size, growth = map(float, run.stdout.split())
+    assert size > 580
+    assert growth < 400, growth  # four to five chunks of 64 MiB
