@@ -132,6 +132,11 @@ def test_chunks_change_rounding_only(dtype):
     assert spread <= 2100 * np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    ["float32", pytest.param("float64", marks=pytest.mark.exhaustive)],
+    indirect=True,
+)
 def test_batches_of_certain_and_doubtful_queries(dtype):
     """More doubtful queries than are weighed at once, between others, in one batch and in batches of batches."""
     n, d, sigma, rng = 200, 128, 1e-3, np.random.default_rng(0)

@@ -530,7 +530,7 @@ def test_reverse_sde_keeps_the_marginals_and_forgets_at_its_rate():
     within(reverse()(keys, starts, 0.0), flow, atol=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_stochastic_samples_have_the_law_of_the_reverse_sde():
     denoiser, key = gaussian(default_float()), jax.random.key(2)
     settings = {"sigma_max": HIGH, "sigma_min": LOW, "stochasticity": 1.0, "denoise": False}

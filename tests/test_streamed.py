@@ -125,7 +125,9 @@ def test_compiles_once(monkeypatch):
     assert len(traces) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.exhaustive), "float64"], indirect=True
+)
 @pytest.mark.parametrize("solver", ["heun", pytest.param("ddim", marks=pytest.mark.exhaustive)])
 def test_samples_are_those_of_the_flow(solver, dtype):
     points, _ = points_and_queries(40, 4, 0.1)

@@ -379,6 +379,9 @@ def test_masses_of_regions():
     np.testing.assert_allclose(found, np.array([3, 3, 2]) / 8)
 
 
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.exhaustive), "float64"], indirect=True
+)
 def test_networks_on_triples_see_the_same_inputs(dtype):
     data = np.array([[-1.0], [0.0], [1.0]], dtype)
     levels = variance.LogUniformLevels(0.1, 3.0)

@@ -106,6 +106,7 @@ def check_certificates(seed: int, kind: str, n: int, d: int, dtype) -> None:
 SHAPES = [(130, 1), (3000, 6), (200, 200)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_certificates_hold(shape, dtype, monkeypatch):
@@ -130,6 +131,7 @@ def test_certificates_hold_in_ten_thousand_cases(shape, dtype, monkeypatch, x64)
         check_certificates(seed, KINDS[seed % len(KINDS)], *shape, dtype)
 
 
+@pytest.mark.slow
 def test_screens_bound_inner_products_from_above(dtype, monkeypatch):
     """Also where Cauchy and Schwarz are equalities, for multiples of the points: only the slack for rounding helps."""
     every_stage(monkeypatch)
@@ -158,6 +160,7 @@ def digits():
     return np.asarray(sj.datasets.digits().points)
 
 
+@pytest.mark.exhaustive
 def test_tolerance_is_kept_and_few_points_are_visited(x64):
     dtype = np.float64
     tolerance, generator, (n, d) = 1e-3, np.random.default_rng(0), (6000, 128)

@@ -262,6 +262,7 @@ def test_many_samples_a_feature(x64):
     np.testing.assert_allclose(first.mean_weights, second.mean_weights, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_kernel_of_draws(x64):
     law = variance.LinearModelLaw.large_sample(
         problem("eps"), 2000, jax.random.key(0), num_nodes=2000

@@ -127,7 +127,7 @@ CONVERGED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_gap_filling(tmp_path):
     pytest.importorskip("xarray")
     settings = {

@@ -92,6 +92,7 @@ def test_exact_targets_are_posterior_means(prediction, dtype):
     assert np.all(np.abs(found - covariance)[~inside] < tolerance[~inside][:, None, None] * 10)
 
 
+@pytest.mark.exhaustive
 def test_exact_targets_leave_the_design(x64):
     """Given the inputs nothing is random; over inputs only what they leave unexplained."""
     exact, noisy, laws = problem((0.0, jnp.inf)), problem(), variance.LinearModelLaw
