@@ -154,6 +154,7 @@ def in_nine_dimensions():
     return comparison, gaussian, tuple(batches)
 
 
+@pytest.mark.exhaustive
 def test_each_denoiser_is_evaluated_once_a_level(in_nine_dimensions):
     comparison, gaussian, _ = in_nine_dimensions
     data, batches = (comparison.train, comparison.held_out), []
@@ -166,6 +167,7 @@ def test_each_denoiser_is_evaluated_once_a_level(in_nine_dimensions):
     assert sum(batches) == 2 * 256
 
 
+@pytest.mark.exhaustive
 def test_costly_likelihoods_are_estimated(in_nine_dimensions):
     comparison, gaussian, _ = in_nine_dimensions
     floor = comparison.settings.noise_floor
@@ -190,6 +192,7 @@ def test_costly_likelihoods_are_estimated(in_nine_dimensions):
     assert "those of disguised, whose calls are costly, by EDM-Heun, 40 steps." in note
 
 
+@pytest.mark.exhaustive
 def test_costly_denoisers_are_called_on_small_batches(in_nine_dimensions):
     """Each query of a local denoiser, and each of its tangents, takes megabytes."""
     *_, batches = in_nine_dimensions

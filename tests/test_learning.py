@@ -137,6 +137,7 @@ def test_networks_smooth_as_predicted():
     assert imbalance < 1e-3 * R
 
 
+@pytest.mark.exhaustive
 def test_experiments(tmp_path, capsys):
     pytest.importorskip("xarray")
     first = experiments.two_points(out=str(tmp_path / "a"))

@@ -10,8 +10,8 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
 
 
-# Half a minute to a minute each; these two represent the others.
-REPRESENTATIVE = {"what_would_it_generate", "generalization_through_variance"}
+# Half a minute to a minute each; this one represents the others.
+REPRESENTATIVE = {"what_would_it_generate"}
 PARAMETERS = [
     pytest.param(
         path,

@@ -115,6 +115,7 @@ def test_gaussian_limits(x64):
     np.testing.assert_allclose(on(sj.GaussianSmoothedLineDenoiser(UNEVEN[:1], 0.3), x, 0.1), 0.4)
 
 
+@pytest.mark.exhaustive
 def test_fixed_points_of_constant_smoothing(x64):
     # z = erf(z / (s sqrt 2)) has solutions away from 0 only below s = sqrt(2 / pi); z = tanh(z / tau) below tau = 1.
     for s, expected in ((0.4, 0.98633), (0.6, 0.83697), (0.75, 0.46288)):
