@@ -97,10 +97,10 @@ class NumPy:
 class PyTorch:
     """The same in PyTorch: `__call__` in place, `softmax` through `torch.softmax`."""
 
-    def __init__(self, data: np.ndarray, num_queries: int):
-        self.data = torch.from_numpy(data)
+    def __init__(self, data: np.ndarray, num_queries: int, device: str = "cpu"):
+        self.data = torch.from_numpy(data).to(device)
         self.half_square = 0.5 * (self.data.double() ** 2).sum(1).float()
-        self.logits = torch.empty((num_queries, len(data)))
+        self.logits = torch.empty((num_queries, len(data)), device=device)
         self.weights = torch.empty_like(self.logits)
 
     def _logits(self, u: Any, sigma: float) -> Any:
@@ -172,7 +172,9 @@ def settle(limit: float = 0.5) -> None:
         idle = idle + 1 if time.process_time() - before < 0.0004 else 0
 
 
-def in_turn(calls: dict[str, Call], rounds: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def in_turn(
+    calls: dict[str, Call], rounds: int, rng: np.random.Generator, untimed: int = UNTIMED
+) -> dict[str, np.ndarray]:
     """Seconds of each call in each round."""
     names = list(calls)
     for name in names:
@@ -182,7 +184,7 @@ def in_turn(calls: dict[str, Call], rounds: int, rng: np.random.Generator) -> di
         for j in rng.permutation(len(names)):
             settle()
             # Threads that slept through the others' turns take milliseconds to come back; a sampler's do not sleep.
-            for _ in range(UNTIMED):
+            for _ in range(untimed):
                 calls[names[j]]()
             start = time.perf_counter()
             calls[names[j]]()

@@ -11,6 +11,7 @@ import json
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,42 +110,48 @@ def disagreement(samples: int) -> float:
     return float(np.mean(np.abs(np.asarray(found) - exact) > 1e-3))
 
 
+def measure(models: int, samples: int, rounds: int) -> dict[str, Any]:
+    """Seconds of each round, the first call's, and masses in the gap and beyond the outer points with standard errors."""
+    size = (models, samples)
+    start = time.perf_counter()
+    jax.block_until_ready(in_smoothjax(0, *size))
+    first = time.perf_counter() - start
+    seconds: dict[str, list[float]] = {"smoothjax": [], "numpy": []}
+    found: dict[str, list[np.ndarray]] = {"smoothjax": [], "numpy": []}
+    for seed in range(1, rounds + 1):
+        for name, run in (("smoothjax", in_smoothjax), ("numpy", in_numpy)):
+            start = time.perf_counter()
+            drawn = jax.block_until_ready(run(seed, *size))
+            seconds[name].append(time.perf_counter() - start)
+            found[name].append(masses(drawn))
+    result: dict[str, Any] = {"first": first, "seconds": seconds}
+    for name, all_masses in found.items():
+        mass = np.concatenate(all_masses)
+        error = mass.std(axis=0, ddof=1) / np.sqrt(len(mass))
+        result[name] = {"mass": mass.mean(axis=0).tolist(), "standard_error": error.tolist()}
+    return result | {"disagreement": disagreement(samples)}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    size = (options.models, options.samples)
-    start = time.perf_counter()
-    jax.block_until_ready(in_smoothjax(0, *size))
-    first = time.perf_counter() - start
-    rows, found = [], {"smoothjax": [], "numpy": []}
-    for seed in range(1, options.rounds + 1):
-        row = {}
-        for name, run in (("smoothjax", in_smoothjax), ("numpy", in_numpy)):
-            start = time.perf_counter()
-            samples = jax.block_until_ready(run(seed, *size))
-            row[name] = time.perf_counter() - start
-            found[name].append(masses(samples))
-        rows.append(row)
-        print(", ".join(f"{name} {value:.2f} s" for name, value in row.items()), flush=True)
-    ratios = [row["numpy"] / row["smoothjax"] for row in rows]
+    found = measure(options.models, options.samples, options.rounds)
+    ours, theirs = (np.asarray(found["seconds"][name]) for name in ("smoothjax", "numpy"))
     results = {
         "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
-        "first call, with compilation (s)": first,
-        "rounds": rows,
-        "speed-up, median": float(np.median(ratios)),
-        "samples that differ by more than 1e-3": disagreement(options.samples),
+        "first call, with compilation (s)": found["first"],
+        "rounds (s)": found["seconds"],
+        "speed-up, median": float(np.median(theirs / ours)),
+        "samples that differ by more than 1e-3": found["disagreement"],
     }
-    for name, all_masses in found.items():
-        mass = np.concatenate(all_masses)
-        error = mass.std(axis=0, ddof=1) / np.sqrt(len(mass))
-        results[f"gap and beyond, {name}"] = [
-            f"{m:.4f} +- {e:.4f}" for m, e in zip(mass.mean(axis=0), error, strict=True)
-        ]
+    for name in ("smoothjax", "numpy"):
+        pairs = zip(found[name]["mass"], found[name]["standard_error"], strict=True)
+        results[f"gap and beyond, {name}"] = [f"{m:.4f} +- {e:.4f}" for m, e in pairs]
     print(json.dumps(results, indent=2))
     if options.out:
         options.out.write_text(json.dumps(results, indent=2) + "\n")

@@ -10,6 +10,7 @@ from . import measures as measures
 from . import mechanisms as mechanisms
 from . import smoothing as smoothing
 from . import variance as variance
+from ._compilation import enable_compilation_cache as enable_compilation_cache
 from .denoisers import AbstractDenoiser as AbstractDenoiser
 from .denoisers import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
 from .denoisers import BoxSmoothedDenoiser as BoxSmoothedDenoiser
@@ -33,6 +34,7 @@ from .denoisers import SwitchedDenoiser as SwitchedDenoiser
 from .denoisers import TemperedDenoiser as TemperedDenoiser
 from .denoisers import TruncatedDenoiser as TruncatedDenoiser
 from .denoisers import WienerMaskDenoiser as WienerMaskDenoiser
+from .denoisers import padded_to as padded_to
 from .denoisers import posterior_covariance as posterior_covariance
 from .denoisers import posterior_covariance_product as posterior_covariance_product
 from .denoisers import posterior_variance as posterior_variance
@@ -45,6 +47,8 @@ from .experiments import compare_mechanisms as compare_mechanisms
 from .flows import ExponentialMultistep as ExponentialMultistep
 from .flows import FlowSolution as FlowSolution
 from .flows import LikelihoodSolution as LikelihoodSolution
+from .flows import Replay as Replay
+from .flows import adapted_grid as adapted_grid
 from .flows import flow as flow
 from .flows import flow_solution as flow_solution
 from .flows import gaussian_flow as gaussian_flow
@@ -56,6 +60,7 @@ from .flows import initial_noise as initial_noise
 from .flows import likelihood_solution as likelihood_solution
 from .flows import log_likelihood as log_likelihood
 from .flows import piecewise_linear_flow as piecewise_linear_flow
+from .flows import replay as replay
 from .flows import reverse_sde as reverse_sde
 from .flows import sample as sample
 from .flows import terminal_mismatch_bound as terminal_mismatch_bound

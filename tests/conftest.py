@@ -3,6 +3,8 @@ import os
 # The suite runs in several processes: with threads of their own, their LAPACK calls wait for each other by spinning.
 # Read when SciPy's OpenBLAS is loaded, so set before JAX is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Commands keep what they compile in the user's home: not those of the tests. Read when JAX is imported.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax
 import jax.numpy as jnp

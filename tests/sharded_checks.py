@@ -182,6 +182,11 @@ def values_and_samples():
     samples()
 
 
+def two_devices():
+    worst = as_on_one_device(101, 5, mesh_of(2), "float32", weighted=True, chunk_size=16)
+    print(f"mean as on one device to {worst:.1e}")
+
+
 def derivatives_and_programs():
     derivatives("float64")
     one_product_a_device()
@@ -189,5 +194,9 @@ def derivatives_and_programs():
 
 
 if __name__ == "__main__":
-    {"values": values_and_samples, "derivatives": derivatives_and_programs}[sys.argv[1]]()
+    {
+        "two": two_devices,
+        "values": values_and_samples,
+        "derivatives": derivatives_and_programs,
+    }[sys.argv[1]]()
     print("all checks passed")

@@ -411,6 +411,7 @@ def test_bad_input():
         learning.PreconditionedDenoiser(lambda x, noise: x, 3, 0.0)
 
 
+@pytest.mark.exhaustive
 def test_train_command(tmp_path, capsys):
     for module in ("matplotlib", "sklearn", "tqdm"):
         pytest.importorskip(module)

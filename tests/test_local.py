@@ -383,7 +383,8 @@ def test_channels_and_dtype(dtype):
 def test_the_batch_becomes_one_product():
     """(queries x pixels, window) with (window, chunk), at the highest precision."""
     images, u = problem((8, 8, 1), dtype=np.float32)
-    D = EquivariantLocalDenoiser(images, 3, "circular", chunk_size=64)
+    # Traced images are not merged: the dense form.
+    D = jax.jit(lambda y: EquivariantLocalDenoiser(y, 3, "circular", chunk_size=64))(images)
     batch = jax.make_jaxpr(lambda u, s: jax.vmap(D, (0, None))(u, s))
     text = str(batch(jnp.asarray(u.reshape(3, -1)), jnp.float32(1)))
     products = [line for line in text.splitlines() if "dot_general[" in line]

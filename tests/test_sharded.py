@@ -14,14 +14,15 @@ import pytest
 import smoothjax as sj
 
 HERE = pathlib.Path(__file__).parent
+LONG = pytest.mark.exhaustive
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "part", ["values", pytest.param("derivatives", marks=pytest.mark.exhaustive)]
+    "part", ["two", *(pytest.param(part, marks=LONG) for part in ("values", "derivatives"))]
 )
-def test_eight_virtual_devices(part):
+def test_virtual_devices(part):
     run = subprocess.run(
         [sys.executable, str(HERE / "sharded_checks.py"), part],
         env=ENVIRONMENT,

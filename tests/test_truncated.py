@@ -77,7 +77,7 @@ def compiled(stage_index: int):
     return jax.jit(
         lambda denoiser, u, sigma: _truncated._attempt(
             denoiser, denoiser._stages[stage_index], u, sigma
-        )
+        )[0]
     )
 
 

@@ -128,6 +128,7 @@ def test_a_switch_divides_the_noise(x64):
     assert min(np.trace(below), np.trace(above)) > 0.01 * np.trace(whole)
 
 
+@pytest.mark.exhaustive
 def test_exact_targets_in_other_laws(x64):
     exact, P = problem((0.0, jnp.inf), data=np.array([[-1.0], [0.0], [1.0]])), 60
     kernel = lambda u, s, v, t: exact.features(u, s) @ exact.features(v, t)  # noqa: E731

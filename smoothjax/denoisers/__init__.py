@@ -8,6 +8,7 @@ from ._base import posterior_covariance_product as posterior_covariance_product
 from ._base import posterior_variance as posterior_variance
 from ._base import proxy_score_covariance as proxy_score_covariance
 from ._base import score as score
+from ._certified import CertifiedMean as CertifiedMean
 from ._dual_gaussian import DualGaussianDenoiser as DualGaussianDenoiser
 from ._empirical import EmpiricalDenoiser as EmpiricalDenoiser
 from ._equivariant_local import EquivariantLocalDenoiser as EquivariantLocalDenoiser
@@ -15,6 +16,7 @@ from ._gaussian import GaussianDenoiser as GaussianDenoiser
 from ._line import LineDenoiser as LineDenoiser
 from ._local import LocalDenoiser as LocalDenoiser
 from ._mixture import MixtureDenoiser as MixtureDenoiser
+from ._padding import padded_to as padded_to
 from ._patch_composite import PatchCompositeDenoiser as PatchCompositeDenoiser
 from ._piecewise_linear import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
 from ._rescaled import RescaledDenoiser as RescaledDenoiser
@@ -27,6 +29,5 @@ from ._smoothed import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from ._smoothed import TemperedDenoiser as TemperedDenoiser
 from ._streamed import StreamedDenoiser as StreamedDenoiser
 from ._switched import SwitchedDenoiser as SwitchedDenoiser
-from ._truncated import CertifiedMean as CertifiedMean
 from ._truncated import TruncatedDenoiser as TruncatedDenoiser
 from ._wiener_mask import WienerMaskDenoiser as WienerMaskDenoiser

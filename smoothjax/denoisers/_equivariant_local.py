@@ -1,7 +1,7 @@
 """The equivariant local score machine: windows are compared with windows anywhere in the training images."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,7 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import RealScalar, as_positive_integer
+from .._checks import RealScalar, as_positive_integer, is_concrete
+from ._distinct_windows import Averages, Classes, DistinctWindows, averages, merge_windows
 from ._patches import (
     AbstractImageDenoiser,
     Boundary,
@@ -23,7 +24,23 @@ from ._patches import (
     reach,
     window_indices,
 )
-from ._point_posterior import HIGHEST, TRUSTED_RATIO
+from ._point_posterior import HIGHEST, TRUSTED_RATIO, _batched
+
+# Of the range of the images' values: the largest error by windows that are left out.
+TOLERANCE = 2e-6
+# Numbers in a window, at most, for which windows are merged and left out.
+WIDEST = 512
+
+
+class CertifiedImage(NamedTuple):
+    """A denoised image, and a bound for each pixel of what was left out."""
+
+    value: Float[Array, " d"]
+    """The denoised image."""
+    truncation: Float[Array, " d"]
+    """Bound of what the windows that were left out would change, data units."""
+    visited: Int[Array, " d"]
+    """Distinct windows that were weighed; zero where all windows were, unmerged."""
 
 
 class EquivariantLocalDenoiser(AbstractImageDenoiser):
@@ -44,21 +61,26 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
       same pixel of other images. From `patch_size >= side` on, every pixel is clipped in its own way: this is then
       `LocalDenoiser(images, patch_size)`.
 
-    The cost is that of a matrix product, of (queries x pixels, window) with (window, images x pixels): `2 n h^2 w^2 P^2 c`
-    operations a query, and as many exponentials as there are pairs of windows. `jax.vmap` over queries makes one product
-    of the batch. Memory: a few arrays of `batch x h w x chunk_size`; patches are formed a chunk at a time. Give a batch
-    one noise level (`in_axes=(0, None)`): with one for each query both ways below are computed for all of them.
+    Equal windows are merged at construction (some seconds for some million windows), and sorted into compact blocks. A query
+    leaves out blocks of which it is proven that all together change a pixel by no more than 2e-6 of the range of the images'
+    values; `certified` returns what is known of that for each pixel. What remains is weighed by matrix products: at most
+    `2 P^2 c` operations and one exponential for each pair of a pixel of the query and a distinct window, at low noise a few
+    hundredths of that. `jax.vmap` over queries, with one noise level or one each, visits every block once for the batch.
+    Memory: the images, 8 bytes a distinct window, and some megabytes.
 
-    **Accuracy.** With R the largest possible distance of a training window from the channels' mean values, the exponents
-    come from a product, with an error of up to a few `eps R (|u_W| + R) / sigma^2`, where `R (2 R + sigma P sqrt(c)) <=
-    4096 sigma^2` (2e-4 nats in float32; for images in [-1, 1] and 5 x 5 windows, noise levels above about 0.2). Below, they
-    come from differences: nothing cancels, at some three times the cost.
+    Derivatives in the point and the noise level come from local covariances, at the cost of some evaluations whatever their
+    number. Images that are traced, or exchanged in the pytree, windows of more than 512 numbers, derivatives in the images
+    and second ones take the dense form: all windows, a chunk at a time, and nothing left out.
+
+    **Accuracy.** Exponents come from a product about the mean of a block of windows, with an error of up to a few
+    `eps r (r + |u_W - y|) / sigma^2`, r the block's radius, where that is at most 2e-4 nats in float32; else from
+    differences. In the dense form the radius is that of all windows.
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
         patch_size: side P of the window, positive.
         boundary: "clipped" or "circular", see above; the second needs P at most the smaller side.
-        chunk_size: windows of the training images visited at a time. Changes memory and speed only.
+        chunk_size: windows of the training images visited at a time by the dense form. Changes memory and speed only.
 
     Raises:
         ValueError: as `LocalDenoiser`; and for 2^31 windows or more.
@@ -80,6 +102,7 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
     patch_size: int = eqx.field(static=True)
     boundary: Boundary = eqx.field(static=True)
     chunk_size: int | None = eqx.field(static=True)
+    _merged: DistinctWindows | None
 
     def __init__(
         self,
@@ -97,9 +120,28 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
         if chunk_size is not None:
             chunk_size = as_positive_integer(chunk_size, "chunk_size")
         self.chunk_size = chunk_size
+        self._merged = None
+        # What is being traced cannot be compared.
+        if is_concrete(self.images) and self._width <= WIDEST:
+            classes = _classes((h, w), self.patch_size, self.boundary)
+            self._merged = merge_windows(np.asarray(self.images), classes)
+
+    @property
+    def _width(self) -> int:
+        h, w, c = self.image_shape
+        (up, down), (left, right) = (reach(self.patch_size, side) for side in (h, w))
+        return (up + down + 1) * (left + right + 1) * c
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
-        return _denoise(self, *self._query(u, sigma)).reshape(-1)
+        return _mean(self, *self._query(u, sigma)).reshape(-1)
+
+    def certified(self, u: Float[Array, " d"], sigma: RealScalar) -> CertifiedImage:
+        """The denoised image with bounds of what the windows that were left out would change."""
+        found = _values(self, *self._query(u, sigma))
+        span = jnp.max(jnp.max(self.images, (0, 1, 2)) - jnp.min(self.images, (0, 1, 2)))
+        bound = found.truncation * (1 + 1e-6) * span.astype(found.sums.dtype)
+        full = lambda x: jnp.broadcast_to(x, self.image_shape).reshape(-1)  # noqa: E731
+        return CertifiedImage(full(found.sums), full(bound), full(found.visited))
 
 
 def default_chunk_size(outputs: int) -> int:
@@ -132,30 +174,107 @@ def _groups(
     return [(r, c) for r, c in groups if r.size]
 
 
-@eqx.filter_jit
-def _denoise(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Float[Array, "h w c"]:
+def _classes(shape: tuple[int, int], patch_size: int, boundary: Boundary) -> Classes:
+    """The same, and the windows, pixel by pixel."""
+    windows, pixels, labels, first = [], [], [], 0
+    for rows, cols in _groups(shape, patch_size, boundary):
+        found = window_indices(shape, patch_size, boundary, rows, cols)
+        windows.append(found.reshape(rows.size, -1))
+        pixels.append((rows * shape[1] + cols).ravel())
+        labels.append(np.repeat(first + np.arange(len(rows)), rows.shape[1]))
+        first += len(rows)
+    return Classes(*map(np.concatenate, (windows, pixels, labels)))
+
+
+def _padded(images: Float[Array, "n h w c"]) -> Float[Array, "n hw+1 c"]:
+    """Pixels in a row, and one of zeros for what lies outside."""
+    n, h, w, c = images.shape
+    return jnp.pad(images.reshape(n, h * w, c), [(0, 0), (0, 1), (0, 0)])
+
+
+def _own(denoiser: EquivariantLocalDenoiser) -> int:
+    """Where a window holds its own pixel."""
+    h, w, _ = denoiser.image_shape
+    (up, _), (left, right) = (reach(denoiser.patch_size, side) for side in (h, w))
+    return up * (left + right + 1) + left
+
+
+def _columns(
+    y: Float[Array, "chunk window"], own: int, centre: Float[Array, " c"], derivative: bool
+) -> Float[Array, "chunk columns"]:
+    """What is averaged: the values; for a derivative `(value, 1) x (window, half its square)`, about the centre."""
+    c = len(centre)
+    value = y.reshape(len(y), -1, c)[:, own]
+    if not derivative:
+        return value
+    y = y - jnp.tile(centre, y.shape[1] // c)
+    factors = jnp.concatenate([y, 0.5 * jnp.sum(y**2, -1, keepdims=True)], -1)
+    value = jnp.concatenate([value - centre, jnp.ones_like(value[:, :1])], -1)
+    return (value[:, :, None] * factors[:, None]).reshape(len(y), -1)
+
+
+def _centre(images: Float[Array, "n h w c"]) -> Float[Array, " c"]:
+    return lax.stop_gradient(jnp.mean(images, axis=(0, 1, 2)))
+
+
+def _distinct(
+    denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array, derivative: bool
+) -> Averages:
+    """Averages for all pixels of a batch of images, from the distinct windows."""
+    merged = denoiser._merged
+    assert merged is not None
+    num, h, w, c = u.shape
+    classes = _classes((h, w), denoiser.patch_size, denoiser.boundary)
+    back = np.argsort(classes.pixel)
+    table, label = jnp.asarray(classes.windows[back]), jnp.asarray(classes.label[back])
+    images = denoiser.images.astype(u.dtype)
+    pixels, own, centre = _padded(images).reshape(-1, c), _own(denoiser), _centre(images)
+    width = table.shape[1] * c
+
+    def windows_of(place):
+        image, pixel = place // (h * w), place % (h * w)
+        # Of one flat array, and indices once, not for every number that is gathered: several times faster.
+        index = lax.optimization_barrier(image[:, None] * (h * w + 1) + table[pixel])
+        return pixels[index].reshape(-1, width)
+
+    found = averages(
+        merged,
+        windows_of,
+        lambda y: _columns(y, own, centre, derivative),
+        _padded(u)[:, table].reshape(num * h * w, width),
+        jnp.tile(label, num),
+        jnp.repeat(sigma, h * w),
+        TOLERANCE,
+    )
+    shaped = lambda x: x.reshape(num, h, w, -1)  # noqa: E731
+    return Averages(*map(shaped, (found.sums, found.truncation, found.visited)))
+
+
+def _dense(
+    denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array, derivative: bool = False
+) -> Float[Array, "h w columns"]:
+    """Averages for all pixels, from all windows as they are."""
     h, w, c = u.shape
     images = denoiser.images.astype(u.dtype)
-    # Pixels in a row, and one of zeros for what lies outside.
-    pad = lambda x: jnp.pad(x.reshape(-1, h * w, c), [(0, 0), (0, 1), (0, 0)])  # noqa: E731
-    pixels, query = pad(images), pad(u)[0]
-    centre = lax.stop_gradient(jnp.mean(images, axis=(0, 1, 2)))
-    (up, _), (left, right) = (reach(denoiser.patch_size, side) for side in (h, w))
-    own = up * (left + right + 1) + left  # where a window holds its own pixel
+    pixels, query = _padded(images), _padded(u[None])[0]
+    centre, own = _centre(images), _own(denoiser)
 
     def average_of_class(windows: Array, chunk_size: int) -> Float[Array, "members c"]:
-        return _average_of_class(windows, chunk_size, own, pixels, query, centre, sigma)
+        return _average_of_class(windows, chunk_size, own, pixels, query, centre, sigma, derivative)
 
-    result = jnp.zeros_like(query)
+    width = c if not derivative else (c + 1) * (denoiser._width + 1)
+    result = jnp.zeros((h * w + 1, width), u.dtype)
     for rows, cols in _groups((h, w), denoiser.patch_size, denoiser.boundary):
-        windows = window_indices((h, w), denoiser.patch_size, denoiser.boundary, rows, cols)
+        windows = jnp.asarray(
+            window_indices((h, w), denoiser.patch_size, denoiser.boundary, rows, cols)
+        )
         average = functools.partial(
             average_of_class, chunk_size=denoiser.chunk_size or default_chunk_size(rows.size)
         )
         # An axis of one class would keep the compiler from vectorising: ten times slower.
         averages = average(windows[0])[None] if len(windows) == 1 else jax.vmap(average)(windows)
         result = result.at[rows * w + cols].set(averages)
-    return result[:-1]
+    return result[:-1].reshape(h, w, -1)
 
 
 def _average_of_class(
@@ -166,7 +285,8 @@ def _average_of_class(
     query: Float[Array, "hw+1 c"],
     centre: Float[Array, " c"],
     sigma: Array,
-) -> Float[Array, "members c"]:
+    derivative: bool,
+) -> Float[Array, "members columns"]:
     """For every pixel of a class the soft-max average over the class, in all images."""
     members, size = windows.shape
     n, _, c = pixels.shape
@@ -174,17 +294,18 @@ def _average_of_class(
     chunk_size = min(chunk_size, num)
     x = query[windows].reshape(members, size * c)
     trusted = _is_trusted(pixels, centre, size * c, sigma)
-    centre = jnp.tile(centre, size)
+    middle = jnp.tile(centre, size)
 
     def body(sums, start, valid):
         index = start + jnp.arange(chunk_size)
         patches = pixels[index[:, None] // members, windows[index % members]]  # (chunk, window, c)
         y = patches.reshape(chunk_size, size * c)
-        logits = lax.cond(trusted, _product_logits, _difference_logits, x, y, centre, sigma)
+        logits = lax.cond(trusted, _product_logits, _difference_logits, x, y, middle, sigma)
         logits = jnp.where(valid, logits, -jnp.inf)
-        return add_chunk(sums, logits, channels_of(patches[:, own]), axis=-1)
+        return add_chunk(sums, logits, channels_of(_columns(y, own, centre, derivative)), axis=-1)
 
-    sums = over_chunks(num, chunk_size, body, no_sums((members,), c, x.dtype))
+    columns = jax.eval_shape(lambda: _columns(x, own, centre, derivative)).shape[1]
+    sums = over_chunks(num, chunk_size, body, no_sums((members,), columns, x.dtype))
     return sums.average.T
 
 
@@ -229,3 +350,115 @@ def _difference_logits(
 def _difference_logits_jvp(primals, tangents):
     # A derivative has no small divisor in its exponent: the product will do, and stores no differences.
     return _difference_logits(*primals), jax.jvp(_product_logits, primals, tangents)[1]
+
+
+# ------------------------------------------------------------------------------ batches, derivatives
+
+
+def _averages(derivative: bool):
+    """`(denoiser, u, sigma) -> Averages` of one image; a batch of them is seen as one."""
+
+    def of_batch(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Averages:
+        def every(u, sigma):
+            sums = jax.vmap(lambda u, s: _dense(denoiser, u, s, derivative))(u, sigma)
+            nothing = jnp.zeros_like(u[..., :1])
+            return Averages(sums, nothing, nothing.astype(jnp.int32))
+
+        def distinct(u, sigma):
+            return _distinct(denoiser, u, sigma, derivative)
+
+        if denoiser._merged is None:
+            return every(u, sigma)
+        # The images are leaves: others may have taken their place.
+        same = jnp.all(denoiser.images == denoiser._merged.images)
+        return lax.cond(same, distinct, every, u, sigma)
+
+    def alone(denoiser, u, sigma):
+        return jax.tree.map(lambda x: x[0], of_batch(denoiser, u[None], sigma[None]))
+
+    batch = jax.custom_batching.custom_vmap(of_batch)
+
+    @batch.def_vmap
+    def _(axis_size, in_batched, denoiser, u, sigma):
+        def flattened(denoiser, u, sigma):
+            found = batch(denoiser, u.reshape(-1, *u.shape[2:]), sigma.reshape(-1))
+            return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), found)
+
+        return _batched(of_batch, flattened, axis_size, in_batched, denoiser, u, sigma)
+
+    one = jax.custom_batching.custom_vmap(alone)
+
+    @one.def_vmap
+    def _(axis_size, in_batched, denoiser, u, sigma):
+        return _batched(alone, batch, axis_size, in_batched, denoiser, u, sigma)
+
+    # As a whole, so that a second call outside `jax.jit` finds it compiled.
+    return jax.jit(one)
+
+
+_values, _moments = _averages(derivative=False), _averages(derivative=True)
+
+
+@jax.custom_jvp
+def _mean(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Float[Array, "h w c"]:
+    return _values(denoiser, u, sigma).sums
+
+
+@jax.custom_jvp
+def _slopes(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Array:
+    return _moments(denoiser, u, sigma).sums
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _jvp_of_dense(derivative: bool, primals, tangents):
+    """For derivatives in the images, and second ones."""
+    (denoiser, u, sigma), (moved, u_dot, sigma_dot) = primals, tangents
+    filled = lambda x, dot: jnp.zeros_like(x) if _is_zero(dot) else dot  # noqa: E731
+
+    def dense(images, u, sigma):
+        changed = eqx.tree_at(lambda d: d.images, denoiser, images)
+        return _dense(changed, u, sigma, derivative)
+
+    at = denoiser.images, u, sigma
+    along = tuple(map(filled, at, (moved.images, u_dot, sigma_dot)))
+    return jax.jvp(dense, at, along)[1]
+
+
+def _mean_jvp(primals, tangents):
+    (denoiser, u, sigma), (moved, u_dot, sigma_dot) = primals, tangents
+    value = _mean(denoiser, u, sigma)
+    if not _is_zero(moved.images):
+        return value, _jvp_of_dense(False, primals, tangents)
+    # With l the exponent of a window y, D' = E[(y_p - D) l'], and l' = (x' . y - 2 (sigma' / sigma) (x . y - |y|^2 / 2)) /
+    # sigma^2: covariances of the value with the window and with half its square, a few numbers a pixel.
+    (h, w, c), width = u.shape, denoiser._width
+    sums = _slopes(denoiser, u, sigma).reshape(h, w, c + 1, width + 1)
+    centre = _centre(denoiser.images.astype(u.dtype))
+    slopes = (sums[:, :, :c] - (value - centre)[..., None] * sums[:, :, c:]) / sigma**2
+    classes = _classes((h, w), denoiser.patch_size, denoiser.boundary)
+    table = jnp.asarray(classes.windows[np.argsort(classes.pixel)])
+    change = jnp.zeros_like(value)
+
+    def along(x):
+        return jnp.einsum("hwck,hwk->hwc", slopes[..., :-1], x, precision=HIGHEST)
+
+    def windows(x):
+        return _padded(x[None])[0][table].reshape(h, w, width)
+
+    if not _is_zero(u_dot):
+        change += along(windows(u_dot))
+    if not _is_zero(sigma_dot):
+        middle = jnp.tile(centre, width // c)
+        change -= 2 * (sigma_dot / sigma) * (along(windows(u) - middle) - slopes[..., -1])
+    return value, change
+
+
+def _slopes_jvp(primals, tangents):
+    return _slopes(*primals), _jvp_of_dense(True, primals, tangents)
+
+
+_mean.defjvp(_mean_jvp, symbolic_zeros=True)
+_slopes.defjvp(_slopes_jvp, symbolic_zeros=True)

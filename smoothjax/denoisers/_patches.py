@@ -191,18 +191,18 @@ def channels_of(images: Array) -> list[Array]:
 
 def window_indices(
     shape: tuple[int, int], patch_size: int, boundary: Boundary, rows: np.ndarray, cols: np.ndarray
-) -> Array:
+) -> np.ndarray:
     """Flat indices of the pixels in the windows of pixels (rows, cols): shape (*rows.shape, window).
 
     `h * w`, one past the last pixel, stands for a pixel outside the image.
     """
     h, w = shape
     (up, down), (left, right) = reach(patch_size, h), reach(patch_size, w)
-    row = jnp.asarray(rows)[..., None, None] + jnp.arange(-up, down + 1)[:, None]
-    col = jnp.asarray(cols)[..., None, None] + jnp.arange(-left, right + 1)
+    row = rows[..., None, None] + np.arange(-up, down + 1)[:, None]
+    col = cols[..., None, None] + np.arange(-left, right + 1)
     if boundary == "circular":
         indices = (row % h) * w + col % w
     else:
         inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-        indices = jnp.where(inside, row * w + col, h * w)
+        indices = np.where(inside, row * w + col, h * w)
     return indices.reshape(*rows.shape, -1)

@@ -194,16 +194,24 @@ def _product_error(points: PointSet, u: Array, sigma: Array) -> tuple[Array, Arr
 
 def _tolerated(points: PointSet, u: Array, sigma: Array) -> Array:
     """Logarithm of the mass whose weights can be left as the product gives them, by that of the largest."""
-    error, trusted = _product_error(points, u, sigma)
+    return log_tolerated(_product_error(points, u, sigma)[0], u.shape[0])
+
+
+def log_tolerated(error: Array, d: int) -> Array:
+    """The same, for logits of which a product of d terms leaves that typical error, in nats."""
+    trusted = 0.5 * jnp.finfo(error.dtype).eps * TRUSTED_RATIO
     # What is left over has logits that are off by the typical error, and a weight known to a factor e^(2 worst).
-    tolerated = jnp.log(0.5 * jnp.finfo(u.dtype).eps * TRUSTED_RATIO) - jnp.log(error)
-    tolerated -= 2 * _worst_product_error(points, u, sigma)
-    return jnp.where(trusted, jnp.inf, tolerated)
+    tolerated = jnp.log(trusted) - jnp.log(error) - 2 * _worst(error, d)
+    return jnp.where(error <= trusted, jnp.inf, tolerated)
 
 
 def _worst_product_error(points: PointSet, u: Array, sigma: Array) -> Array:
+    return _worst(_product_error(points, u, sigma)[0], u.shape[0])
+
+
+def _worst(error: Array, d: int) -> Array:
     # With partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
-    return (8 + math.sqrt(u.shape[0])) * _product_error(points, u, sigma)[0]
+    return (8 + math.sqrt(d)) * error
 
 
 def _move_anchor(points: PointSet, u: Array, sigma: Array, state, inputs):

@@ -12,9 +12,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._checks import RealScalar, as_points, is_concrete, positive_parameter
 from ._base import AbstractPosteriorDenoiser
+from ._certified import CertifiedMean
+from ._derivatives import differentiated_as
 from ._empirical import EmpiricalDenoiser
 from ._point_posterior import _batched, posterior_summary
 from ._screen import HIGHEST, Screen, build_screen, inner_products, leading_directions
+from ._tree import Tree, build_tree, tree_means
 
 # Bounds are compared in columns, of every so many points one: whole vector registers, and a few of the candidates.
 COLUMN = 32
@@ -28,19 +31,19 @@ PROBED_POINTS = 65_536
 # Costs in units of one of the dense denoiser's `2 n d` multiplications (measured): of looking at a bound; of a coordinate
 # of a point that is weighed.
 LOOK, VISIT = 45.0, 90.0
+# From so many points on, in at most so many dimensions, a tree replaces the screens.
+TREE_POINTS, TREE_DIMENSION = 8192, 3
 
 
-class CertifiedMean(NamedTuple):
-    """A posterior mean, and bounds of its error in Euclidean norm, data units."""
+class Concentration(NamedTuple):
+    """How far one training point outweighs all others, with rounding."""
 
-    value: Float[Array, " d"]
-    """The posterior mean of the points that were visited."""
-    truncation: Float[Array, ""]
-    """Bound of what the points that were left out would change; zero where none was."""
-    rounding: Float[Array, ""]
-    """Bound of what rounding changes. A worst case over all orders of summation: typically a hundred times too large."""
-    visited: Int[Array, ""]
-    """Points that were weighed exactly."""
+    row: Int[Array, ""]
+    """Of that point; -1 where it is not known."""
+    others: Float[Array, ""]
+    """Bound of the sum of all other posterior weights, relative to its own."""
+    gap: Float[Array, ""]
+    """No other weight, relative to its own, exceeds `exp(-gap)`."""
 
 
 class _Stage(eqx.Module):
@@ -60,6 +63,9 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     tried, and at last the sum over all points. So the result never misses the tolerance; noise levels decide the cost.
     Which screens are worth trying at which noise level is measured at construction, on training points plus noise; it
     changes nothing else.
+
+    Very many points in at most three dimensions are searched by a k-d tree instead, whose nodes are left out, summed by
+    Taylor expansions with bounded remainders, or opened; what the tree cannot certify is summed over all points.
 
     Under `vmap` queries are screened 64 at a time, whatever they need, and regrouped between screens. Derivatives, and
     everything but the mean, are those of the exact denoiser, at its cost.
@@ -87,6 +93,7 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     exact: EmpiricalDenoiser
     tolerance: Float[Array, ""]
     _farthest: Float[Array, ""]  # bound of |y_i - centre|
+    _tree: Tree | None
     _stages: tuple[_Stage, ...]
     _levels: Float[Array, " levels"]
     _enter: Bool[Array, "levels stages"]
@@ -106,7 +113,9 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
         self.tolerance = jnp.asarray(positive_parameter(tolerance, "tolerance"), data.dtype)
         slack = 1 + 4 * (points.shape[1] + 4) * float(np.finfo(points.dtype).eps)
         self._farthest = jnp.asarray(math.sqrt(float(np.max(squares))) * slack, data.dtype)
-        self._stages = _stages(points, centre)
+        with_tree = len(points) >= TREE_POINTS and points.shape[1] <= TREE_DIMENSION
+        self._tree = build_tree(points) if with_tree else None
+        self._stages = () if with_tree else _stages(points, centre)
         self._levels = jnp.asarray(np.log(PROBED_LEVELS * max(scale, 1e-30)), data.dtype)
         num = len(self._stages)
         self._enter = jnp.zeros((len(PROBED_LEVELS), num), bool)
@@ -227,7 +236,9 @@ def _worth_entering(denoiser: TruncatedDenoiser, scale: float) -> np.ndarray:
     return enter
 
 
-def _attempt(denoiser: TruncatedDenoiser, stage: _Stage, u: Array, sigma: Array) -> CertifiedMean:
+def _attempt(
+    denoiser: TruncatedDenoiser, stage: _Stage, u: Array, sigma: Array
+) -> tuple[CertifiedMean, Concentration]:
     """The means of a group of queries from as many points as the stage visits, and what the others may change."""
     set_, eps = denoiser.exact._points, jnp.finfo(u.dtype).eps
     points, centre = set_.points, set_.centre
@@ -264,10 +275,14 @@ def _attempt(denoiser: TruncatedDenoiser, stage: _Stage, u: Array, sigma: Array)
 
     # Columns that were not opened, as if full of their largest; and members that were not visited.
     rest = COLUMN * mass(columns, best[:, -1:]) + mass(of_members, of_visited[:, -1:])
-    ratio = ((1.01 + n * eps) * rest + 2 * n * jnp.finfo(u.dtype).tiny) / weighed.mass
-    truncation = 1.01 / (1 + 1 / ratio) * (denoiser._farthest + weighed.distance)
+    rest = (1.01 + n * eps) * rest + 2 * n * jnp.finfo(u.dtype).tiny
+    truncation = 1.01 / (1 + weighed.mass / rest) * (denoiser._farthest + weighed.distance)
     count = jnp.full(len(u), min(num, n), jnp.int32)
-    return CertifiedMean(weighed.mean, truncation, weighed.rounding, count)
+    mean = CertifiedMean(weighed.mean, truncation, weighed.rounding, count)
+    most = jnp.maximum(best[:, -1], of_visited[:, -1])
+    gap = jnp.minimum(weighed.gap, 0.999 * (weighed.lowest - most) / sigma**2 - 0.01)
+    row = weighed.anchor.astype(jnp.int32)
+    return mean, Concentration(row, weighed.others + rest, gap)
 
 
 def _largest(values: Array, num: int) -> tuple[Array, Array]:
@@ -281,6 +296,9 @@ class _Weighed(NamedTuple):
     mass: Float[Array, ""]  # of the visited weights relative to the anchor's, rounding taken off
     distance: Float[Array, ""]  # of the mean from the centre
     rounding: Float[Array, ""]  # bound of the mean's error
+    anchor: Int[Array, ""]  # row
+    others: Float[Array, ""]  # bound of the other visited weights, by the anchor's
+    gap: Float[Array, ""]  # bound of how far the largest of their logits lies below the anchor's
 
 
 def _weigh(
@@ -294,7 +312,8 @@ def _weigh(
     # The nearest, up to rounding, which no other weight depends on.
     products = jnp.dot(rows, u - set_.centre, precision=HIGHEST)
     products -= set_.half_square[jnp.minimum(visited, n - 1)]
-    anchor = rows[jnp.argmax(jnp.where(valid, products, -jnp.inf))]
+    best = jnp.argmax(jnp.where(valid, products, -jnp.inf))
+    anchor = rows[best]
     difference, to_anchor = rows - anchor, u - anchor
     logits = _sum(difference * (to_anchor - 0.5 * difference)) / sigma**2
     logits = jnp.where(valid, logits, -jnp.inf)
@@ -324,7 +343,9 @@ def _weigh(
     lowest = jnp.dot(v, c, precision=HIGHEST) - own - taken_off
     mass = jnp.maximum(jnp.sum(jnp.where(valid, jnp.exp(logits - doubt), 0)) * 0.999, 1)
     distance = jnp.linalg.norm(mean - set_.centre) * (1 + 2 * (d + 4) * eps)
-    return _Weighed(mean, lowest, mass, distance, rounding)
+    highest = jnp.where(jnp.arange(len(rows)) == best, -jnp.inf, logits + doubt)
+    others, gap = 1.01 * jnp.sum(jnp.exp(highest)), -jnp.max(highest)
+    return _Weighed(mean, lowest, mass, distance, rounding, visited[best], others, gap)
 
 
 def _sum(values: Float[Array, "m d"]) -> Float[Array, " m"]:
@@ -356,6 +377,11 @@ def _exactly(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMe
     rounding = by_weights + eps * (summed * set_.radius + jnp.linalg.norm(set_.centre))
     mean = set_.centre + summary.mean
     return CertifiedMean(mean, jnp.zeros_like(rounding), rounding, jnp.full(len(u), n, jnp.int32))
+
+
+def _unknown(num: int, dtype: Any) -> Concentration:
+    infinite = jnp.full(num, jnp.inf, dtype)
+    return Concentration(jnp.full(num, -1, jnp.int32), infinite, -infinite)
 
 
 @jax.custom_batching.custom_vmap
@@ -391,6 +417,16 @@ def _certified_of_batch(axis_size, in_batched, denoiser, u, sigma):
 
 
 def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
+    return certified_batch(denoiser, u, sigma, jnp.ones(len(u), bool))[0]
+
+
+def certified_batch(
+    denoiser: TruncatedDenoiser,
+    u: Float[Array, "batch d"],
+    sigma: Float[Array, " batch"],
+    wanted: Bool[Array, " batch"],
+) -> tuple[CertifiedMean, Concentration]:
+    """The means of those queries of a batch that are `wanted`, and where one point was seen to outweigh the others."""
     num = len(u)
     levels = jnp.searchsorted(denoiser._levels, jnp.log(sigma))
     above = levels == len(denoiser._levels)
@@ -407,7 +443,7 @@ def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Cer
             # Tied to the loop: where it is the same for every group, XLA computes it whether or not the loop runs.
             _, *group_of = lax.optimization_barrier((waiting, u[taken], sigma[taken]))
             found = compute(*group_of)
-            kept = jnp.where(found.truncation <= tolerance, queries, num)
+            kept = jnp.where(found[0].truncation <= tolerance, queries, num)
             result = jax.tree.map(lambda x, y: x.at[kept].set(y, mode="drop"), result, found)
             drop = lambda mask, which: mask.at[which].set(False, mode="drop")  # noqa: E731
             return drop(waiting, queries), drop(todo, kept), result
@@ -417,7 +453,11 @@ def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Cer
 
     zero = jnp.zeros(num, u.dtype)
     result = CertifiedMean(jnp.zeros_like(u), zero, zero, jnp.zeros(num, jnp.int32))
-    todo = jnp.ones(num, bool)
+    todo = wanted
+    if denoiser._tree is not None:
+        result = tree_means(denoiser._tree, u, sigma, denoiser.tolerance)
+        todo = wanted & ~(result.truncation <= denoiser.tolerance)
+    result = (result, _unknown(num, u.dtype))
     sizes = sorted({min(num, GROUP), min(num, SMALL_GROUP)}, reverse=True)
     for i, stage in enumerate(denoiser._stages):
         waiting = todo & enter[:, i]
@@ -430,40 +470,27 @@ def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Cer
     def everything(loop):
         # At once, whether or not a few of them are known; what a query gets does not depend on the others.
         todo, result = loop
+        exactly = _exactly(denoiser, u, sigma), _unknown(num, u.dtype)
         choose = lambda new, old: jnp.where(todo.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
-        return jax.tree.map(choose, _exactly(denoiser, u, sigma), result)
+        return jax.tree.map(choose, exactly, result)
 
     def remaining(loop):
         todo, result = loop
         for size in sizes:
-            compute = lambda u, sigma: _exactly(denoiser, u, sigma)  # noqa: E731
+            compute = lambda u, sigma: (  # noqa: E731
+                _exactly(denoiser, u, sigma),
+                _unknown(len(u), u.dtype),
+            )
             _, todo, result = in_groups(size, compute, todo, todo, result, jnp.inf)
         return result
 
     return lax.cond(jnp.sum(todo) > num // 2, everything, remaining, (todo, result))
 
 
-@jax.custom_jvp
+def _exact_mean(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Array:
+    return denoiser.exact(u, sigma)
+
+
+@differentiated_as(_exact_mean)
 def _mean(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Array:
     return _compiled(denoiser, u, sigma).value
-
-
-def _mean_jvp(primals, tangents):
-    denoiser, u, sigma = primals
-    moved, u_dot, sigma_dot = tangents
-    zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)  # noqa: E731
-    arguments = {"exact": denoiser.exact, "u": u, "sigma": sigma}
-    dots = {"exact": moved.exact, "u": u_dot, "sigma": sigma_dot}
-    active = {k: v for k, v in dots.items() if not all(zero(x) for x in jax.tree.leaves(v))}
-    instantiate = lambda x: jnp.zeros(x.shape, x.dtype) if zero(x) else x  # noqa: E731
-
-    def exact(active):
-        given = {**arguments, **active}
-        return given["exact"](given["u"], given["sigma"])
-
-    at = {k: arguments[k] for k in active}
-    along = jax.tree.map(instantiate, active, is_leaf=zero)
-    return _mean(denoiser, u, sigma), jax.jvp(exact, (at,), (along,))[1]
-
-
-_mean.defjvp(_mean_jvp, symbolic_zeros=True)

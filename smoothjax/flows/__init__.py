@@ -1,5 +1,6 @@
 """Flows of denoisers: probability flow, reverse SDE, samples and log-likelihoods."""
 
+from ._adapted_grid import adapted_grid as adapted_grid
 from ._exponential import ExponentialMultistep as ExponentialMultistep
 from ._gaussian_flow import gaussian_flow as gaussian_flow
 from ._gaussian_flow import gaussian_sampler as gaussian_sampler
@@ -13,6 +14,8 @@ from ._piecewise_linear_flow import piecewise_linear_flow as piecewise_linear_fl
 from ._probability_flow import FlowSolution as FlowSolution
 from ._probability_flow import flow as flow
 from ._probability_flow import flow_solution as flow_solution
+from ._replay import Replay as Replay
+from ._replay import replay as replay
 from ._reverse_sde import reverse_sde as reverse_sde
 from ._sampling import initial_noise as initial_noise
 from ._sampling import sample as sample

@@ -1,7 +1,7 @@
 """An exponential integrator for probability flows: exact where the denoiser is constant, one call of it a step."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -9,11 +9,42 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class _History(eqx.Module):
-    """Denoiser outputs at the ends of the last step; before the first, both are that at the start."""
+class History(eqx.Module):
+    """What a step needs of the one before it; before the first, the slope is zero."""
 
-    latest: Float[Array, " d"]
-    slope: Float[Array, " d"]  # of the denoiser along the last step, by log sigma
+    latest: Float[Array, "*shape"]  # output of the denoiser where the last step ended
+    slope: Float[Array, "*shape"]  # of the denoiser along the last step, by log sigma
+
+
+class Step(NamedTuple):
+    """One step: where it ends, where the denoiser was called for it, and what the next one needs."""
+
+    corrected: Float[Array, "*shape"]
+    predicted: Float[Array, "*shape"]
+    history: History
+    extra: Any
+
+
+def multistep(
+    denoise: Callable[[Array], tuple[Array, Any]],
+    u: Float[Array, "*shape"],
+    history: History,
+    h: Array,
+) -> Step:
+    """A step over h in `log sigma`; see `ExponentialMultistep`.
+
+    `denoise` is called once, at the predicted end, for the denoiser's output and whatever else the caller wants from there.
+    """
+    first = jnp.expm1(h)
+    # e^h - 1 - h, which would cancel.
+    second = jnp.where(jnp.abs(h) < 0.1, _series(h), first - h)
+    # u + (e^h - 1) (u - D): e^h u - (e^h - 1) D without the loss of small differences.
+    linear = u + first * (u - history.latest)
+    predicted = linear - second * history.slope
+    end, extra = denoise(predicted)
+    # A step over nothing has no slope.
+    slope = jnp.where(h == 0, 0, (end - history.latest) / jnp.where(h == 0, 1, h))
+    return Step(linear - second * slope, predicted, History(end, slope), extra)
 
 
 class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
@@ -50,9 +81,9 @@ class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
     def order(self, terms: Any) -> int:
         return 2
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> _History:
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> History:
         denoised = y0 - terms.vf(t0, y0, args)
-        return _History(denoised, jnp.zeros_like(denoised))
+        return History(denoised, jnp.zeros_like(denoised))
 
     def step(
         self,
@@ -61,27 +92,19 @@ class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
         t1: Any,
         y0: Any,
         args: Any,
-        solver_state: _History,
+        solver_state: History,
         made_jump: Any,
-    ) -> tuple[Any, Any, dict[str, Any], _History, diffrax.RESULTS]:
+    ) -> tuple[Any, Any, dict[str, Any], History, diffrax.RESULTS]:
         # Signed: diffrax lets time run forwards, whatever the direction.
         h = terms.contr(t0, t1)
-        first = jnp.expm1(h)
-        # e^h - 1 - h, which would cancel.
-        second = jnp.where(jnp.abs(h) < 0.1, _series(h), first - h)
-        start, slope = solver_state.latest, solver_state.slope
-        # y0 + (e^h - 1) (y0 - D): e^h y0 - (e^h - 1) D without the loss of small differences.
-        linear = y0 + first * (y0 - start)
-        predicted = linear - second * slope
-        end = predicted - terms.vf(t1, predicted, args)
-        slope = (end - start) / jnp.where(h == 0, 1, h)
-        corrected = linear - second * slope
+        step = multistep(lambda u: (u - terms.vf(t1, u, args), None), y0, solver_state, h)
+        end, corrected = step.history.latest, step.corrected
+        start = solver_state.latest
         dense = {"y0": y0, "y1": corrected, "k0": h * (y0 - start), "k1": h * (corrected - end)}
-        history = _History(end, slope)
         # Steps downwards may be long. The controller compares with the larger end of a step, which is the first; what
         # matters is the error relative to the last.
-        error = jnp.exp(jnp.maximum(-h, 0)) * (corrected - predicted)
-        return corrected, error, dense, history, diffrax.RESULTS.successful
+        error = jnp.exp(jnp.maximum(-h, 0)) * (corrected - step.predicted)
+        return corrected, error, dense, step.history, diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)

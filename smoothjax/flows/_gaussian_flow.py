@@ -13,8 +13,7 @@ from jaxtyping import Array, Float
 from .._checks import RealScalar, as_float_array, require_finite
 from ..denoisers import GaussianDenoiser
 from ..denoisers._gaussian import square_of_level
-from ._inputs import as_level, as_state, checked
-from ._probability_flow import _levels as as_levels
+from ._inputs import as_level, as_levels, as_state, checked
 
 Levels = Float[Array, " m"] | np.ndarray | Sequence[float]
 

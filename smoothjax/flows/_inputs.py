@@ -40,6 +40,24 @@ def as_level(value: RealScalar, name: str, dtype: Any, *, or_zero: bool = False)
     return checked(level, bad, f"`{name}` must be {kind} and finite", f"; got {value}")
 
 
+def as_levels(levels: Any, dtype: Any) -> Any:
+    """Strictly monotone noise levels, at least two, of which the last may be zero, or `ValueError`."""
+    if is_concrete(levels):
+        with jax.ensure_compile_time_eval():  # see `as_level`
+            levels = np.asarray(as_float_array(levels, "levels").astype(dtype))
+    else:
+        levels = as_float_array(levels, "levels").astype(dtype)
+    if levels.ndim != 1 or levels.shape[0] < 2:
+        raise ValueError(f"`levels` must have shape (m,) with m >= 2; got {levels.shape}.")
+    step = levels[1:] - levels[:-1]
+    bad = ~((step < 0).all() | (step > 0).all()) | ~((levels >= 0) & (levels < np.inf)).all()
+    rule = "`levels` must be finite, non-negative and strictly monotone"
+    levels = checked(levels, bad, rule, f"; got {levels}")
+    return checked(
+        levels, levels[0] == 0, "`levels` must start at a positive noise level", "; got 0"
+    )
+
+
 def checked(value: Any, bad: Any, message: str, given: str = "") -> Any:
     """`value`, with a `ValueError` where `bad` is known to hold and an Equinox error where it turns out to when run."""
     if is_concrete(bad):

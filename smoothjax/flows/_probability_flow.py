@@ -5,16 +5,15 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .._checks import RealScalar, as_float_array, as_positive_integer, is_concrete
+from .._checks import RealScalar, as_positive_integer, is_concrete
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_state, checked, denoised
+from ._inputs import as_argument, as_level, as_levels, as_state, checked, denoised
 
 # Evaluations a step of the solvers that this package picks or documents, and whether the last one is reused.
 _STAGES = {
@@ -267,7 +266,7 @@ def _grid(start, end, steps, levels) -> tuple[Any, bool]:
         ramp, rho = jnp.linspace(0, 1, steps + 1, dtype=start.dtype), 7
         grid = (ramp[::-1] * start ** (1 / rho) + ramp * end ** (1 / rho)) ** rho
         return grid.at[0].set(start).at[-1].set(end), False
-    levels = _levels(levels, start.dtype)
+    levels = as_levels(levels, start.dtype)
     for name, given, used in (("sigma_from", start, levels[0]), ("sigma_to", end, levels[-1])):
         levels = checked(
             levels,
@@ -285,23 +284,6 @@ def _grid(start, end, steps, levels) -> tuple[Any, bool]:
             "Where `levels` end at zero, they or `sigma_to` must be known when the function is compiled",
         )
     return (levels[:-1], True) if to_zero else (levels, False)
-
-
-def _levels(levels, dtype):
-    if is_concrete(levels):
-        with jax.ensure_compile_time_eval():  # see `as_level`
-            levels = np.asarray(as_float_array(levels, "levels").astype(dtype))
-    else:
-        levels = as_float_array(levels, "levels").astype(dtype)
-    if levels.ndim != 1 or levels.shape[0] < 2:
-        raise ValueError(f"`levels` must have shape (m,) with m >= 2; got {levels.shape}.")
-    step = levels[1:] - levels[:-1]
-    bad = ~((step < 0).all() | (step > 0).all()) | ~((levels >= 0) & (levels < np.inf)).all()
-    rule = "`levels` must be finite, non-negative and strictly monotone"
-    levels = checked(levels, bad, rule, f"; got {levels}")
-    return checked(
-        levels, levels[0] == 0, "`levels` must start at a positive noise level", "; got 0"
-    )
 
 
 @eqx.filter_jit

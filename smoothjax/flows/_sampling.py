@@ -163,18 +163,23 @@ def _draw(
 
 def in_batches(function: Callable[[Array], Any], num: int, batch_size: int | None) -> Any:
     """`jax.vmap(function)(arange(num))`, at most `batch_size` at a time, compiled once."""
+    return over_batches(jax.vmap(function), num, batch_size)
+
+
+def over_batches(function: Callable[[Array], Any], num: int, batch_size: int | None) -> Any:
+    """`function(arange(num))` of a function of a batch of indices, at most `batch_size` at a time, compiled once."""
     batch_size = (
         DEFAULT_BATCH_SIZE if batch_size is None else as_positive_integer(batch_size, "batch_size")
     )
     num_batches = -(-num // batch_size)
     if num_batches == 1:
-        return jax.vmap(function)(jnp.arange(num))
+        return function(jnp.arange(num))
     # Equal batches: the last indices repeat, rather than a remainder that compiles a second time.
     batch_size = -(-num // num_batches)
     indices = jnp.minimum(jnp.arange(num_batches * batch_size), num - 1).reshape(
         num_batches, batch_size
     )
-    outputs = lax.map(jax.vmap(function), indices)
+    outputs = lax.map(function, indices)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num], outputs)
 
 

@@ -1,0 +1,169 @@
+"""Workloads of whole sampling runs: which image each noise ends on, and what precision costs."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from denoiser_workloads import first_call
+from empirical_denoiser import Call, PyTorch, in_turn, torch
+from machine import Row, on_torch, rng, row, torch_device
+
+import smoothjax as sj
+
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
+REFERENCE_STEPS = 256
+
+
+def draw(denoiser: sj.TruncatedDenoiser, num: int, key: Any) -> jax.Array:
+    """The library's samples, as a user who wants them quickly would draw them."""
+    return sj.replay(denoiser, key, num, batch_size=num).points
+
+
+def adaptive(denoiser: sj.AbstractDenoiser, num: int, key: Any) -> jax.Array:
+    solver = sj.ExponentialMultistep()
+    return sj.sample(denoiser, key, num, solver=solver, rtol=1e-2, batch_size=num)
+
+
+def torch_heun(data: np.ndarray, noise: np.ndarray, steps: int) -> Callable[[], Any]:
+    """EDM's Heun sampler with the dense denoiser in PyTorch, from the given standard normal noise."""
+    one = PyTorch(data, len(noise), torch_device())
+    start = SIGMA_MAX * torch.from_numpy(noise).to(torch_device())
+    levels = [float(level) for level in sj.edm_grid(steps, SIGMA_MAX, SIGMA_MIN)]
+
+    def run() -> Any:
+        u = start.clone()
+        with torch.inference_mode():
+            for high, low in itertools.pairwise(levels[:-1]):
+                first = (u - one(u, high)) / high
+                there = u + (low - high) * first
+                u = u + (low - high) * 0.5 * (first + (there - one(there, low)) / low)
+            return one(u, levels[-2])
+
+    return on_torch(run)
+
+
+def nearest(data: np.ndarray, x: Any) -> np.ndarray:
+    """Index of the training point nearest to each sample."""
+    _, index = sj.nearest_neighbours(jnp.asarray(x), jnp.asarray(data), 1)
+    return np.asarray(index)[:, 0]
+
+
+def agreement(data: np.ndarray, reference: np.ndarray, found: Any) -> Row:
+    """How many samples end on the reference's training point, and the root mean square distance from its samples."""
+    found = np.asarray(found, np.float32)
+    same = float(np.mean(nearest(data, found) == nearest(data, reference)))
+    distance = float(np.sqrt(np.mean(np.sum((found - reference) ** 2, 1))))
+    return {"error": 1 - same, "error_of": "samples on another image", "distance": distance}
+
+
+def sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> Iterator[Row]:
+    """256 samples, whole runs, beside PyTorch with EDM's 18 steps."""
+    num, rounds, steps = (8, 2, 64) if quick else (256, 3, REFERENCE_STEPS)
+    key = jax.random.key(0)
+    dense, truncated = sj.EmpiricalDenoiser(data), sj.TruncatedDenoiser(data)
+    points = np.asarray(dense.data)
+    noise = np.asarray(sj.initial_noise(key, num, points.shape[1], dtype=jnp.float32))
+    reference = np.asarray(sj.sample(dense, key, num, steps=steps))
+    again = sj.sample(dense, key, num, steps=steps // 2)
+    doubt = agreement(points, reference, again)["error"]
+    notes.append(
+        f"Reference: EDM-Heun with {steps} levels; with half as many, {doubt:.2%} of the noises end on another image."
+    )
+    calls: dict[str, Call] = {
+        "smoothjax replay": lambda: jax.block_until_ready(draw(truncated, num, key)),
+        "smoothjax dense, adaptive": lambda: jax.block_until_ready(adaptive(dense, num, key)),
+        "smoothjax dense, EDM-Heun 18": lambda: jax.block_until_ready(
+            sj.sample(dense, key, num, steps=18, batch_size=num)
+        ),
+    }
+    if torch is None:
+        notes.append("PyTorch is not installed: no rows of it.")
+    else:
+        calls["PyTorch eager, EDM-Heun 18"] = torch_heun(points, noise, 18)
+    first = {name: first_call(call) for name, call in calls.items()}
+    for name, seconds in in_turn(calls, rounds, rng(), 0).items():
+        found = calls[name]()
+        found = found.cpu() if "PyTorch" in name else found
+        case = {"n": len(points), "d": points.shape[1], "samples": num, "doubt": doubt}
+        more: Row = {"first_seconds": first[name], **agreement(points, reference, found)}
+        if "PyTorch" not in name:
+            more["compile_seconds"] = max(0.0, first[name] - float(np.median(seconds)))
+        yield row(name, seconds, kind="run", **case, **more)
+
+
+@eqx.filter_jit
+def followed(denoiser: sj.AbstractDenoiser, u: jax.Array, solver: Any, rtol: Any, levels: Any):
+    """Endpoints of the flow with a last call of the denoiser, and calls of the denoiser a sample."""
+
+    def adaptive(u: jax.Array) -> Any:
+        end = sj.flow_solution(
+            denoiser, u, SIGMA_MAX, SIGMA_MIN, solver=solver, rtol=rtol, throw=False
+        )
+        return denoiser(end.value, jnp.float32(SIGMA_MIN)), end.num_evaluations + 1
+
+    def on_grid(u: jax.Array) -> Any:
+        end = sj.flow_solution(
+            denoiser, u, SIGMA_MAX, 0.0, solver=solver, levels=levels, throw=False
+        )
+        return end.value, end.num_evaluations
+
+    return jax.vmap(adaptive if levels is None else on_grid)(u)
+
+
+def precision_rows(data: np.ndarray, quick: bool, notes: list[str], bar: Any) -> Iterator[Row]:
+    """Error against calls of the denoiser and against time, for solvers at several tolerances and grids."""
+    num, rounds, reference_steps = (8, 1, 64) if quick else (64, 3, REFERENCE_STEPS)
+    tolerances = (1e-1, 1e-2) if quick else (3e-1, 1e-1, 3e-2, 1e-2, 1e-3, 1e-4)
+    grids = (6, 12) if quick else (6, 9, 12, 18, 32, 64)
+    denoiser = sj.EmpiricalDenoiser(data)
+    points = np.asarray(denoiser.data)
+    noise = sj.initial_noise(jax.random.key(1), num, points.shape[1], dtype=jnp.float32)
+    u = SIGMA_MAX * noise
+
+    def grid(steps: int) -> tuple[float, ...]:
+        return tuple(float(x) for x in sj.edm_grid(steps, SIGMA_MAX, SIGMA_MIN))
+
+    def call(solver: Any, rtol: float | None, levels: Any) -> Any:
+        return jax.block_until_ready(followed(denoiser, u, solver, rtol, levels))
+
+    heun = diffrax.Heun()
+    reference = np.asarray(call(heun, None, grid(reference_steps))[0])
+    doubt = agreement(points, reference, call(heun, None, grid(reference_steps // 2))[0])
+    contestants: dict[str, tuple[Any, float | None, Any, float]] = {}
+    for steps in grids:
+        contestants[f"EDM-Heun, {steps} levels"] = heun, None, grid(steps), steps
+    solvers = {
+        "ExponentialMultistep": (sj.ExponentialMultistep(), tolerances),
+        "Tsit5": (diffrax.Tsit5(), tolerances[1:]),
+        "Dopri5": (diffrax.Dopri5(), tolerances[1:]),
+    }
+    for name, (solver, chosen) in solvers.items():
+        for rtol in chosen:
+            contestants[f"{name}, rtol {rtol:g}"] = solver, rtol, None, rtol
+    bar.reset(total=len(contestants))
+    for name, (solver, rtol, levels, setting) in contestants.items():
+        run = lambda s=solver, r=rtol, t=levels: call(s, r, t)  # noqa: E731
+        first = first_call(run)
+        seconds = in_turn({name: run}, rounds, rng(), 0)[name]
+        found, evaluations = run()
+        case = {"n": len(points), "d": points.shape[1], "samples": num, "setting": setting}
+        yield row(
+            f"smoothjax {name}",
+            seconds,
+            kind="precision",
+            solver=name.partition(",")[0],
+            evaluations=float(jnp.mean(evaluations)),
+            most_evaluations=int(jnp.max(evaluations)),
+            first_seconds=first,
+            compile_seconds=max(0.0, first - float(np.median(seconds))),
+            doubt=doubt["error"],
+            doubt_distance=doubt["distance"],
+            **case,
+            **agreement(points, reference, found),
+        )
+        bar.update()

@@ -1,0 +1,114 @@
+"""The Gaussian-smoothed empirical denoiser, whose perturbations share their products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smoothjax as sj
+from smoothjax.denoisers import _perturbed
+
+
+def by_definition(points, moves, u, sigma, weights=None):
+    """In float64: the average of the posterior means, from differences."""
+    points, moves, u = (np.asarray(x, np.float64) for x in (points, moves, u))
+    square = np.sum((u + moves - points[:, None]) ** 2, axis=-1)
+    logits = -square / (2 * np.float64(sigma) ** 2)
+    if weights is not None:
+        with np.errstate(divide="ignore"):
+            logits += np.log(np.asarray(weights, np.float64))[:, None]
+    w = np.exp(logits - logits.max(axis=0))
+    return np.mean((w / w.sum(axis=0)).T @ points, axis=0)
+
+
+def tolerance(points, moves, u, sigma):
+    """Of the mean: a logit is off by some roundings of radius (|v| + |p| + radius) / sigma^2, or 2e-4 nats in float32."""
+    centred = points - np.mean(points, axis=0)
+    radius = np.sqrt(np.max(np.sum(np.asarray(centred, np.float64) ** 2, axis=1)))
+    eps = np.finfo(points.dtype).eps
+    reach = np.linalg.norm(u - np.mean(points, axis=0)) + np.linalg.norm(moves, axis=1).max()
+    logit = min(0.5 * eps * radius * (reach + radius) / sigma**2, 0.5 * eps * 4096)
+    worst = (8 + np.sqrt(points.shape[1])) * logit
+    return radius * (2 * worst + 64 * eps) + 8 * eps * np.abs(points).max()
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.03, 0.3, 1.0, 30.0])
+@pytest.mark.parametrize("dim", [1, 40])
+def test_is_its_definition(dim, sigma, dtype, monkeypatch):
+    rng = np.random.default_rng(dim)
+    points = rng.standard_normal((60, dim)).astype(dtype)
+    points[7] = points[3]
+    weights = rng.uniform(0.5, 2, 60)
+    weights[5] = 0
+    D = sj.EmpiricalDenoiser(points, weights=weights)
+    G = sj.GaussianSmoothedDenoiser(D, 0.5, 10, jax.random.key(0))
+    moves = np.asarray(G.smoothing * G.perturbations)
+    u = (points[:9] + sigma * rng.standard_normal((9, dim))).astype(dtype)
+    expected = [by_definition(points, moves, x, np.asarray(sigma, dtype), D.weights) for x in u]
+    bound = max(tolerance(points, moves, x, sigma) for x in u)
+    together = jax.jit(jax.vmap(G, (0, None)))(u, sigma)
+    np.testing.assert_allclose(together, expected, rtol=0, atol=bound)
+    np.testing.assert_allclose(G(u[0], sigma), expected[0], rtol=0, atol=bound)
+    # Few at a time: perturbations in parts of which the last is not full, queries in groups.
+    monkeypatch.setattr(_perturbed, "AT_ONCE", 4 * 60)
+    monkeypatch.setattr(_perturbed, "ALL_AT_ONCE", 4 * 60)
+    monkeypatch.setattr(_perturbed, "GROUP", 3)
+    jax.clear_caches()
+    parts = jax.jit(jax.vmap(G, (0, None)))(u, sigma)
+    np.testing.assert_allclose(parts, expected, rtol=0, atol=bound)
+
+
+def test_points_that_compete_at_small_noise_are_weighed_precisely():
+    """Two points far from the origin and close together: products alone would decide between them by rounding."""
+    rng = np.random.default_rng(0)
+    points = np.concatenate([100 + 0.01 * np.array([[-1.0], [1.0]]) * np.ones(6), np.zeros((1, 6))])
+    points = points.astype(np.float32)
+    D = sj.EmpiricalDenoiser(points)
+    G = sj.GaussianSmoothedDenoiser(D, 0.01, 8, jax.random.key(1))
+    u = (points[:2].mean(axis=0) + 0.002 * rng.standard_normal(6)).astype(np.float32)
+    sigma = np.float32(0.02)
+    # What is added in float32 is the noisy point of the definition.
+    moves = np.asarray(G.smoothing * G.perturbations)
+    at = np.asarray(jnp.asarray(u) + moves, np.float64) - np.asarray(u, np.float64)
+    expected = by_definition(points, at, u, sigma)
+    spread = 0.02 * np.sqrt(6)
+    assert np.linalg.norm(G(u, sigma) - expected) < 2e-4 * spread + 100 * 6 * 1.2e-7
+
+
+def test_derivatives_are_those_of_the_definition(x64):
+    rng = np.random.default_rng(3)
+    points = rng.standard_normal((20, 4))
+    G = sj.GaussianSmoothedDenoiser(points, 0.3, 6, jax.random.key(0))
+    moves = G.smoothing * G.perturbations
+
+    def plain(points, u, sigma):
+        logits = -jnp.sum((u + moves[:, None] - points) ** 2, axis=-1) / (2 * sigma**2)
+        return jnp.mean(jax.nn.softmax(logits, axis=1) @ points, axis=0)
+
+    u = points[0] + 0.5
+    np.testing.assert_allclose(
+        jax.jacfwd(G)(u, 0.7), jax.jacfwd(plain, 1)(points, u, 0.7), rtol=1e-9, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        jax.jacrev(G)(u, 0.7), jax.jacfwd(plain, 1)(points, u, 0.7), rtol=1e-9, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        jax.jacfwd(G, 1)(u, 0.7), jax.jacfwd(plain, 2)(points, u, 0.7), rtol=1e-9, atol=1e-11
+    )
+    hessian = jax.hessian(lambda u: jnp.sum(G(u, 0.7) ** 2))(u)
+    expected = jax.hessian(lambda u: jnp.sum(plain(points, u, 0.7) ** 2))(u)
+    np.testing.assert_allclose(hessian, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_every_way_of_mapping(dtype):
+    rng = np.random.default_rng(4)
+    points = rng.standard_normal((2, 30, 5)).astype(dtype)
+    u, levels = rng.standard_normal((3, 4, 5)).astype(dtype), np.array([0.3, 1.0, 4.0], dtype)
+    key = jax.random.key(0)
+    G = sj.GaussianSmoothedDenoiser(points[0], 0.5, 4, key)
+    each = np.array([[G(x, s) for x in row] for row, s in zip(u, levels, strict=True)])
+    nested = jax.vmap(jax.vmap(G, (0, None)))(u, levels)
+    np.testing.assert_allclose(nested, each, rtol=0, atol=2000 * np.finfo(dtype).eps)
+    sets = jax.vmap(lambda p: sj.GaussianSmoothedDenoiser(p, 0.5, 4, key)(u[0, 0], 1.0))(points)
+    expected = [sj.GaussianSmoothedDenoiser(p, 0.5, 4, key)(u[0, 0], 1.0) for p in points]
+    np.testing.assert_allclose(sets, expected, rtol=0, atol=2000 * np.finfo(dtype).eps)
