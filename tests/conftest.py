@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-# Both precisions are tested in one process: float32 arrays stay float32 under x64. Run the suite with
-# JAX_ENABLE_X64=0 as well to see it as users with JAX's defaults do; tests that need float64 then skip.
+# Float64 is tested here, and with JAX_ENABLE_X64=0, as users with JAX's defaults have it, float32: what needs the other
+# precision then skips.
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") not in ("0", "false"))
 
 
@@ -47,7 +47,10 @@ def x64():
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
-    """Each floating dtype that this process can represent."""
+    """Each floating dtype, in the mode of JAX that has it by default; those of slow tests in one process."""
+    is_long = {"slow", "exhaustive"} & set(request.keywords)
     if request.param == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
         pytest.skip("needs float64")
+    if request.param == "float32" and jax.config.jax_enable_x64 and not is_long:  # pyright: ignore
+        pytest.skip("runs with JAX_ENABLE_X64=0")
     return jnp.dtype(request.param)
