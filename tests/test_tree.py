@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_truncated import reference
 
 import smoothjax as sj
 from smoothjax.denoisers import _tree, _truncated
@@ -61,17 +62,6 @@ def queries(points: np.ndarray, generator: np.random.Generator) -> tuple[np.ndar
     far = base + 100 * scale * generator.standard_normal((QUERIES, d))
     kinds = [which <= 1, which == 2, which == 3]
     return np.select(kinds, [base + noise, 0.5 * (base + other), far], base), sigma
-
-
-def reference(points, u, sigma) -> np.ndarray:
-    """Posterior means of the given numbers, from differences, in extended precision."""
-    points, u, sigma = (np.asarray(x).astype(np.longdouble) for x in (points, u, sigma))
-    means = []
-    for x, s in zip(u, sigma, strict=True):
-        logits = -np.sum((x - points) ** 2, axis=1) / (2 * s**2)
-        weights = np.exp(logits - logits.max())
-        means.append(weights @ points / weights.sum())
-    return np.stack(means)
 
 
 means = jax.jit(_tree.tree_means)

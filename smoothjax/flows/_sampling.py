@@ -29,8 +29,13 @@ def initial_noise(
     num_samples = as_positive_integer(num_samples, "num_samples")
     dim = as_positive_integer(dim, "dim")
     dtype = jnp.result_type(float) if dtype is None else dtype
-    draw = lambda i: jax.random.normal(jax.random.fold_in(key, i), (dim,), dtype)  # noqa: E731
+    draw = lambda i: noise_of(jax.random.fold_in(key, i), dim, dtype)  # noqa: E731
     return jax.vmap(draw)(jnp.arange(num_samples))
+
+
+def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
+    """Initial noise of the sample whose key this is, the same for every sampler."""
+    return jax.random.normal(key, (dim,), dtype)
 
 
 def sample(
@@ -154,7 +159,7 @@ def _draw(
 
     def one(i):
         noise_key = jax.random.fold_in(key, i)
-        z = jax.random.normal(noise_key, (dim,), high.dtype)
+        z = noise_of(noise_key, dim, high.dtype)
         # The Brownian path must not repeat the initial noise.
         return follow(jax.random.fold_in(noise_key, 1), high * z)
 
