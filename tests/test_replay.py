@@ -7,7 +7,8 @@ import pytest
 
 import smoothjax as sj
 from smoothjax.denoisers import _truncated
-from smoothjax.denoisers._truncated import Concentration, certified_batch
+from smoothjax.denoisers._certified import Concentration
+from smoothjax.denoisers._truncated import certified_batch
 from smoothjax.flows._replay import _stays
 
 
@@ -23,7 +24,7 @@ def images():
 
 def every_stage(denoiser, scale):
     """Every stage is tried, whether or not it pays."""
-    return np.ones((len(_truncated.PROBED_LEVELS), len(denoiser._stages)), bool)
+    return np.ones((2, len(_truncated.PROBED_LEVELS), len(denoiser._stages)), bool)
 
 
 def weights_at(points, u, sigma):

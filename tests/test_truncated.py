@@ -85,14 +85,14 @@ def every_stage(monkeypatch):
     monkeypatch.setattr(
         _truncated,
         "_worth_entering",
-        lambda denoiser, _: np.ones((19, len(denoiser._stages)), bool),
+        lambda denoiser, _: np.ones((2, 19, len(denoiser._stages)), bool),
     )
 
 
-def check_certificates(seed: int, kind: str, n: int, d: int, dtype) -> None:
+def check_certificates(seed: int, kind: str, n: int, d: int, dtype, screening=None) -> None:
     generator = np.random.default_rng(seed)
     points = jnp.asarray(data_set(kind, n, d, generator), dtype)
-    denoiser = sj.TruncatedDenoiser(points)
+    denoiser = sj.TruncatedDenoiser(points, screening_dtype=screening)
     u, sigma = (jnp.asarray(x, dtype) for x in queries(np.asarray(points), generator))
     expected = reference(points, u, sigma)
     for stage in range(-1, len(denoiser._stages)):
@@ -122,6 +122,16 @@ def test_certificates_hold(shape, dtype, monkeypatch):
     run()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "screening"), [(np.float32, jnp.bfloat16), (np.float64, jnp.float32)]
+)
+def test_certificates_hold_with_narrow_screens(dtype, screening, monkeypatch, x64):
+    every_stage(monkeypatch)
+    for seed, kind in enumerate(KINDS[:3]):
+        check_certificates(seed, kind, 300, 96, dtype, screening)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [*SHAPES, (1000, 3), (400, 784)])
@@ -132,18 +142,20 @@ def test_certificates_hold_in_ten_thousand_cases(shape, dtype, monkeypatch, x64)
 
 
 @pytest.mark.slow
-def test_screens_bound_inner_products_from_above(dtype, monkeypatch):
+@pytest.mark.parametrize("narrow", [False, True])
+def test_screens_bound_inner_products_from_above(dtype, narrow, monkeypatch):
     """Also where Cauchy and Schwarz are equalities, for multiples of the points: only the slack for rounding helps."""
     every_stage(monkeypatch)
     n, d = 150, 400
     points = data_set("far from zero", n, d, np.random.default_rng(0)).astype(dtype)
-    denoiser = sj.TruncatedDenoiser(points)
+    screening = jnp.bfloat16 if narrow else dtype
+    denoiser = sj.TruncatedDenoiser(points, screening_dtype=screening)
     centre = np.asarray(denoiser.exact._points.centre).astype(np.longdouble)
-    screens = [stage.screen for stage in denoiser._stages if stage.screen is not None]
-    assert len(screens) == 3
+    screens = {id(s.screen): s.screen for s in denoiser._stages if s.screen is not None}.values()
+    assert len(screens) == 4
     for screen, factor in [(s, f) for s in screens for f in (1.0, -3.0, 1e4)]:
         v = ((points.astype(np.longdouble) - centre) * factor).astype(dtype)
-        bounds = np.asarray(jnp.dot(screen.rows(v), screen.columns, precision="highest"))[:, :n]
+        bounds = np.asarray(screen.bounds(v))[:, :n]
         c = points.astype(np.longdouble) - centre
         exact = v.astype(np.longdouble) @ c.T - 0.5 * np.sum(c**2, axis=1)
         assert np.all(bounds >= exact)
@@ -152,6 +164,8 @@ def test_screens_bound_inner_products_from_above(dtype, monkeypatch):
         size = np.linalg.norm(v, axis=1) * np.linalg.norm(c, axis=1)
         # In float64 mostly of the screen's own construction.
         relative = 4 * np.sqrt(d) * (d + 100) * np.finfo(dtype).eps + 2e-10
+        if narrow:  # one epsilon from the coordinates, one for their slack, five from norms that are rounded up twice
+            relative += 7.2 * float(jnp.finfo(jnp.bfloat16).eps) + 4 * d * np.finfo(np.float32).eps
         assert np.all(tight <= relative * size)
 
 
@@ -270,6 +284,10 @@ def test_bad_input():
     points = np.random.default_rng(0).standard_normal((200, 3))
     with pytest.raises(ValueError, match="`tolerance` must be positive"):
         sj.TruncatedDenoiser(points, 0.0)
+    with pytest.raises(ValueError, match="`screening_dtype` must be one of bfloat16, float32"):
+        sj.TruncatedDenoiser(points, screening_dtype=np.float16)
+    with pytest.raises(ValueError, match="`screening_dtype` must be one of bfloat16, float32; got"):
+        sj.TruncatedDenoiser(points.astype(np.float32), screening_dtype=np.float64)
     with pytest.raises(ValueError, match=r"`data` must have shape \(n, d\)"):
         sj.TruncatedDenoiser(points[0])
     with pytest.raises(ValueError, match=r"outside of jax\.jit"):

@@ -1,4 +1,4 @@
-"""What a certified approximation of a posterior mean returns."""
+"""What is certified of a posterior: its mean, and how far one point outweighs the others."""
 
 from typing import NamedTuple
 
@@ -16,3 +16,14 @@ class CertifiedMean(NamedTuple):
     """Bound of what rounding changes. A worst case over all orders of summation: typically a hundred times too large."""
     visited: Int[Array, ""]
     """Points that were weighed exactly."""
+
+
+class Concentration(NamedTuple):
+    """How far one training point outweighs all others, with rounding."""
+
+    row: Int[Array, ""]
+    """Of that point; -1 where it is not known."""
+    others: Float[Array, ""]
+    """Bound of the sum of all other posterior weights, relative to its own."""
+    gap: Float[Array, ""]
+    """No other weight, relative to its own, exceeds `exp(-gap)`."""

@@ -10,14 +10,16 @@ that a single block for all the others would bound by several times more. What s
 product, of as many numbers as leading directions and blocks; so all bounds of a batch of queries are one matrix product.
 
 Everything that rounding adds is bounded as well, whatever the order of summation, and becomes part of the same product:
-a multiple of `|v| |c_i|`, and `|c_i|^2 / 2` shrunk a little.
+a multiple of `|v| |c_i|`, and `|c_i|^2 / 2` shrunk a little. The numbers that are multiplied may be narrower than the
+points, such as bfloat16 for float32: rounding the leading coordinates to nearest, by half an epsilon of theirs, adds at most
+that epsilon times `|v| |c_i|`; norms are rounded up; and the square is kept as a sum of two numbers.
 """
 
 import itertools
 import math
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -38,15 +40,29 @@ class Screen(eqx.Module):
     slack_rest: Float[Array, ""]  # error of |P_rest v|, by |v|
 
     def rows(self, v: Float[Array, "queries d"]) -> Float[Array, "queries k"]:
-        """What the columns are multiplied with: `rows @ columns` are bounds of `v . c_i - |c_i|^2 / 2`."""
+        """What the columns are multiplied with: `bounds` of that product."""
         q = jnp.dot(v, self.basis, precision=HIGHEST)
         rest = v - inner_products(q, self.basis)
         length = jnp.linalg.norm(v, axis=1)
         blocks = [jnp.linalg.norm(q[:, a:b], axis=1) for a, b in itertools.pairwise(self.edges)]
         outside = jnp.linalg.norm(rest, axis=1) + self.slack_rest * length
-        shrunk = jnp.full_like(length, -(1 - len(self.columns) * _eps(self.columns)))
-        last = jnp.stack([*blocks, outside, self.slack * length, shrunk], axis=1)
-        return jnp.concatenate([q[:, : self.edges[0]], last], axis=1)
+        # Up, whichever way the narrower dtype rounds.
+        norms = jnp.stack([*blocks, outside, self.slack * length], axis=1)
+        norms *= 1 + 2 * _eps(self.columns)
+        square = jnp.full((len(v), 2), -1, v.dtype)
+        return jnp.concatenate([q[:, : self.edges[0]], norms, square], axis=1).astype(
+            self.columns.dtype
+        )
+
+    def bounds(self, v: Float[Array, "queries d"]) -> Float[Array, "queries n"]:
+        """Upper bounds of `v . c_i - |c_i|^2 / 2`."""
+        dtype = _sum_dtype(self.columns.dtype)
+        return jnp.dot(self.rows(v), self.columns, precision=HIGHEST, preferred_element_type=dtype)
+
+
+def _sum_dtype(dtype: Any) -> Any:
+    """What products of numbers of that dtype are summed in."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def inner_products(
@@ -71,7 +87,12 @@ def leading_directions(points: np.ndarray, centre: np.ndarray, num: int) -> np.n
 
 
 def build_screen(
-    points: np.ndarray, centre: np.ndarray, basis: np.ndarray, edges: tuple[int, ...], num_rows: int
+    points: np.ndarray,
+    centre: np.ndarray,
+    basis: np.ndarray,
+    edges: tuple[int, ...],
+    num_rows: int,
+    dtype: Any,
 ) -> Screen:
     """The screen of the points, padded to `num_rows` with columns whose bound is as low as the dtype allows.
 
@@ -81,16 +102,19 @@ def build_screen(
         basis: orthonormal, shape (d, at least `edges[-1]`).
         edges: first and last directions of the blocks, ascending; the first is the number of leading coordinates.
         num_rows: of the columns' array, at least n.
+        dtype: of the numbers that are multiplied, the points' or a narrower one.
     """
-    (n, d), dtype, eps = points.shape, points.dtype, float(_eps(points))
+    n, d = points.shape
+    # Of the basis and of the queries' coordinates; of the numbers that are multiplied; of their sums.
+    eps, narrow, total = (_eps(x) for x in (points, dtype, _sum_dtype(dtype)))
     directions = edges[-1]
-    rounded = basis[:, :directions].astype(dtype).astype(np.float64)
+    rounded = basis[:, :directions].astype(points.dtype).astype(np.float64)
     # How far the rounded basis is from orthonormal, and the error of that in float64.
     gram = rounded.T @ rounded - np.eye(directions)
     skew = float(np.linalg.norm(gram)) + d * 4e-16 * directions
-    width = edges[0] + len(edges) + 2
+    width = edges[0] + len(edges) + 3
     columns = np.zeros((width, num_rows), dtype)
-    columns[-1, n:] = np.finfo(dtype).max / 4
+    columns[-1, n:] = float(jnp.finfo(dtype).max) / 4
     for start in range(0, n, 4096):
         c = points[start : start + 4096].astype(np.float64) - centre.astype(np.float64)
         s = c @ rounded
@@ -101,22 +125,27 @@ def build_screen(
         part[:, : edges[0]] = s[:, : edges[0]]
         # Lengths up, squares down: each by more than their errors in float64.
         for k, norm in enumerate([*blocks, rest, length]):
-            part[:, edges[0] + k] = norm * (1 + 2 * eps) + 1e-12 * length
-        part[:, -1] = 0.5 * length**2 * (1 - 2 * eps)
+            part[:, edges[0] + k] = norm * (1 + 2 * narrow) + 1e-12 * length
+        below = 0.5 * length**2 * (1 - (width + 2) * total)
+        part[:, -2] = below
+        rest = below - part[:, -2].astype(np.float64)
+        part[:, -1] = rest - 2 * narrow * np.abs(rest)
     # The error of coordinates v . basis_j: one of `d + 1` roundings each, by |v|, root (directions) of it for all; of the
     # norms of blocks; of the product itself; of the rounded columns. `eps` is twice the unit roundoff.
     coordinates = math.sqrt(directions) * (d + 2)
-    slack = eps * (coordinates + d + width + 16) + 4 * skew
+    slack = eps * (coordinates + d + 16) + total * (width + 16) + 4 * skew
+    slack += 1.01 * narrow
     # v - basis q: `directions + 2` more roundings of terms as large as |v|.
     slack_rest = eps * (coordinates + math.sqrt(directions) * (directions + 2) + d + 8) + 2 * skew
     return Screen(
-        jnp.asarray(rounded.astype(dtype)),
+        jnp.asarray(rounded.astype(points.dtype)),
         jnp.asarray(columns),
         edges,
-        jnp.asarray(slack, dtype),
-        jnp.asarray(slack_rest, dtype),
+        jnp.asarray(slack, points.dtype),
+        jnp.asarray(slack_rest, points.dtype),
     )
 
 
-def _eps(array: np.ndarray | jax.Array) -> float:
-    return float(jnp.finfo(array.dtype).eps)
+def _eps(of: Any) -> float:
+    """Of an array's dtype, or of a dtype: twice the unit roundoff."""
+    return float(jnp.finfo(getattr(of, "dtype", of)).eps)

@@ -1,5 +1,6 @@
 r"""The posterior mean from the few points that matter, with a bound of what the others would change."""
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -8,21 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._checks import RealScalar, as_points, is_concrete, positive_parameter
 from ._base import AbstractPosteriorDenoiser
-from ._certified import CertifiedMean
+from ._certified import CertifiedMean, Concentration
 from ._derivatives import differentiated_as
 from ._empirical import EmpiricalDenoiser
 from ._point_posterior import _batched, posterior_summary
 from ._screen import HIGHEST, Screen, build_screen, inner_products, leading_directions
+from ._shared_candidates import (
+    log_weight_from_below,
+    product_is_trusted,
+    rounding_of_products,
+    shared_candidates,
+)
 from ._tree import Tree, build_tree, tree_means
 
 # Bounds are compared in columns, of every so many points one: whole vector registers, and a few of the candidates.
 COLUMN = 32
-# Queries that are screened at once, and how many of them when few are left.
-GROUP, SMALL_GROUP = 64, 8
+# Queries that are screened at once, and how many of them when few are left; bounds of all of them.
+GROUP, SMALL_GROUP, AT_ONCE = 64, 8, 2**22
 # Noise levels, relative to the data's root mean square, at which it is found out which screens pay; and queries there.
 PROBED_LEVELS = np.geomspace(1e-3, 1.0, 19)
 NUM_PROBES = 32
@@ -31,23 +39,17 @@ PROBED_POINTS = 65_536
 # Costs in units of one of the dense denoiser's `2 n d` multiplications (measured): of looking at a bound; of a coordinate
 # of a point that is weighed.
 LOOK, VISIT = 45.0, 90.0
+# What a point costs that is gathered and weighed for a group, in units of the dense denoiser's cost for a point.
+GATHER = 1.25
 # From so many points on, in at most so many dimensions, a tree replaces the screens.
 TREE_POINTS, TREE_DIMENSION = 8192, 3
 
 
-class Concentration(NamedTuple):
-    """How far one training point outweighs all others, with rounding."""
-
-    row: Int[Array, ""]
-    """Of that point; -1 where it is not known."""
-    others: Float[Array, ""]
-    """Bound of the sum of all other posterior weights, relative to its own."""
-    gap: Float[Array, ""]
-    """No other weight, relative to its own, exceeds `exp(-gap)`."""
-
-
 class _Stage(eqx.Module):
-    """One attempt: a screen (none: the product itself), and how many points are weighed then."""
+    """One attempt: a screen (none: the product itself), and how many points are weighed for each query then.
+
+    Zero: those that matter to any query of the group, for all of them.
+    """
 
     screen: Screen | None
     num_visits: int = eqx.field(static=True)
@@ -59,24 +61,30 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     A product with few columns bounds every point's posterior weight from above (leading directions of the data, and
     Cauchy-Schwarz block by block in the others); the points with the largest bounds are weighed exactly, from differences.
     With `e` the sum of the others' bounds over the weights of those visited, leaving them out changes the mean by at most
-    `e / (1 + e)` times the distance from it to the farthest point. Where that exceeds the tolerance, a wider screen is
-    tried, and at last the sum over all points. So the result never misses the tolerance; noise levels decide the cost.
-    Which screens are worth trying at which noise level is measured at construction, on training points plus noise; it
-    changes nothing else.
+    `e / (1 + e)` times the distance from it to the farthest point. Where more points matter, those that matter to any
+    query of a group are weighed for all of it, by a product. Where the error exceeds the tolerance, a wider screen is tried,
+    and at last the sum over all points. So the result never misses the tolerance; noise levels decide the cost. Which
+    screens are worth trying at which noise level is measured at construction, on training points plus noise; it changes
+    nothing else. The screens take about as much memory as the points.
 
     Very many points in at most three dimensions are searched by a k-d tree instead, whose nodes are left out, summed by
     Taylor expansions with bounded remainders, or opened; what the tree cannot certify is summed over all points.
 
-    Under `vmap` queries are screened 64 at a time, whatever they need, and regrouped between screens. Derivatives, and
-    everything but the mean, are those of the exact denoiser, at its cost.
+    Under `vmap` queries are screened up to 64 at a time, and regrouped between screens: what a query gets depends on the
+    others of its batch, within its certificate. Derivatives, and everything but the mean, are those of the exact denoiser,
+    at its cost.
 
     Args:
         data: training points, shape (n, d), in data units.
         tolerance: largest error of the mean by truncation, in Euclidean norm and data units. By default 1e-4 of the root
             mean square distance of the points from their mean.
+        screening_dtype: of the products that only bound: `jnp.bfloat16` or, for float64 data, `jnp.float32`. By default
+            the data's. Faster where the machine multiplies narrower numbers faster, with half the memory for screens. Wider
+            bounds make up for the rounding; what is weighed is weighed in the data's dtype.
 
     Raises:
-        ValueError: as `EmpiricalDenoiser`; for a tolerance that is not positive, or data that are being traced.
+        ValueError: as `EmpiricalDenoiser`; for a tolerance that is not positive, data that are being traced, or a dtype for
+            screening that is none of these.
 
     **float32**: rounding is added to the bounds, so that they hold; at noise levels below 1e-4 of the data's scale this
     can leave more than needed to visit. The tolerance is for truncation: what rounding changes is bounded beside it.
@@ -96,12 +104,18 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     _tree: Tree | None
     _stages: tuple[_Stage, ...]
     _levels: Float[Array, " levels"]
-    _enter: Bool[Array, "levels stages"]
+    _enter: Bool[Array, "2 levels stages"]  # first where the product cannot be trusted
 
-    def __init__(self, data: Any, tolerance: ArrayLike | None = None):
+    def __init__(
+        self,
+        data: Any,
+        tolerance: ArrayLike | None = None,
+        screening_dtype: DTypeLike | None = None,
+    ):
         if not is_concrete(data, tolerance):
             raise ValueError("`data` must be known at construction, outside of jax.jit and vmap.")
         data = as_points(data)
+        dtype = _screening_dtype(screening_dtype, data.dtype)
         self.exact = EmpiricalDenoiser(data)
         points = np.asarray(data)
         centre = np.asarray(self.exact._points.centre)
@@ -115,16 +129,16 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
         self._farthest = jnp.asarray(math.sqrt(float(np.max(squares))) * slack, data.dtype)
         with_tree = len(points) >= TREE_POINTS and points.shape[1] <= TREE_DIMENSION
         self._tree = build_tree(points) if with_tree else None
-        self._stages = () if with_tree else _stages(points, centre)
+        self._stages = () if with_tree else _stages(points, centre, dtype)
         self._levels = jnp.asarray(np.log(PROBED_LEVELS * max(scale, 1e-30)), data.dtype)
         num = len(self._stages)
-        self._enter = jnp.zeros((len(PROBED_LEVELS), num), bool)
+        self._enter = jnp.zeros((2, len(PROBED_LEVELS), num), bool)
         if num and scale > 0:
             self._enter = jnp.asarray(_worth_entering(self, scale))
             # A stage that is never entered is not compiled.
-            used = np.flatnonzero(np.any(np.asarray(self._enter), axis=0))
+            used = np.flatnonzero(np.any(np.asarray(self._enter), axis=(0, 1)))
             self._stages = tuple(self._stages[i] for i in used)
-            self._enter = self._enter[:, used]
+            self._enter = self._enter[:, :, used]
 
     @property
     def dim(self) -> int:
@@ -165,25 +179,39 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
         return self.exact.mean_and_covariance()
 
 
-def _stages(points: np.ndarray, centre: np.ndarray) -> tuple[_Stage, ...]:
-    """Screens of growing width. All bounds are those of the same posterior."""
+def _screening_dtype(given: DTypeLike | None, dtype: Any) -> Any:
+    allowed = [
+        x for x in (jnp.bfloat16, jnp.float32, dtype) if jnp.finfo(x).bits <= jnp.finfo(dtype).bits
+    ]
+    if given is None:
+        return dtype
+    if given not in allowed:
+        names = ", ".join(sorted({jnp.dtype(x).name for x in allowed}))
+        raise ValueError(f"`screening_dtype` must be one of {names}; got {given!r}.")
+    return jnp.dtype(given)
+
+
+def _stages(points: np.ndarray, centre: np.ndarray, dtype: Any) -> tuple[_Stage, ...]:
+    """Screens of growing width, of numbers of that dtype. All bounds are those of the same posterior."""
     n, d = points.shape
     num_rows = -(-n // COLUMN) * COLUMN
     if n < 4 * COLUMN:
         return ()
     # They cost as much as a twentieth of the dense denoiser, from so many points on.
     num_visits = min(max(16, n // 1000), 128)
-    widths = [w for w in (d // 12, d // 6, d // 3) if w >= COLUMN]
-    found = []
+    widths = [w for w in (d // 12, d // 6, d // 3, d // 2) if w >= COLUMN]
+    screens = []
     if widths:
-        most = min(d, 3 * widths[-1] // 2)
-        basis = leading_directions(points, centre, min(most, n))
+        basis = leading_directions(points, centre, min(d, 3 * widths[-1] // 2, n))
         for w in widths:
             edges = sorted({min(e, basis.shape[1]) for e in (w, 3 * w // 2, 2 * w)})
-            screen = build_screen(points, centre, basis, tuple(edges), num_rows)
-            found.append(_Stage(screen, num_visits))
-    found += [_Stage(None, num_visits), _Stage(None, 4 * num_visits)]
-    return tuple(_Stage(s.screen, min(s.num_visits, num_rows // COLUMN)) for s in found)
+            screens.append(build_screen(points, centre, basis, tuple(edges), num_rows, dtype))
+    num_visits = min(num_visits, num_rows // COLUMN)
+    return (
+        *(_Stage(screen, num_visits) for screen in screens[:3]),
+        *(_Stage(screen, 0) for screen in screens[2:]),
+        _Stage(None, num_visits),
+    )
 
 
 def _worth_entering(denoiser: TruncatedDenoiser, scale: float) -> np.ndarray:
@@ -204,36 +232,66 @@ def _worth_entering(denoiser: TruncatedDenoiser, scale: float) -> np.ndarray:
     sigmas = (PROBED_LEVELS * scale).astype(dtype)[:, None]
     v = (points[own] - centre + sigmas[:, :, None] * noise).reshape(-1, d)
     # A point matters if as many like it as there are would miss the tolerance.
-    margin = math.log(n * float(denoiser._farthest) / float(denoiser.tolerance))
+    margin = math.log(2.1 * n * float(denoiser._farthest) / float(denoiser.tolerance))
 
     def bounds(stage: _Stage) -> np.ndarray:
         if stage.screen is None:
             found = v @ points.T - half_square - (v @ centre)[:, None]
         else:
-            columns = np.asarray(stage.screen.columns)[:, ::stride]
-            found = np.asarray(stage.screen.rows(jnp.asarray(v))) @ columns
+            columns = np.asarray(stage.screen.columns)[:, ::stride].astype(dtype)
+            found = np.asarray(stage.screen.rows(jnp.asarray(v)), dtype) @ columns
         found = found.reshape(len(sigmas), NUM_PROBES, -1)
         found[:, held_out, own[held_out]] = -np.inf
         return found
 
-    enter = np.zeros((len(PROBED_LEVELS), len(denoiser._stages)), bool)
+    enter = np.zeros((2, len(PROBED_LEVELS), len(denoiser._stages)), bool)
     certified, costs = [], []
     exact = bounds(denoiser._stages[-1])
     least = np.max(exact, axis=-1) - sigmas**2 * max(margin, 0.0)
     for stage in denoiser._stages:
         found = exact if stage.screen is None else bounds(stage)
         width = d if stage.screen is None else len(stage.screen.columns)
-        count = stride * np.sum(found > least[..., None], axis=-1)
-        kinds = (count < stage.num_visits)[:, held_out], (count < stage.num_visits)[:, ~held_out]
-        certified.append(np.stack([np.mean(kind, axis=1) for kind in kinds]))
-        costs.append((width + LOOK) / (2 * d) + VISIT * stage.num_visits / (2 * n))
-    for i in range(len(PROBED_LEVELS)):
+        matters = found > least[..., None]
+        chance, cost = [], []
+        for kind in (held_out, ~held_out):
+            if stage.num_visits:
+                count = stride * np.sum(matters[:, kind], axis=-1)
+                chance.append(np.mean(count < stage.num_visits, axis=1))
+                cost.append(VISIT * stage.num_visits / (2 * n) * np.ones(len(sigmas)))
+            else:
+                # At most so many in a whole group.
+                union = stride * np.sum(np.any(matters[:, kind], axis=1), axis=-1)
+                share = np.minimum(union * (GROUP / np.sum(kind)) / n, 1.0)
+                chance.append(share < 0.25)
+                cost.append(GATHER * share)
+        certified.append(np.stack(chance))
+        costs.append((width + LOOK) / (2 * d) + np.stack(cost))
+    for trusted, i in itertools.product(range(2), range(len(PROBED_LEVELS))):
         rest = np.ones(2)
-        for k in reversed(range(len(costs))):
-            cost = costs[k] + (1 - certified[k][:, i]) * rest
+        for k, stage in reversed(list(enumerate(denoiser._stages))):
+            if stage.num_visits == 0 and not trusted:
+                continue
+            cost = costs[k][:, i] + (1 - certified[k][:, i]) * rest
             if np.mean(cost) < 0.95 * np.mean(rest) and np.all(cost < 1.05 * rest):
-                enter[i, k], rest = True, cost
+                enter[trusted, i, k], rest = True, cost
     return enter
+
+
+def _bounds(
+    denoiser: TruncatedDenoiser, stage: _Stage, v: Float[Array, "q d"]
+) -> Float[Array, "q padded"]:
+    """Upper bounds of `v . c_i - |c_i|^2 / 2`, rounding included; as low as can be in the padding."""
+    if stage.screen is not None:
+        return stage.screen.bounds(v)
+    set_, eps = denoiser.exact._points, jnp.finfo(v.dtype).eps
+    n, d = set_.points.shape
+    # v . (y - c) from v . y: d roundings of terms as large as |v| |y|.
+    offset = jnp.sum(v * set_.centre, axis=1)
+    size = denoiser._farthest + jnp.linalg.norm(set_.centre)
+    slack = 2 * (d + 8) * eps * size * (jnp.linalg.norm(v, axis=1) + denoiser._farthest)
+    products = inner_products(v, set_.points)
+    bounds = products - set_.half_square + (slack - offset)[:, None]
+    return jnp.pad(bounds, ((0, 0), (0, -n % COLUMN)), constant_values=-jnp.inf)
 
 
 def _attempt(
@@ -241,22 +299,11 @@ def _attempt(
 ) -> tuple[CertifiedMean, Concentration]:
     """The means of a group of queries from as many points as the stage visits, and what the others may change."""
     set_, eps = denoiser.exact._points, jnp.finfo(u.dtype).eps
-    points, centre = set_.points, set_.centre
-    n, d = points.shape
-    v = u - centre
-    length = jnp.linalg.norm(v, axis=1)
-    if stage.screen is None:
-        # v . (y - c) from v . y: d roundings of terms as large as |v| |y|.
-        offset = jnp.sum(v * centre, axis=1)
-        size = denoiser._farthest + jnp.linalg.norm(centre)
-        slack = 2 * (d + 8) * eps * size * (length + denoiser._farthest)
-        products = inner_products(v, points)
-        bounds = products - set_.half_square + (slack - offset)[:, None]
-        pad = -n % COLUMN
-        bounds = jnp.pad(bounds, ((0, 0), (0, pad)), constant_values=-jnp.inf)
-    else:
-        rows = stage.screen.rows(v)
-        bounds = jnp.dot(rows, stage.screen.columns, precision=HIGHEST)
+    n, _ = set_.points.shape
+    bounds = _bounds(denoiser, stage, u - set_.centre)
+    if stage.num_visits == 0:
+        bounds = lax.optimization_barrier(bounds)
+        return shared_candidates(set_, denoiser._farthest, denoiser.tolerance, bounds, u, sigma)
     num, many = stage.num_visits, bounds.shape[1] // COLUMN
     columns = jnp.max(bounds.reshape(-1, COLUMN, many), axis=1)
     # Kept, or the largest would be looked for again for every sum.
@@ -337,10 +384,7 @@ def _weigh(
     magnitude = jnp.sum(weights * apart) / normaliser
     rounding = 1.01 * by_weights + eps * ((len(rows) + 8) * magnitude + jnp.linalg.norm(mean))
 
-    v, c = u - set_.centre, anchor - set_.centre
-    own = 0.5 * jnp.sum(c**2)
-    taken_off = 2 * (d + 8) * eps * (jnp.linalg.norm(v) * jnp.linalg.norm(c) + own)
-    lowest = jnp.dot(v, c, precision=HIGHEST) - own - taken_off
+    lowest = log_weight_from_below((u - set_.centre)[None], (anchor - set_.centre)[None])[0]
     mass = jnp.maximum(jnp.sum(jnp.where(valid, jnp.exp(logits - doubt), 0)) * 0.999, 1)
     distance = jnp.linalg.norm(mean - set_.centre) * (1 + 2 * (d + 4) * eps)
     highest = jnp.where(jnp.arange(len(rows)) == best, -jnp.inf, logits + doubt)
@@ -363,19 +407,13 @@ def _depth(d: int) -> int:
 
 def _exactly(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
     """The sums over all points."""
-    set_, eps = denoiser.exact._points, jnp.finfo(u.dtype).eps
-    n, d = set_.points.shape
+    set_ = denoiser.exact._points
+    n = len(set_.points)
     summary = jax.vmap(posterior_summary, (None, 0, 0))(set_, u, sigma)
-    # No logit is off by more than d roundings of its largest terms, however it was computed.
     length = jnp.linalg.norm(u - set_.centre, axis=1)
-    doubt = 2 * (d + 8) * eps * set_.radius * (length + set_.radius) / sigma**2
-    # The points' root mean square distance from the mean, by weights that are known to a factor e^(2 doubt).
-    spread = jnp.sqrt(summary.variance + 4 * sigma**2 * doubt)
-    most = jnp.minimum(doubt, 20)
-    by_weights = jnp.minimum(jnp.expm1(2 * most) * jnp.exp(most) * spread, 2 * set_.radius)
     summed = min(set_.chunk_size, n) + n // set_.chunk_size + 8
-    rounding = by_weights + eps * (summed * set_.radius + jnp.linalg.norm(set_.centre))
-    mean = set_.centre + summary.mean
+    _, by_weights, by_sums = rounding_of_products(set_, length, sigma, summary.variance, summed)
+    mean, rounding = set_.centre + summary.mean, by_weights + by_sums
     return CertifiedMean(mean, jnp.zeros_like(rounding), rounding, jnp.full(len(u), n, jnp.int32))
 
 
@@ -430,7 +468,9 @@ def certified_batch(
     num = len(u)
     levels = jnp.searchsorted(denoiser._levels, jnp.log(sigma))
     above = levels == len(denoiser._levels)
-    enter = denoiser._enter[jnp.minimum(levels, len(denoiser._levels) - 1)] & ~above[:, None]
+    trusted = product_is_trusted(denoiser.exact._points, u, sigma).astype(jnp.int32)
+    enter = denoiser._enter[trusted, jnp.minimum(levels, len(denoiser._levels) - 1)]
+    enter &= ~above[:, None]
 
     def in_groups(group: int, compute, waiting, todo, result, tolerance):
         """The waiting queries, a group at a time; a result that exceeds the tolerance is not kept."""
@@ -458,14 +498,24 @@ def certified_batch(
         result = tree_means(denoiser._tree, u, sigma, denoiser.tolerance)
         todo = wanted & ~(result.truncation <= denoiser.tolerance)
     result = (result, _unknown(num, u.dtype))
-    sizes = sorted({min(num, GROUP), min(num, SMALL_GROUP)}, reverse=True)
-    for i, stage in enumerate(denoiser._stages):
-        waiting = todo & enter[:, i]
-        for size in sizes:
-            compute = lambda u, sigma, stage=stage: _attempt(denoiser, stage, u, sigma)  # noqa: E731
-            waiting, todo, result = in_groups(
-                size, compute, waiting, todo, result, denoiser.tolerance
-            )
+    # More memory than 32 MiB would be given back to the system and asked for anew at each call, at a tenth of its time.
+    group = max(2 * SMALL_GROUP, min(GROUP, AT_ONCE // len(denoiser.data)))
+    sizes = sorted({min(num, group), min(num, SMALL_GROUP)}, reverse=True)
+
+    def staged(loop):
+        todo, result = loop
+        for i, stage in enumerate(denoiser._stages):
+            waiting = todo & enter[:, i]
+            for size in sizes:
+                compute = lambda u, sigma, stage=stage: _attempt(denoiser, stage, u, sigma)  # noqa: E731
+                waiting, todo, result = in_groups(
+                    size, compute, waiting, todo, result, denoiser.tolerance
+                )
+        return todo, result
+
+    # Not even loops that do not run, where no stage is to be entered.
+    any_stage = jnp.any(todo & jnp.any(enter, axis=1))
+    todo, result = lax.cond(any_stage, staged, lambda loop: loop, (todo, result))
 
     def everything(loop):
         # At once, whether or not a few of them are known; what a query gets does not depend on the others.

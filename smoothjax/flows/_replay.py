@@ -26,7 +26,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._checks import as_positive_integer
 from ..denoisers import TruncatedDenoiser
-from ..denoisers._truncated import Concentration, certified_batch
+from ..denoisers._certified import Concentration
+from ..denoisers._truncated import certified_batch
 from ._adapted_grid import adapted_grid
 from ._exponential import History, multistep
 from ._inputs import as_levels, checked
