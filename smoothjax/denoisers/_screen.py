@@ -46,9 +46,7 @@ class Screen(eqx.Module):
         length = jnp.linalg.norm(v, axis=1)
         blocks = [jnp.linalg.norm(q[:, a:b], axis=1) for a, b in itertools.pairwise(self.edges)]
         outside = jnp.linalg.norm(rest, axis=1) + self.slack_rest * length
-        # Up, whichever way the narrower dtype rounds.
         norms = jnp.stack([*blocks, outside, self.slack * length], axis=1)
-        norms *= 1 + 2 * _eps(self.columns)
         square = jnp.full((len(v), 2), -1, v.dtype)
         return jnp.concatenate([q[:, : self.edges[0]], norms, square], axis=1).astype(
             self.columns.dtype
@@ -125,7 +123,7 @@ def build_screen(
         part[:, : edges[0]] = s[:, : edges[0]]
         # Lengths up, squares down: each by more than their errors in float64.
         for k, norm in enumerate([*blocks, rest, length]):
-            part[:, edges[0] + k] = norm * (1 + 2 * narrow) + 1e-12 * length
+            part[:, edges[0] + k] = norm * (1 + 2 * eps) + 1e-12 * length
         below = 0.5 * length**2 * (1 - (width + 2) * total)
         part[:, -2] = below
         rest = below - part[:, -2].astype(np.float64)
@@ -134,7 +132,8 @@ def build_screen(
     # norms of blocks; of the product itself; of the rounded columns. `eps` is twice the unit roundoff.
     coordinates = math.sqrt(directions) * (d + 2)
     slack = eps * (coordinates + d + 16) + total * (width + 16) + 4 * skew
-    slack += 1.01 * narrow
+    # Rounding both factors of each product; the slack's own too.
+    slack = (slack + 1.01 * narrow) * (1 + 2 * narrow)
     # v - basis q: `directions + 2` more roundings of terms as large as |v|.
     slack_rest = eps * (coordinates + math.sqrt(directions) * (directions + 2) + d + 8) + 2 * skew
     return Screen(
