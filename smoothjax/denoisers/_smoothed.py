@@ -20,7 +20,7 @@ from ._base import (
     mean_and_variance,
 )
 from ._empirical import EmpiricalDenoiser
-from ._perturbed import perturbed_mean
+from ._perturbed import Perturbed, SharedProducts, perturbed_mean, shared_products
 from ._piecewise_linear import as_gaps
 
 WEIGHTS_AT_ONCE = 2**22
@@ -148,8 +148,9 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
     draws and at zero noise the field is piecewise constant: trajectories end on barycentres of as many training points,
     see `barycentre`; a constant perturbation makes no continuum.
 
-    Of an `EmpiricalDenoiser` the draws share their products: a batch of queries costs M exponentials for each pair of a
-    query and a point, in place of M calls.
+    Of an `EmpiricalDenoiser` the draws share their products, which are kept if they are no larger than the training set
+    (M up to d): a query costs one product with the points, and M exponentials for each point that can matter to it, in
+    place of M calls.
 
     Args:
         source: training points, shape (n, d), or any denoiser.
@@ -180,6 +181,7 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
     perturbations: Float[Array, "m d"]
     """The draws `e_m`, in units of `smoothing`."""
     draws: Draws = eqx.field(static=True)
+    _shared: SharedProducts | None
 
     def __init__(
         self,
@@ -196,6 +198,11 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
         num, d = as_positive_integer(num_samples, "num_samples"), _dim_of(self.base, dim)
         self.draws = draws
         self.perturbations = _perturbations(draws, key, num, d, self.smoothing.dtype)
+        self._shared = None
+        # As large as the points at most.
+        if isinstance(self.base, EmpiricalDenoiser) and num <= d:
+            moves = self.smoothing * self.perturbations
+            self._shared = shared_products(self.base._points, moves)
 
     @property
     def dim(self) -> int:
@@ -207,7 +214,13 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
             moves = (self.smoothing * self.perturbations).astype(u.dtype)
             at, levels = jax.vmap(self.base._query, (0, None))(u + moves, sigma)
             u, moves, sigma = u.astype(at.dtype), moves.astype(at.dtype), jnp.max(levels)
-            return self.base._points.centre + perturbed_mean(self.base._points, moves, u, sigma)
+            shared = self._shared
+            # Products of narrower numbers are not precise enough, and of as many points and perturbations as there were.
+            shapes = (moves.shape, self.base.data.shape[0], at.dtype)
+            if shared is not None and shapes != shared.shapes:
+                shared = None
+            set_ = Perturbed(self.base._points, moves, shared)
+            return self.base._points.centre + perturbed_mean(set_, u, sigma)
         return jnp.mean(self._each(self.base, u, sigma), axis=0)
 
     def mean_and_variance(
