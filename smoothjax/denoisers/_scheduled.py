@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, is_concrete, require_positive
 from ._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
+from ._branches import chosen
 
 
 class ScheduledDenoiser(AbstractDenoiser):
@@ -73,8 +74,11 @@ class ScheduledDenoiser(AbstractDenoiser):
     def _choose(self, function: Any, u: Any, sigma: Any) -> Any:
         u, sigma = self._point(u, sigma)
 
-        def of(denoiser: Denoiser) -> Any:
-            return lambda: jax.tree.map(lambda x: x.astype(u.dtype), function(denoiser, u, sigma))
+        def of(k: int) -> Any:
+            value = lambda at: function(at[0][k], *at[1:])  # noqa: E731
+            return lambda at: jax.tree.map(lambda x: x.astype(u.dtype), value(at))
 
         index = jnp.sum(sigma > self.levels.astype(u.dtype))
-        return jax.lax.switch(index, [of(denoiser) for denoiser in self.denoisers])
+        return chosen(
+            index, [of(k) for k in range(len(self.denoisers))], (self.denoisers, u, sigma)
+        )

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, require_positive
 from ._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
+from ._branches import chosen
 
 
 class SwitchedDenoiser(AbstractDenoiser):
@@ -65,7 +66,9 @@ class SwitchedDenoiser(AbstractDenoiser):
     def _choose(self, function: Any, u: Any, sigma: Any) -> Any:
         u, sigma = self._point(u, sigma)
 
-        def of(denoiser: Denoiser) -> Any:
-            return lambda: jax.tree.map(lambda x: x.astype(u.dtype), function(denoiser, u, sigma))
+        def of(k: int) -> Any:
+            value = lambda at: function(at[0][k], *at[1:])  # noqa: E731
+            return lambda at: jax.tree.map(lambda x: x.astype(u.dtype), value(at))
 
-        return jax.lax.cond(sigma > self.level.astype(u.dtype), of(self.above), of(self.below))
+        index = sigma > self.level.astype(u.dtype)
+        return chosen(index, [of(0), of(1)], ((self.below, self.above), u, sigma))

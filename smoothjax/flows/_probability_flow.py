@@ -7,7 +7,6 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
@@ -243,7 +242,8 @@ def _adaptive(
     evaluations = _evaluations(solver, num_steps)
     if may_be_zero:
         to_zero = (end == 0) & diffrax.is_okay(solution.result)
-        value = lax.cond(to_zero, lambda u: denoised(denoiser, u, last), lambda u: u, value)
+        # Not a `cond`, which under `vmap` copies the denoiser, a training set, for every sample.
+        value = jnp.where(to_zero, denoised(denoiser, value, last), value)
         evaluations += jnp.where(to_zero & (evaluations >= 0), 1, 0)
     return FlowSolution(
         value, solution.result, num_steps, evaluations, solution.interpolation, True

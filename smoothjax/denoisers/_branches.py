@@ -1,0 +1,51 @@
+"""One of several functions, by an index that may differ within a batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax import lax
+from jaxtyping import Array, Int
+
+from ._derivatives import differentiated_as
+
+
+def chosen(index: Int[Array, ""], branches: Sequence[Callable[[Any], Any]], operands: Any) -> Any:
+    """`branches[index](operands)`, whose results have one structure, shapes and dtypes.
+
+    A batch with one index computes one branch; a batch of indices computes all, each for the whole batch. `lax.switch` would
+    copy the operands for each element of such a batch: a training set, where denoisers are operands. Derivatives take
+    those of all branches.
+    """
+    if len(branches) == 1:
+        return branches[0](operands)
+    arrays, static = eqx.partition(operands, eqx.is_array)
+    return _chosen(
+        index.astype("int32"),
+        tuple(lambda a, f=f: f(eqx.combine(a, static)) for f in branches),
+        arrays,
+    )
+
+
+def _chosen(index: Array, branches: tuple[Callable[[Any], Any], ...], arrays: Any) -> Any:
+    def every(index: Array, arrays: Any) -> Any:
+        results = [branch(arrays) for branch in branches]
+        return jax.tree.map(lambda *values: lax.select_n(index, *values), *results)
+
+    @jax.custom_batching.custom_vmap
+    def one(index: Array, arrays: Any) -> Any:
+        return lax.switch(index, branches, arrays)
+
+    @one.def_vmap
+    def of_batch(axis_size: int, in_batched: Any, index: Array, arrays: Any) -> Any:
+        index_batched, arrays_batched = in_batched
+        axes = jax.tree.map(lambda batched: 0 if batched else None, arrays_batched)
+        if index_batched:
+            result = jax.vmap(every, (0, axes), axis_size=axis_size)(index, arrays)
+        else:
+            batched = tuple(jax.vmap(branch, (axes,), axis_size=axis_size) for branch in branches)
+            result = _chosen(index, batched, arrays)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return differentiated_as(every)(one)(index, arrays)
