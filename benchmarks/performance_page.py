@@ -254,6 +254,31 @@ def precision_section(results: Results, figures: list[str]) -> list[str]:
     return [f"## {results.parts['w1s-precision']['title']}", text, *figures, table(header, lines)]
 
 
+def below_section(results: Results) -> list[str]:
+    rows = results.rows("w1s-below")
+    if not rows:
+        return []
+    lines = []
+    for group in cases(rows).values():
+        dense, ours = (
+            next(o for o in group if o["contestant"] == f"{OURS} {name}")
+            for name in ("dense", "certified")
+        )
+        lines.append(
+            [
+                *(str(dense["samples"]), timing(dense), timing(ours)),
+                *(number(dense["seconds"] / ours["seconds"]), percent(ours["open"])),
+            ]
+        )
+    text = (
+        f"The {rows[0]['levels']} of EDM's 18 noise levels that lie below one, {shape(rows[0])} training points: the dense "
+        "denoiser is called for all samples at each of them, `replay` calls the certified one for those whose training "
+        "point is not proved to be settled."
+    )
+    header = ["samples", "dense (quartiles)", "certified (quartiles)", "ratio", "calls left"]
+    return [f"## {results.parts['w1s-below']['title']}", text, table(header, lines)]
+
+
 def stream_section(results: Results) -> list[str]:
     rows = results.rows("w5-stream")
     if not rows:
@@ -376,6 +401,7 @@ def device_page(results: Results, images: dict[str, str]) -> list[str]:
             "Whole runs from noise to images: the time is the number of denoiser calls, of the slowest sample of a batch, "
             "times the time of a call, which the products bound. Compilation of the library is apart.",
         ),
+        below_section(results),
         precision_section(results, figure("work-precision")),
         contest_section(
             results,

@@ -14,6 +14,7 @@ from empirical_denoiser import Call, PyTorch, in_turn, torch
 from machine import Row, on_torch, rng, row, torch_device
 
 import smoothjax as sj
+from smoothjax.denoisers._truncated import certified_batch
 
 SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
 REFERENCE_STEPS = 256
@@ -94,6 +95,58 @@ def sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> Iterator[R
         if "PyTorch" not in name:
             more["compile_seconds"] = max(0.0, first[name] - float(np.median(seconds)))
         yield row(name, seconds, kind="run", **case, **more)
+
+
+@eqx.filter_jit
+def of_open(denoiser: sj.TruncatedDenoiser, u: Any, sigma: Any, is_open: Any) -> jax.Array:
+    """What `replay` calls at a noise level, for the samples whose training point is not settled."""
+    return certified_batch(denoiser, u, jnp.full(len(u), sigma), is_open)[0].value
+
+
+@eqx.filter_jit
+def of_all(denoiser: sj.EmpiricalDenoiser, u: Any, sigma: Any) -> jax.Array:
+    return jax.vmap(denoiser, (0, None))(u, sigma)
+
+
+def below_rows(data: np.ndarray, quick: bool) -> Iterator[Row]:
+    """What the noise levels below one take of a trajectory, on EDM's 18 levels: the dense denoiser's and `replay`'s calls.
+
+    There `replay` calls the certified denoiser for the samples that are not settled yet, as it does here; the states of
+    these are training points plus noise.
+    """
+    truncated = sj.TruncatedDenoiser(data)
+    points = np.asarray(truncated.data)
+    levels = np.asarray(sj.edm_grid(18, SIGMA_MAX, SIGMA_MIN))[:-1]
+    below, rounds = levels[levels < 1], 2 if quick else 5
+    for num in (8,) if quick else (64, 256):
+        run = sj.replay(truncated, jax.random.key(0), num, levels=levels, batch_size=num)
+        rows, settled = np.asarray(run.rows), np.asarray(run.settled)
+        total: dict[str, np.ndarray] = {}
+        for sigma in map(np.float32, below):
+            is_open = jnp.asarray(settled <= sigma * np.float32(1.0001))
+            clean = points[np.where(rows < 0, 0, rows)]
+            u = jnp.asarray(clean + sigma * rng().standard_normal(clean.shape, np.float32))
+            level = jnp.float32(sigma)
+            calls: dict[str, Call] = {
+                "smoothjax dense": lambda u=u, s=level: of_all(
+                    truncated.exact, u, s
+                ).block_until_ready(),
+                "smoothjax certified": lambda u=u, s=level, o=is_open: of_open(
+                    truncated, u, s, o
+                ).block_until_ready(),
+            }
+            if not bool(jnp.any(is_open)):
+                # Nothing is called then.
+                del calls["smoothjax certified"]
+                total.setdefault("smoothjax certified", np.zeros(rounds))
+            for call in calls.values():
+                first_call(call)
+            for name, seconds in in_turn(calls, rounds, rng()).items():
+                total[name] = total.get(name, 0) + seconds
+        case = {"n": len(points), "d": points.shape[1], "samples": num, "levels": len(below)}
+        case["open"] = float(np.mean(settled[:, None] <= below))
+        for name, seconds in total.items():
+            yield row(name, seconds, kind="below", **case)
 
 
 @eqx.filter_jit
