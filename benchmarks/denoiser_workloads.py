@@ -28,6 +28,8 @@ except ImportError:
     faiss: Any = None
 
 NOISE_LEVELS = (0.01, 0.1, 0.3, 0.5, 1.0, 5.0, 80.0)
+# Where a call takes seconds.
+FEW_LEVELS = (0.01, 0.3, 1.0, 80.0)
 CHECKED = 4  # queries that are compared with float64
 
 
@@ -220,12 +222,21 @@ def _quartiles(x: np.ndarray) -> list[float]:
     return [float(q) for q in np.percentile(x, [25, 50, 75])]
 
 
-def dense_rows(data: np.ndarray, quick: bool, notes: list[str], bar: Any) -> Iterator[Row]:
+def dense_rows(
+    data: np.ndarray,
+    quick: bool,
+    notes: list[str],
+    bar: Any,
+    levels: tuple[float, ...] = NOISE_LEVELS,
+    rounds: int = 5,
+) -> Iterator[Row]:
     """All contestants at batches of 1, 64 and 512, and noise levels from 0.01 to 80."""
     one = Dense(data)
     if torch is None:
         notes.append("PyTorch is not installed: no rows of it.")
-    batches, levels, rounds = ((1, 8), (0.1, 80.0), 2) if quick else ((1, 64, 512), NOISE_LEVELS, 5)
+    batches = (1, 64, 512)
+    if quick:
+        batches, levels, rounds = (1, 8), (0.1, 80.0), 2
     bar.reset(total=len(batches) * len(levels))
     for batch in batches:
         for sigma in levels:

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from denoiser_workloads import dense_rows, images_for, search_rows, smooth_images, smoothed_rows
+from denoiser_workloads import (
+    FEW_LEVELS,
+    dense_rows,
+    images_for,
+    search_rows,
+    smooth_images,
+    smoothed_rows,
+)
 from empirical_denoiser import environment
 from local_denoisers import measure as measure_local
 from machine import Row, device, rng, roofline, row
@@ -119,7 +126,7 @@ PARTS: dict[str, tuple[str, Callable[[Job], Iterable[Row]]]] = {
     ),
     "w1-colour": (
         "One denoising call, 32 x 32 x 3",
-        lambda job: dense_rows(of_colour(job), job.quick, job.notes, job.bar),
+        lambda job: dense_rows(of_colour(job), job.quick, job.notes, job.bar, FEW_LEVELS, 3),
     ),
     "w1-search": (
         "The search for points that matter",
