@@ -480,8 +480,8 @@ def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[_Anchor, _S
         # A group that is not full repeats its first query, and drops the result.
         taken = jnp.where(queries < num, queries, queries[0])
         # Tied to the loop: of a single query, XLA computes what does not depend on it whether or not the loop runs.
-        _, *group_of = lax.optimization_barrier((doubtful, u[taken], sigma[taken]))
-        again = jax.vmap(_careful_pass, (None, 0, 0, 0))(points, *group_of, matters[taken])
+        _, at, level = lax.optimization_barrier((doubtful, u[taken], sigma[taken]))
+        again = jax.vmap(_careful_pass, (None, 0, 0, 0))(points, at, level, matters[taken])
         result = jax.tree.map(lambda x, y: x.at[queries].set(y, mode="drop"), result, again)
         return doubtful.at[queries].set(False, mode="drop"), result, matters
 
