@@ -115,8 +115,8 @@ def _largest_from_below(
     many = -(-bounds.shape[1] // ROWS)
     pad = ((0, 0), (0, many * ROWS - bounds.shape[1]))
     columns = jnp.pad(bounds, pad, constant_values=-jnp.inf).reshape(num, ROWS, many)
-    largest = lax.optimization_barrier(jnp.max(columns, axis=1))
-    _, where = lax.optimization_barrier(tuple(lax.top_k(largest, min(TRIED, many))))
+    of_columns = lax.optimization_barrier(jnp.max(columns, axis=1))
+    _, where = largest(of_columns, min(TRIED, many))
     members = jnp.take_along_axis(columns, where[:, None, :], axis=2)
     rows = where + many * jnp.argmax(members, axis=1)
     # Each query tries those of all.
@@ -125,6 +125,11 @@ def _largest_from_below(
     products = inner_products(v, c) - points.half_square[tried]
     best = jax.vmap(_index_of_largest)(products)
     return log_weight_from_below(v, c[best])
+
+
+def largest(values: Float[Array, "q m"], num: int) -> tuple[Array, Array]:
+    """`lax.top_k`; without the barrier XLA sorts all values where only some of the result is read, ten times slower."""
+    return lax.optimization_barrier(tuple(lax.top_k(values, num)))
 
 
 def log_weight_from_below(v: Float[Array, "q d"], c: Float[Array, "q d"]) -> Float[Array, " q"]:

@@ -20,6 +20,7 @@ from ._empirical import EmpiricalDenoiser
 from ._point_posterior import _batched, posterior_summary
 from ._screen import HIGHEST, Screen, build_screen, inner_products, leading_directions
 from ._shared_candidates import (
+    largest,
     log_weight_from_below,
     product_is_trusted,
     rounding_of_products,
@@ -308,10 +309,10 @@ def _attempt(
     columns = jnp.max(bounds.reshape(-1, COLUMN, many), axis=1)
     # Kept, or the largest would be looked for again for every sum.
     bounds, columns = lax.optimization_barrier((bounds, columns))
-    best, where = _largest(columns, num)
+    best, where = largest(columns, num)
     members = (where[:, None, :] + many * jnp.arange(COLUMN)[:, None]).reshape(len(u), -1)
     of_members = jnp.take_along_axis(bounds, members, axis=1)
-    of_visited, place = _largest(of_members, num)
+    of_visited, place = largest(of_members, num)
     visited = jnp.take_along_axis(members, place, axis=1)
     weighed = jax.vmap(_weigh, (None, 0, 0, 0))(denoiser, u, sigma, visited)
 
@@ -330,11 +331,6 @@ def _attempt(
     gap = jnp.minimum(weighed.gap, 0.999 * (weighed.lowest - most) / sigma**2 - 0.01)
     row = weighed.anchor.astype(jnp.int32)
     return mean, Concentration(row, weighed.others + rest, gap)
-
-
-def _largest(values: Array, num: int) -> tuple[Array, Array]:
-    """`lax.top_k`; without the barrier XLA sorts all values where only some of the result is read, ten times slower."""
-    return lax.optimization_barrier(tuple(lax.top_k(values, num)))
 
 
 class _Weighed(NamedTuple):
