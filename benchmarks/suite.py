@@ -99,14 +99,15 @@ def local_rows(job: Job) -> Iterable[Row]:
 
 def low_rows(job: Job) -> Iterable[Row]:
     """W4: few dimensions, beside KeOps and the 50 nearest points of SciPy's tree (which are no certificate)."""
-    from low_dimension import NOISE_LEVELS, LazyTensor, measured
+    from low_dimension import LazyTensor, measured
 
     if LazyTensor is None:
         job.notes.append("KeOps is not installed: no rows of it.")
     names = {"truncated": "smoothjax certified", "dense": "smoothjax dense", "keops": "KeOps"}
     points, queries = ((2_000,), 100) if job.quick else ((100_000, 1_000_000), 10_000)
     clouds = ("spiral", "mixture")
-    for cell in measured(clouds, points, queries, tuple(NOISE_LEVELS), 1 if job.quick else 3, 2e9):
+    levels, rounds = ((0.1,), 1) if job.quick else ((1e-3, 0.1, 1.0, 10.0), 2)
+    for cell in measured(clouds, points, queries, levels, rounds, 2e9):
         case = {"n": cell["points"], "d": cell["dim"], "batch": queries, "noise": cell["sigma"]}
         for name, seconds in cell["seconds"].items():
             label = names.get(name, "SciPy k-d tree, 50 nearest")
