@@ -14,6 +14,7 @@ from empirical_denoiser import (
     PyTorch,
     direct,
     in_turn,
+    jax_products,
     smoothjax_call,
     torch,
 )
@@ -128,7 +129,7 @@ def compile_seconds(function: Any, *arguments: Any) -> float:
 
 
 class Dense:
-    """All contestants on one training set, the points shared where they can be."""
+    """All contestants on one training set, the points shared where they can be, and the bare products in turn with them."""
 
     def __init__(self, data: np.ndarray):
         self.exact = EmpiricalDenoiser(data)
@@ -147,12 +148,13 @@ class Dense:
         calls: dict[str, Call] = {
             "smoothjax dense": lambda: smoothjax_call(self.exact, queries, level),
             "smoothjax certified": lambda: certified(self.truncated, queries, level),
-            "NumPy": lambda: numpy_one(u, sigma),
+            "XLA products": lambda: jax_products(self.exact.data, queries),
         }
         calls = {
-            name: (lambda call=call: jax.block_until_ready(call())) if name[0] == "s" else call
-            for name, call in calls.items()
+            name: (lambda call=call: jax.block_until_ready(call())) for name, call in calls.items()
         }
+        calls["NumPy"] = lambda: numpy_one(u, sigma)
+        calls["NumPy products"] = lambda: numpy_one.products(u)
         if torch is not None:
             one = PyTorch(self.data, batch, torch_device())
             torch_u = torch.from_numpy(u).to(torch_device())
@@ -191,7 +193,11 @@ class Dense:
             "smoothjax certified": float(np.max(bounds)),
         }
         n, d = self.data.shape
+        case = {"n": n, "d": d, "batch": batch, "noise": sigma, "flop": 4.0 * n * d * batch}
         for name, seconds in times.items():
+            if "products" in name:
+                yield row(name, seconds, **case, first_seconds=first[name])
+                continue
             value = calls[name]()
             value = value.value if name == "smoothjax certified" else value
             value = value.cpu() if "PyTorch" in name else value
@@ -206,11 +212,7 @@ class Dense:
             yield row(
                 name,
                 seconds,
-                n=n,
-                d=d,
-                batch=batch,
-                noise=sigma,
-                flop=4.0 * n * d * batch,
+                **case,
                 first_seconds=first[name],
                 compile_seconds=compiling.get(name),
                 error=float(np.max(norm_errors(value, exact))),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from performance_rows import CALLS, OURS, Results, queries, shape
+from performance_rows import CALLS, OURS, Results, is_bound, queries, shape
 
 from smoothjax.plots._figure import COLOURS, new_figure
 
@@ -14,7 +14,7 @@ def draw_efficiency(results: Results) -> Any:
     """Share of the bare products' speed, by number of queries; more than one is work that was not done."""
     groups = []
     for part in CALLS:
-        rows = [one for one in results.rows(part) if results.products(one)]
+        rows = [o for o in results.rows(part) if results.products(o) and not is_bound(o)]
         for n, d, batch in dict.fromkeys((o["n"], o["d"], o["batch"]) for o in rows):
             groups.append([o for o in rows if (o["n"], o["d"], o["batch"]) == (n, d, batch)])
     if not groups:
@@ -27,7 +27,7 @@ def draw_efficiency(results: Results) -> Any:
         middle, low, high = [], [], []
         for group in groups:
             here = [o for o in group if o["contestant"] == name]
-            shares = [min(results.products(o).values()) / o["seconds"] for o in here]
+            shares = [(results.products(o) or np.nan) / o["seconds"] for o in here]
             quartiles = np.percentile(shares, [0, 50, 100]) if shares else [np.nan] * 3
             low.append(quartiles[1] - quartiles[0])
             middle.append(quartiles[1])

@@ -20,7 +20,8 @@ def is_ours(one: Row) -> bool:
 
 def is_bound(one: Row) -> bool:
     """Bare products and reading alone: no contestants, but what no contestant can be faster than."""
-    return str(one.get("contestant", "")).split()[0].rstrip(",") in ("XLA", "disk")
+    name = str(one.get("contestant", ""))
+    return "products" in name or name.startswith("disk")
 
 
 def case_of(one: Row) -> tuple[Any, ...]:
@@ -57,14 +58,10 @@ class Results:
     def rows(self, *names: str) -> list[Row]:
         return [one for name in names for one in self.parts.get(name, {}).get("rows", [])]
 
-    def products(self, one: Row) -> dict[str, float]:
-        """Seconds of the bare products in the shape of a row, by whom; empty where they were not measured."""
-        shape = [one.get(key) for key in ("n", "d", "batch")]
-        return {
-            bare["contestant"]: bare["seconds"]
-            for bare in self.rows("roofline")
-            if bare["kind"] == "products" and [bare["n"], bare["d"], bare["batch"]] == shape
-        }
+    def products(self, one: Row) -> float | None:
+        """Seconds of the fastest bare products that were timed in turn with a row; None where there were none."""
+        bare = [x for x in self.rows(one["workload"]) if is_bound(x) and case_of(x) == case_of(one)]
+        return min((x["seconds"] for x in bare), default=None)
 
 
 # ---------------------------------------------------------------------------------------------- words

@@ -17,6 +17,7 @@ that epsilon times `|v| |c_i|`; norms are rounded up; and the square is kept as 
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -80,69 +81,84 @@ def leading_directions(points: np.ndarray, centre: np.ndarray, num: int) -> np.n
         basis = taken.T @ (taken @ np.linalg.qr(basis)[0])
     basis = np.linalg.qr(basis)[0]
     # Within the subspace, the leading directions first.
-    _, _, rotation = np.linalg.svd(taken @ basis, full_matrices=False)
-    return np.linalg.qr((basis @ rotation.T).astype(np.float64))[0]
+    along = taken @ basis
+    rotation = np.linalg.eigh(along.T @ along)[1][:, ::-1]
+    return np.linalg.qr((basis @ rotation).astype(np.float64))[0]
 
 
-def build_screen(
+def build_screens(
     points: np.ndarray,
     centre: np.ndarray,
     basis: np.ndarray,
-    edges: tuple[int, ...],
+    edges: Sequence[tuple[int, ...]],
     num_rows: int,
     dtype: Any,
-) -> Screen:
-    """The screen of the points, padded to `num_rows` with columns whose bound is as low as the dtype allows.
+) -> list[Screen]:
+    """Screens of the points, padded to `num_rows` with columns whose bound is as low as the dtype allows.
 
     Args:
         points: shape (n, d).
         centre: shape (d,).
-        basis: orthonormal, shape (d, at least `edges[-1]`).
-        edges: first and last directions of the blocks, ascending; the first is the number of leading coordinates.
+        basis: orthonormal, shape (d, at least as many as there are directions in any screen).
+        edges: of each screen, first and last directions of the blocks, ascending; the first is the number of leading
+            coordinates, the last that of directions.
         num_rows: of the columns' array, at least n.
         dtype: of the numbers that are multiplied, the points' or a narrower one.
     """
     n, d = points.shape
     # Of the basis and of the queries' coordinates; of the numbers that are multiplied; of their sums.
     eps, narrow, total = (_eps(x) for x in (points, dtype, _sum_dtype(dtype)))
-    directions = edges[-1]
-    rounded = basis[:, :directions].astype(points.dtype).astype(np.float64)
+    most = max(edge[-1] for edge in edges)
+    rounded = basis[:, :most].astype(points.dtype).astype(np.float64)
     # How far the rounded basis is from orthonormal, and the error of that in float64.
-    gram = rounded.T @ rounded - np.eye(directions)
-    skew = float(np.linalg.norm(gram)) + d * 4e-16 * directions
-    width = edges[0] + len(edges) + 3
-    columns = np.zeros((width, num_rows), dtype)
-    columns[-1, n:] = float(jnp.finfo(dtype).max) / 4
+    gram = rounded.T @ rounded - np.eye(most)
+    skews = {k: float(np.linalg.norm(gram[:k, :k])) + d * 4e-16 * k for *_, k in edges}
+    skew = skews[most]
+    arrays = [np.zeros((edge[0] + len(edge) + 3, num_rows), dtype) for edge in edges]
     for start in range(0, n, 4096):
-        c = points[start : start + 4096].astype(np.float64) - centre.astype(np.float64)
-        s = c @ rounded
-        blocks = [np.linalg.norm(s[:, a:b], axis=1) for a, b in itertools.pairwise(edges)]
-        rest = np.linalg.norm(c - s @ rounded.T, axis=1)
-        length = np.linalg.norm(c, axis=1)
-        part = columns[:, start : start + len(c)].T
-        part[:, : edges[0]] = s[:, : edges[0]]
-        # Lengths up, squares down: each by more than their errors in float64.
-        for k, norm in enumerate([*blocks, rest, length]):
-            part[:, edges[0] + k] = norm * (1 + 2 * eps) + 1e-12 * length
-        below = 0.5 * length**2 * (1 - (width + 2) * total)
-        part[:, -2] = below
-        rest = below - part[:, -2].astype(np.float64)
-        part[:, -1] = rest - 2 * narrow * np.abs(rest)
-    # The error of coordinates v . basis_j: one of `d + 1` roundings each, by |v|, root (directions) of it for all; of the
-    # norms of blocks; of the product itself; of the rounded columns. `eps` is twice the unit roundoff.
-    coordinates = math.sqrt(directions) * (d + 2)
-    slack = eps * (coordinates + d + 16) + total * (width + 16) + 4 * skew
-    # Rounding both factors of each product; the slack's own too.
-    slack = (slack + 1.01 * narrow) * (1 + 2 * narrow)
-    # v - basis q: `directions + 2` more roundings of terms as large as |v|.
-    slack_rest = eps * (coordinates + math.sqrt(directions) * (directions + 2) + d + 8) + 2 * skew
-    return Screen(
-        jnp.asarray(rounded.astype(points.dtype)),
-        jnp.asarray(columns),
-        edges,
-        jnp.asarray(slack, points.dtype),
-        jnp.asarray(slack_rest, points.dtype),
-    )
+        end = min(start + 4096, n)
+        # One point a column, as they are kept.
+        c = (points[start:end].astype(np.float64) - centre.astype(np.float64)).T
+        s = rounded.T @ c
+        length = np.linalg.norm(c, axis=0)
+        outside = np.linalg.norm(c - rounded @ s, axis=0)
+        for edge, columns in zip(edges, arrays, strict=True):
+            part = columns[:, start:end]
+            part[: edge[0]] = s[: edge[0]]
+            blocks = [np.linalg.norm(s[a:b], axis=0) for a, b in itertools.pairwise(edge)]
+            # What lies outside of all directions, and in those that this screen does not have. Were they orthonormal,
+            # these two would be orthogonal; their inner product is at most `skew |c|` times the second.
+            beyond = np.linalg.norm(s[edge[-1] :], axis=0)
+            rest = outside**2 + (1 + skew) * (beyond**2 + 2 * skew * length * beyond)
+            # Lengths up, squares down: each by more than their errors in float64.
+            for k, norm in enumerate([*blocks, np.sqrt(rest), length]):
+                part[edge[0] + k] = norm * (1 + 2 * eps) + 1e-12 * length
+            below = 0.5 * length**2 * (1 - (len(columns) + 2) * total)
+            part[-2] = below
+            left = below - part[-2].astype(np.float64)
+            part[-1] = left - 2 * narrow * np.abs(left)
+    screens = []
+    for edge, columns in zip(edges, arrays, strict=True):
+        columns[-1, n:] = float(jnp.finfo(dtype).max) / 4
+        directions, skew = edge[-1], skews[edge[-1]]
+        # The error of coordinates v . basis_j: one of `d + 1` roundings each, by |v|, root (directions) of it for all; of
+        # the norms of blocks; of the product itself; of the rounded columns. `eps` is twice the unit roundoff.
+        coordinates = math.sqrt(directions) * (d + 2)
+        slack = eps * (coordinates + d + 16) + total * (len(columns) + 16) + 4 * skew
+        # Rounding both factors of each product; the slack's own too.
+        slack = (slack + 1.01 * narrow) * (1 + 2 * narrow)
+        # v - basis q: `directions + 2` more roundings of terms as large as |v|.
+        slack_rest = coordinates + math.sqrt(directions) * (directions + 2) + d + 8
+        screens.append(
+            Screen(
+                jnp.asarray(rounded[:, :directions].astype(points.dtype)),
+                jnp.asarray(columns),
+                edge,
+                jnp.asarray(slack, points.dtype),
+                jnp.asarray(eps * slack_rest + 2 * skew, points.dtype),
+            )
+        )
+    return screens
 
 
 def _eps(of: Any) -> float:

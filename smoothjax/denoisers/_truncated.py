@@ -18,7 +18,7 @@ from ._certified import CertifiedMean, Concentration
 from ._derivatives import differentiated_as
 from ._empirical import EmpiricalDenoiser
 from ._point_posterior import _batched, posterior_summary
-from ._screen import HIGHEST, Screen, build_screen, inner_products, leading_directions
+from ._screen import HIGHEST, Screen, build_screens, inner_products, leading_directions
 from ._shared_candidates import (
     largest,
     log_weight_from_below,
@@ -204,9 +204,10 @@ def _stages(points: np.ndarray, centre: np.ndarray, dtype: Any) -> tuple[_Stage,
     screens = []
     if widths:
         basis = leading_directions(points, centre, min(d, 3 * widths[-1] // 2, n))
-        for w in widths:
-            edges = sorted({min(e, basis.shape[1]) for e in (w, 3 * w // 2, 2 * w)})
-            screens.append(build_screen(points, centre, basis, tuple(edges), num_rows, dtype))
+        edges = [
+            tuple(sorted({min(e, basis.shape[1]) for e in (w, 3 * w // 2, 2 * w)})) for w in widths
+        ]
+        screens = build_screens(points, centre, basis, edges, num_rows, dtype)
     num_visits = min(num_visits, num_rows // COLUMN)
     return (
         *(_Stage(screen, num_visits) for screen in screens[:3]),
