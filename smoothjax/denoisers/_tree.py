@@ -19,7 +19,7 @@ e_1 that of `|w - w'| |y - o|`, o a point near the group. Both are summed over t
 bound of S for all of its queries: by Jensen's inequality a node's points weigh at least
 `count exp(-(|u - c|^2 + spread^2) / 2 sigma^2)`.
 
-*Rounding.* A weight comes from differences to an anchor, a point near the query, as in `_point_posterior`; what matters has
+*Rounding.* A weight comes from differences to an anchor, a point near the query, as in `_anchored`; what matters has
 a weight of at least `exp(-CUT) / n` of the largest, which bounds its distance from the query, and so the rounding of its
 logit. Every bound below that decides about a node is a sum of terms that are known to a few roundings, and is moved by
 these to the safe side.
@@ -36,8 +36,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from numpy.polynomial import hermite_e
 
+from .._precision import HIGHEST
 from ._certified import CertifiedMean
-from ._screen import HIGHEST
 
 # Most points of a leaf.
 LEAF = 64
