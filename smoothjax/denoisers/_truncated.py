@@ -28,7 +28,8 @@ from ._shared_candidates import (
     rounding_of_products,
     shared_candidates,
 )
-from ._tree import Tree, build_tree, tree_means
+from ._tree import Tree, build_tree
+from ._tree_means import tree_means
 
 # Bounds are compared in columns, of every so many points one: whole vector registers, and a few of the candidates.
 COLUMN = 32
