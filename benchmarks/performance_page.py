@@ -113,7 +113,7 @@ def call_section(results: Results, part: str) -> list[str]:
         by_batch = {b: [s for k, s in reached if k == b] for b, _ in reached}
         said = "; ".join(f"{b}: {spread(s, percent)}" for b, s in by_batch.items())
         text.append(
-            "Of the speed of the fastest bare products in the same shape, timed in turn with it, the dense denoiser reaches, "
+            "Of the speed of the fastest bare products, timed in turn with it, the dense denoiser reaches, "
             f"by number of queries: {said}."
         )
     copied = [o["gigabytes_per_second"] for o in results.rows("roofline") if o["kind"] == "copy"]

@@ -1,9 +1,12 @@
-"""The precision of one command."""
+"""The precision of matrix products, and that of one command."""
 
 import contextlib
 from collections.abc import Iterator
 
 import jax
+
+# Of float32 products: accelerators otherwise round the factors to fewer digits.
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @contextlib.contextmanager

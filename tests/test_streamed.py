@@ -11,7 +11,7 @@ import pytest
 
 import smoothjax as sj
 from smoothjax.denoisers import _merge, _streamed
-from smoothjax.denoisers._point_posterior import PointSet
+from smoothjax.denoisers._point_set import PointSet
 
 LEVELS = [1e-3, 1e-2, 0.1, 1.0, 80.0]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_truncated import reference
 
 import smoothjax as sj
-from smoothjax.denoisers import _tree, _truncated
+from smoothjax.denoisers import _tree, _tree_means, _tree_plan, _truncated
 
 QUERIES = 48
 KINDS = (
@@ -64,7 +64,7 @@ def queries(points: np.ndarray, generator: np.random.Generator) -> tuple[np.ndar
     return np.select(kinds, [base + noise, 0.5 * (base + other), far], base), sigma
 
 
-means = jax.jit(_tree.tree_means)
+means = jax.jit(_tree_means.tree_means)
 
 
 def check(points, u, sigma, note, relative=1e-4) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_expansions_are_within_their_remainders(d, x64):
                 differences = [
                     jnp.asarray(radius / sigma**2 * (u - centre)[None, :, i]) for i in range(d)
                 ]
-                mass, first = _tree.expansion(
+                mass, first = _tree_means.expansion(
                     differences, jnp.full((1, 50), size**2), tree.moments[node : node + 1], k - 1
                 )
                 at_centre = np.exp(-np.sum((u - centre) ** 2, axis=1) / (2 * sigma**2))
@@ -152,7 +152,7 @@ def test_expansions_are_within_their_remainders(d, x64):
                 near = np.maximum(np.linalg.norm(u - centre, axis=1) / sigma - size, 0) ** 2
 
                 def bound(order, tail=tail, near=near):
-                    envelope = np.asarray(_tree._log_envelope(order, jnp.asarray(near)))
+                    envelope = np.asarray(_tree_plan.log_envelope(order, jnp.asarray(near)))
                     return tail * np.exp(envelope) / math.factorial(order)
 
                 rounding = 1e-12 * np.sum(weights, axis=1).max() + 1e-13 * len(distance) * math.exp(
@@ -180,7 +180,7 @@ def test_envelope_bounds_hermite_functions(k):
     # Largest over |s| <= |x|, then over all longer x.
     largest = np.maximum.accumulate(hermite) - x**2 / 2
     exact = np.maximum.accumulate(largest[::-1])[::-1]
-    bound = np.asarray(_tree._log_envelope(k, jnp.asarray(x**2)), np.float64)
+    bound = np.asarray(_tree_plan.log_envelope(k, jnp.asarray(x**2)), np.float64)
     rounding = 64 * float(jnp.finfo(jnp.asarray(x).dtype).eps) * (1 + np.abs(exact))
     assert np.all(bound >= exact - rounding)
     # Nowhere more than a few times too large.

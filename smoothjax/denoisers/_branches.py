@@ -1,10 +1,11 @@
-"""One of several functions, by an index that may differ within a batch."""
+"""Branches whose conditions may differ within a batch: one of several functions, and an update or none."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
@@ -49,3 +50,18 @@ def _chosen(index: Array, branches: tuple[Callable[[Any], Any], ...], arrays: An
         return result, jax.tree.map(lambda _: True, result)
 
     return differentiated_as(every)(one)(index, arrays)
+
+
+def update_if(condition: Array, update, state, inputs):
+    """`update(state, inputs) if condition else state`; stays a branch under `vmap`, taken if any element needs it.
+
+    `inputs` are everything that the expensive part depends on. They are tied to the condition, since XLA otherwise moves
+    what does not depend on the loop out of it, and computes it whether or not the loop runs.
+    """
+
+    def body(loop):
+        again, state = loop
+        _, tied = lax.optimization_barrier((again, inputs))
+        return jnp.zeros_like(again), update(state, tied)
+
+    return lax.while_loop(lambda loop: loop[0], body, (condition, state))[1]

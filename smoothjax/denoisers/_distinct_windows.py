@@ -38,8 +38,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ._point_posterior import TRUSTED_RATIO
-from ._screen import HIGHEST, inner_products, leading_directions
+from .._precision import HIGHEST
+from ._product_logits import TRUSTED_RATIO
+from ._screen import inner_products, leading_directions
 
 # Windows in a block, at most. Fewer: tighter boxes, more of them.
 BLOCK = 512

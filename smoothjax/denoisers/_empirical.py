@@ -15,14 +15,9 @@ from .._checks import (
     require_finite,
 )
 from ._base import AbstractPosteriorDenoiser, representable_noise_level
-from ._point_posterior import (
-    LANES,
-    PointSet,
-    PosteriorSummary,
-    WeightedChunk,
-    over_posterior,
-    posterior_summary,
-)
+from ._largest import LANES
+from ._point_posterior import PosteriorSummary, WeightedChunk, over_posterior, posterior_summary
+from ._point_set import PointSet
 
 # A chunk of 784-dimensional float32 points is 6 MB: in cache, and large enough for the matrix product (measured, for 64
 # queries and for 512: from 1000 to 2500 equally fast; faster than 500, and than 5000).

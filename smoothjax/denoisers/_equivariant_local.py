@@ -11,6 +11,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
+from .._precision import HIGHEST
+from ._batching import batched
 from ._distinct_windows import Averages, Classes, DistinctWindows, averages, merge_windows
 from ._patches import (
     AbstractImageDenoiser,
@@ -24,7 +26,7 @@ from ._patches import (
     reach,
     window_indices,
 )
-from ._point_posterior import HIGHEST, TRUSTED_RATIO, _batched
+from ._product_logits import TRUSTED_RATIO
 
 # Of the range of the images' values: the largest error by windows that are left out.
 TOLERANCE = 2e-6
@@ -384,13 +386,13 @@ def _averages(derivative: bool):
             found = batch(denoiser, u.reshape(-1, *u.shape[2:]), sigma.reshape(-1))
             return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), found)
 
-        return _batched(of_batch, flattened, axis_size, in_batched, denoiser, u, sigma)
+        return batched(of_batch, flattened, axis_size, in_batched, denoiser, u, sigma)
 
     one = jax.custom_batching.custom_vmap(alone)
 
     @one.def_vmap
     def _(axis_size, in_batched, denoiser, u, sigma):
-        return _batched(alone, batch, axis_size, in_batched, denoiser, u, sigma)
+        return batched(alone, batch, axis_size, in_batched, denoiser, u, sigma)
 
     # As a whole, so that a second call outside `jax.jit` finds it compiled.
     return jax.jit(one)

@@ -6,7 +6,7 @@ which float32 keeps none of the digits that decide between parts. The anchors' l
 
     (u - (a_i + a) / 2) . (a_i - a) / sigma^2,
 
-formed from differences, as precisely as points are weighed within a part (see `_point_posterior`). The centre is an
+formed from differences, as precisely as points are weighed within a part (see `_anchored`). The centre is an
 anchor like any other there, so that it does not matter whether all parts trust the product.
 
 The parts must have the centre and the radius of the whole set, and prior weights normalised over the whole set (or none at
@@ -20,38 +20,32 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ._point_posterior import (
-    PointSet,
-    PosteriorSummary,
-    _Anchor,
-    _anchored_logit,
-    _first_pass,
-    _no_anchor,
-    _summarise,
-    _Sums,
-)
+from ._anchored import Anchor, anchored_logit, no_anchor
+from ._first_pass import Sums, first_pass
+from ._point_posterior import PosteriorSummary, summarise
+from ._point_set import PointSet
 
 
 class PartialPosterior(NamedTuple):
     """The posterior weights of a part of a training set, up to a factor that is common to all parts."""
 
-    anchor: _Anchor  # `row` counts within the part
-    sums: _Sums
+    anchor: Anchor  # `row` counts within the part
+    sums: Sums
 
 
 def partial_posterior(
     part: PointSet, u: Float[Array, " d"], sigma: Float[Array, ""]
 ) -> PartialPosterior:
     """Weighs one part of the training set. Under `vmap` over `u` and `sigma`, one matrix product a chunk."""
-    return PartialPosterior(*_first_pass(part, u, sigma))
+    return PartialPosterior(*first_pass(part, u, sigma))
 
 
 def empty(centre: Float[Array, " d"], dtype: Any) -> PartialPosterior:
     """The partial posterior of no points, about the centre of the whole set: merging it changes nothing."""
     zero = jnp.zeros((), dtype)
     lowest = jnp.asarray(jnp.finfo(dtype).min / 4, dtype)
-    sums = _Sums(lowest, zero, jnp.zeros_like(centre, dtype), zero, zero)
-    return PartialPosterior(_no_anchor(centre, dtype), sums)
+    sums = Sums(lowest, zero, jnp.zeros_like(centre, dtype), zero, zero)
+    return PartialPosterior(no_anchor(centre, dtype), sums)
 
 
 def merge(
@@ -73,7 +67,7 @@ def merge(
     score = jnp.where(some, anchors.product_logit + anchors.log_weight, -jnp.inf)
     owner = jnp.argmax(score)
     anchor = jax.tree.map(lambda x: x[owner], anchors)
-    shift = jnp.where(some, _anchored_logit(anchors.point, u, anchor.point, sigma), 0)
+    shift = jnp.where(some, anchored_logit(anchors.point, u, anchor.point, sigma), 0)
     top = jnp.where(some, sums.highest + shift, -jnp.inf)
     # All parts can be empty; what is largest of nothing must stay finite.
     highest = jnp.maximum(jnp.max(top), jnp.finfo(u.dtype).min / 4)
@@ -84,7 +78,7 @@ def merge(
         factor = keep.reshape(-1, *(1,) * (values.ndim - 1))
         return jnp.sum(jnp.where(factor > 0, values * factor, 0), axis=0)
 
-    merged = _Sums(
+    merged = Sums(
         highest,
         total(sums.normaliser),
         total(sums.point),
@@ -113,4 +107,4 @@ def summary(
     sigma: Float[Array, ""],
 ) -> PosteriorSummary:
     """What a denoiser reads off the merged posterior, about the centre of the whole set."""
-    return _summarise(centre, u, sigma, *whole)
+    return summarise(centre, u, sigma, *whole)

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_log_weights, as_points, import_optional
+from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, representable_noise_level
 from ._gaussian import GaussianDenoiser, from_sample_spectrum, require_rank_and_shrinkage
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def _dot(a: Array, b: Array) -> Array:

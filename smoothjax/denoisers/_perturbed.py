@@ -18,7 +18,7 @@ largest weight, for every perturbation. With `T >= log(n / eps)` that is less th
 compared before the division by `sigma^2`: sums round in the same way wherever they are formed, quotients not, as compilers
 turn them into products and contract these with additions. So the bounds hold as computed.
 
-*Rounding* is that of products, as in `_point_posterior`, with `|u| + |p_m|` for the noisy point. Where the products cannot
+*Rounding* is that of products, as in `_product_logits`, with `|u| + |p_m|` for the noisy point. Where the products cannot
 be trusted for all points, a perturbation is known if the mass of all points but the largest is tolerated, left-out ones
 included: `T` is then as much larger. Of the others, which are *doubtful*, the few largest points are weighed again, from
 differences to the largest, until what is left over is tolerated; and a perturbation for which that is not enough is weighed
@@ -34,15 +34,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from .._precision import HIGHEST
+from ._anchored import anchored_logit
+from ._batching import batched
 from ._derivatives import differentiated_as
-from ._point_posterior import (
-    HIGHEST,
-    PointSet,
-    _anchored_logit,
-    _batched,
-    log_tolerated,
-    posterior_summary,
-)
+from ._point_posterior import posterior_summary
+from ._point_set import PointSet
+from ._product_logits import log_tolerated
 from ._screen import inner_products
 
 # Weights of one query that are formed at once, and of the average weights of some queries.
@@ -134,7 +132,7 @@ def _average(set_: Perturbed, u: Array, sigma: Array) -> Array:
 
 @_average.def_vmap
 def _average_of_batch(axis_size, in_batched, set_, u, sigma):
-    return _batched(_one_by_one, _averages, axis_size, in_batched, set_, u, sigma)
+    return batched(_one_by_one, _averages, axis_size, in_batched, set_, u, sigma)
 
 
 @jax.custom_batching.custom_vmap
@@ -161,7 +159,7 @@ def _averages_of_batch(axis_size, in_batched, set_, u, sigma):
         return flat.reshape(u.shape)
 
     many = jax.vmap(_one_by_one, (None, 0, 0))
-    return _batched(many, flattened, axis_size, in_batched, set_, u, sigma)
+    return batched(many, flattened, axis_size, in_batched, set_, u, sigma)
 
 
 class _Part(NamedTuple):
@@ -388,7 +386,7 @@ def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting
         visited = where if rows is None else rows[where]
         at = query.u + part.moves[taken]
         near = points.points[visited]
-        anchored = _anchored_logit(near, at[:, None], near[:, :1], query.sigma)
+        anchored = anchored_logit(near, at[:, None], near[:, :1], query.sigma)
         if points.log_weights is not None:
             own = points.log_weights[visited]
             anchored += own - own[:, :1]

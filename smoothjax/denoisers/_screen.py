@@ -26,7 +26,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-HIGHEST = lax.Precision.HIGHEST
+from .._precision import HIGHEST
+
 # Points from which the basis is computed. Any basis gives bounds; a better one tighter bounds.
 BASIS_POINTS = 8192
 

@@ -21,18 +21,18 @@ from .._checks import (
     require_finite,
     require_finite_rows,
 )
+from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, representable_noise_level
+from ._batching import batched
 from ._empirical import _add_scatter, equal_chunks
 from ._merge import merge_over_devices, partial_posterior, summary
 from ._point_posterior import (
-    HIGHEST,
-    PointSet,
     PosteriorSummary,
-    _batched,
-    _over_posterior,
-    _posterior_tangents,
-    _tangent_sums,
+    over_weighted_chunks,
+    posterior_tangents,
+    tangent_sums,
 )
+from ._point_set import PointSet
 
 EVERYWHERE = P()
 
@@ -377,9 +377,9 @@ def _posterior(points: PointSet, u: Array, sigma: Array, axis_name: str):
 
 def _posterior_jvp(axis_name: str, primals, tangents):
     posterior = _posterior(*primals, axis_name)
-    local = _tangent_sums(posterior, primals, tangents)
+    local = tangent_sums(posterior, primals, tangents)
     sums = jax.tree.map(lambda x: jnp.sum(lax.all_gather(x, axis_name), axis=0), local)
-    return posterior, _posterior_tangents(posterior, sums, primals, tangents)
+    return posterior, posterior_tangents(posterior, sums, primals, tangents)
 
 
 _posterior.defjvp(_posterior_jvp, symbolic_zeros=True)
@@ -446,7 +446,7 @@ def _dividing(layout: _Layout) -> Callable[..., PosteriorSummary]:
     @one.def_vmap
     def _(axis_size, in_batched, points, u, sigma):
         whole = functools.partial(_replicated, layout)
-        return _batched(whole, many, axis_size, in_batched, points, u, sigma)
+        return batched(whole, many, axis_size, in_batched, points, u, sigma)
 
     @many.def_vmap
     def _(axis_size, in_batched, points, u, sigma):
@@ -455,7 +455,7 @@ def _dividing(layout: _Layout) -> Callable[..., PosteriorSummary]:
             return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
 
         whole = jax.vmap(functools.partial(_replicated, layout), (None, 0, 0))
-        return _batched(whole, flattened, axis_size, in_batched, points, u, sigma)
+        return batched(whole, flattened, axis_size, in_batched, points, u, sigma)
 
     return one
 
@@ -465,7 +465,7 @@ def _covariance(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> Ar
     def local(points: PointSet, u: Array, sigma: Array) -> Array:
         posterior = _posterior(points, u, sigma, layout.rows)
         init = posterior[0].mean, jnp.zeros((u.size, u.size), u.dtype)
-        _, scatter = _over_posterior(posterior, points, u, sigma, _add_scatter, init)
+        _, scatter = over_weighted_chunks(posterior, points, u, sigma, _add_scatter, init)
         return lax.psum(scatter, layout.rows)
 
     return _on_each(layout, local)(points, u, sigma)

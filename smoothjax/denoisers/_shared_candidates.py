@@ -12,8 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._precision import HIGHEST
 from ._certified import CertifiedMean, Concentration
-from ._point_posterior import HIGHEST, PointSet, _index_of_largest, _product_error
+from ._largest import index_of_largest
+from ._point_set import PointSet
+from ._product_logits import product_error
 from ._screen import inner_products
 
 # Points that are gathered and weighed at a time: in cache, and enough for the product.
@@ -61,7 +64,7 @@ def shared_candidates(
         c = lax.optimization_barrier(points.points[taken]) - points.centre
         below = jnp.where(these < n, points.half_square[taken], jnp.inf)
         logits = (inner_products(v, c) - below) / sigma[:, None] ** 2
-        best = jax.vmap(_index_of_largest)(logits)
+        best = jax.vmap(index_of_largest)(logits)
         is_best = jnp.arange(BLOCK) == best[:, None]
         largest = jnp.max(logits, axis=1)
         next_largest = jnp.max(jnp.where(is_best, -jnp.inf, logits), axis=1)
@@ -123,7 +126,7 @@ def _largest_from_below(
     tried = jnp.minimum(rows.ravel(), n - 1)
     c = lax.optimization_barrier(points.points[tried]) - points.centre
     products = inner_products(v, c) - points.half_square[tried]
-    best = jax.vmap(_index_of_largest)(products)
+    best = jax.vmap(index_of_largest)(products)
     return log_weight_from_below(v, c[best])
 
 
@@ -144,7 +147,7 @@ def product_is_trusted(
     points: PointSet, u: Float[Array, "q d"], sigma: Float[Array, " q"]
 ) -> Bool[Array, " q"]:
     """Whether logits from a product can be left as they are; below, differences are needed."""
-    return jax.vmap(_product_error, (None, 0, 0))(points, u, sigma)[1]
+    return jax.vmap(product_error, (None, 0, 0))(points, u, sigma)[1]
 
 
 def rounding_of_products(

@@ -32,7 +32,7 @@ from ..grids import edm_grid
 from ._base import AbstractDenoiser, representable_noise_level
 from ._empirical import equal_chunks
 from ._merge import PartialPosterior, empty, merge, partial_posterior, summary
-from ._point_posterior import PointSet
+from ._point_set import PointSet
 
 # Bytes of a chunk: large enough that reading from a disk is sequential, small beside any memory (measured: from 8 MiB to
 # 64 MiB a call takes the same processor time, to a tenth).

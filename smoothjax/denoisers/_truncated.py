@@ -13,12 +13,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._checks import RealScalar, as_points, is_concrete, positive_parameter
+from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser
+from ._batching import batched
 from ._certified import CertifiedMean, Concentration
 from ._derivatives import differentiated_as
 from ._empirical import EmpiricalDenoiser
-from ._point_posterior import _batched, posterior_summary
-from ._screen import HIGHEST, Screen, build_screens, inner_products, leading_directions
+from ._point_posterior import posterior_summary
+from ._screen import Screen, build_screens, inner_products, leading_directions
 from ._shared_candidates import (
     largest,
     log_weight_from_below,
@@ -26,7 +28,8 @@ from ._shared_candidates import (
     rounding_of_products,
     shared_candidates,
 )
-from ._tree import Tree, build_tree, tree_means
+from ._tree import Tree, build_tree
+from ._tree_means import tree_means
 
 # Bounds are compared in columns, of every so many points one: whole vector registers, and a few of the candidates.
 COLUMN = 32
@@ -430,7 +433,7 @@ _compiled = jax.jit(_certified_one)
 
 @_certified_one.def_vmap
 def _certified_one_of_batch(axis_size, in_batched, denoiser, u, sigma):
-    return _batched(_alone, _certified, axis_size, in_batched, denoiser, u, sigma)
+    return batched(_alone, _certified, axis_size, in_batched, denoiser, u, sigma)
 
 
 def _alone(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
@@ -448,7 +451,7 @@ def _certified_of_batch(axis_size, in_batched, denoiser, u, sigma):
         flat = _certified(denoiser, u.reshape(-1, u.shape[-1]), sigma.reshape(-1))
         return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
 
-    return _batched(_certified_group, flattened, axis_size, in_batched, denoiser, u, sigma)
+    return batched(_certified_group, flattened, axis_size, in_batched, denoiser, u, sigma)
 
 
 def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_positive
+from .._precision import HIGHEST
 from ._gaussian import GaussianDenoiser
 from ._patches import (
     AbstractImageDenoiser,
@@ -18,7 +19,6 @@ from ._patches import (
     no_sums,
     over_chunks,
 )
-from ._point_posterior import HIGHEST
 
 
 class WienerMaskDenoiser(AbstractImageDenoiser):

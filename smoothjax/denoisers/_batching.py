@@ -1,0 +1,19 @@
+"""What the rules of `jax.custom_batching.custom_vmap` for queries of a training set have in common."""
+
+import jax
+import jax.numpy as jnp
+
+
+def batched(one, many, axis_size, in_batched, points, u, sigma):
+    """`many` for a batch of queries; `one` for each element of a batch of training sets."""
+    points_batched, *queries_batched = in_batched
+    if any(jax.tree.leaves(points_batched)):
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        result = jax.vmap(one, axes)(points, u, sigma)
+    else:
+        u, sigma = (
+            array if batched else jnp.broadcast_to(array, (axis_size, *array.shape))
+            for array, batched in zip((u, sigma), queries_batched, strict=True)
+        )
+        result = many(points, u, sigma)
+    return result, jax.tree.map(lambda _: True, result)
