@@ -1,7 +1,9 @@
 """Training sets that are read from the disk, and the exact merge of partial posteriors."""
 
+import os
 import subprocess
 import sys
+import time
 
 import diffrax
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.denoisers import _merge, _streamed
+from smoothjax.denoisers import _merge, _row_file, _streamed
 from smoothjax.denoisers._point_set import PointSet
 
 LEVELS = [1e-3, 1e-2, 0.1, 1.0, 80.0]
@@ -218,15 +220,86 @@ def test_rows_are_weighed_where_they_were_read(tmp_path, monkeypatch):
         "_take",
         lambda s, x, *a: places.append(x.unsafe_buffer_pointer()) or take(s, x, *a),
     )
-    read, buffers = D._source._read, set()
+    read, buffers = D._source._read, []
     monkeypatch.setattr(
-        D._source, "_read", lambda i, b, f: buffers.add(b.ctypes.data) or read(i, b, f)
+        D._source, "_read", lambda i, b, *a: buffers.append(b.ctypes.data) or read(i, b, *a)
     )
     D.denoise(queries, 0.5)
-    assert len(places) == 8
-    assert set(places) == buffers
-    assert len(buffers) == _streamed.BUFFERS
-    assert places[3:] == places[:-3]
+    assert len(set(buffers)) == _streamed.BUFFERS
+    assert buffers[3:] == buffers[:-3]
+    # As far into a page as in the file, after its header of 128 bytes.
+    in_file = [128 + 10 * 16 * points.itemsize * i for i in range(8)]
+    assert places == [b + f % 4096 for b, f in zip(buffers, in_file, strict=True)]
+
+
+@pytest.mark.parametrize("past_cache", [False, True])
+@pytest.mark.parametrize(
+    ("num", "dim", "chunk"),
+    # Chunks that start where JAX can compute with them or not; at pages; less than a page; one; the last one short.
+    [(1000, 24, 96), (1000, 7, 33), (992, 1, 1024), (64, 16, 3), (4096, 32, 1024), (9000, 3, 4000)],
+)
+def test_what_is_read(tmp_path, monkeypatch, num, dim, chunk, past_cache):
+    """Both ways to read a file give its rows; past the cache whole pages are read, where the system can."""
+    points = np.random.default_rng(0).standard_normal((num, dim)).astype(np.float32)
+    np.save(tmp_path / "points.npy", points)
+    source = sj.StreamedDenoiser(tmp_path / "points.npy", chunk)._source
+    read = source._read
+    monkeypatch.setattr(source, "_read", lambda i, b, file, _: read(i, b, file, past_cache))
+    asked = []
+    if hasattr(os, "preadv"):
+        preadv = os.preadv
+        monkeypatch.setattr(os, "preadv", lambda *a: asked.append(a[2]) or preadv(*a))
+    found = [rows[:count].copy() for rows, count in source.chunks()]
+    np.testing.assert_array_equal(np.concatenate(found), points)
+    assert past_cache or not asked
+    assert all(first % 4096 == 0 for first in asked)
+
+
+def test_a_disk_that_reads_only_some(tmp_path, monkeypatch):
+    """What is missing after a short or failed read past the cache is read through it."""
+    points = np.arange(40_000, dtype=np.float32).reshape(-1, 16)
+    np.save(tmp_path / "points.npy", points)
+    if not hasattr(os, "preadv"):
+        pytest.skip("there is one way to read only")
+    preadv = os.preadv
+
+    def some(descriptor, buffers, first):
+        most = {0: 8192, 8192: 100}.get(first)
+        if most is None:
+            raise OSError("cannot")
+        whole = bytearray(len(buffers[0]))
+        count = min(most, preadv(descriptor, [whole], first))
+        buffers[0][:count] = whole[:count]
+        return count
+
+    with (tmp_path / "points.npy").open("rb", buffering=0) as file:
+        for first, count in ((128, 20_000), (64, 8200), (4096 + 64, 9000), (0, 20)):
+            memory = _row_file.memory_for(count)
+            memory[:] = 255
+            monkeypatch.setattr(os, "preadv", some)
+            one = _row_file.OpenRowFile(tmp_path / "points.npy", file, file.fileno())
+            one.read(first, count, memory, True)
+            expected = np.fromfile(tmp_path / "points.npy", np.uint8)[first : first + count]
+            place = _row_file.place_of(first)
+            np.testing.assert_array_equal(memory[place : place + count], expected)
+
+
+@pytest.mark.parametrize("slow", ["reading", "weighing"])
+def test_who_waits_decides_how_to_read(tmp_path, monkeypatch, slow):
+    """Past the cache where the reader is ahead: then it is the processor's time that counts."""
+    np.save(tmp_path / "points.npy", np.ones((40, 4), np.float32))
+    source = sj.StreamedDenoiser(tmp_path / "points.npy", 4)._source
+    read, ways = source._read, []
+
+    def recorded(i, memory, file, past_cache):
+        ways.append(past_cache)
+        time.sleep(0.05 if slow == "reading" else 0)
+        return read(i, memory, file, past_cache)
+
+    monkeypatch.setattr(source, "_read", recorded)
+    for i, _ in enumerate(source.chunks()):
+        time.sleep(0 if slow == "reading" or i == 0 else 0.05)
+    assert ways == [False] * 10 if slow == "reading" else ways[4:] == [True] * 6
 
 
 def test_rows_stay_until_they_are_weighed():
@@ -256,8 +329,8 @@ def test_a_file_that_changes(tmp_path):
     with pytest.raises(ValueError, match="must not change"):
         D.denoise(queries, 0.5)
     # Shorter after it was opened.
-    D._source.identity = _streamed._identity(path)
-    with pytest.raises(ValueError, match="ends before row 24 of 40"):
+    D._source.file.identity = _row_file._identity(path)
+    with pytest.raises(ValueError, match="ends after 500 bytes"):
         D.denoise(queries, 0.5)
 
 

@@ -33,14 +33,13 @@ from ._base import AbstractDenoiser, representable_noise_level
 from ._empirical import equal_chunks
 from ._merge import PartialPosterior, empty, merge, partial_posterior, summary
 from ._point_set import PointSet
+from ._row_file import ALIGNMENT, OpenRowFile, RowFile, memory_for, place_of
 
 # Bytes of a chunk: large enough that reading from a disk is sequential, small beside any memory (measured: from 8 MiB to
 # 64 MiB a call takes the same processor time, to a tenth).
 CHUNK_BYTES = 32 * 2**20
 # Chunks in memory: one is weighed, and the others are read meanwhile.
 BUFFERS = 3
-# Bytes: JAX copies arrays at addresses that are not multiples of this.
-ALIGNMENT = 64
 # Elements that are brought to float64 at a time, to find the centre and the radius.
 BLOCK = 2**20
 
@@ -239,12 +238,6 @@ class StreamedDenoiser(AbstractDenoiser):
             return self._denoise(u, jnp.full(num_samples, grid[-2]), bar)
 
 
-def _identity(file: Any) -> tuple[int, int, int]:
-    """What tells a file, open or named, from another one."""
-    found = os.stat(file if isinstance(file, Path) else file.fileno())
-    return found.st_dev, found.st_ino, found.st_size
-
-
 class _Source:
     """Rows on the disk, and what is known about them. Equal to itself only: two denoisers share nothing."""
 
@@ -281,12 +274,15 @@ class _Source:
         self.dtype = jax.dtypes.canonicalize_dtype(dtype)
         # Rows that stand in the file as they are computed with are read from there, past the memory map, whose pages
         # would each be mapped first. A map that was passed in may be of a file that its path no longer names.
-        self.path = None
+        self.file, self.offset = None, 0
         as_stored = source.dtype == self.dtype
         if path and as_stored and isinstance(source, np.memmap) and source.flags.c_contiguous:
-            self.path, self.offset, self.identity = path, source.offset, _identity(path)
+            self.file, self.offset = RowFile(path), source.offset
+        self.row_bytes = self.dim * self.dtype.itemsize
         if chunk_size is None:
-            chunk_size = max(1, CHUNK_BYTES // (self.dim * self.dtype.itemsize))
+            # A multiple of ALIGNMENT rows, so that all chunks start where JAX need not copy them.
+            chunk_size = max(1, CHUNK_BYTES // self.row_bytes)
+            chunk_size -= chunk_size % ALIGNMENT if chunk_size > ALIGNMENT else 0
         self.chunk_size = min(as_positive_integer(chunk_size, "chunk_size"), self.num_points)
         self.num_chunks = -(-self.num_points // self.chunk_size)
         self._log_weights = None
@@ -303,34 +299,22 @@ class _Source:
         tqdm = import_optional("tqdm").tqdm
         return tqdm(total=num_sweeps * self.num_chunks, desc=what, unit="chunk", disable=None)
 
-    def _file(self) -> Any:
-        """The source's file, open, where its rows can be read from it as they are computed with; else nothing."""
-        if self.path is None:
-            return nullcontext()
-        file = self.path.open("rb", buffering=0)
-        if _identity(file) != self.identity:
-            file.close()
-            raise ValueError(f"`source` must not change; {self.path} is another file than it was.")
-        return file
-
-    def _read(self, i: int, buffer: np.ndarray, file: Any) -> tuple[np.ndarray, int]:
-        """Chunk i in the buffer, filled up with zeros, and how many rows it has."""
+    def _read(
+        self, i: int, memory: np.ndarray, file: OpenRowFile | None, past_cache: bool
+    ) -> tuple[np.ndarray, int]:
+        """Chunk i in the memory, filled up with zeros, and how many rows it has."""
         start = i * self.chunk_size
         count = min(self.chunk_size, self.num_points - start)
+        first = self.offset + start * self.row_bytes
+        place = place_of(first)
+        rows = memory[place : place + self.chunk_size * self.row_bytes]
+        chunk = rows.view(self.dtype).reshape(self.chunk_size, self.dim)
         if file is None:
-            self._copy(start, buffer[:count])
+            self._copy(start, chunk[:count])
         else:
-            file.seek(self.offset + start * buffer[0].nbytes)
-            rest = buffer[:count].data.cast("B")
-            while rest:
-                read = file.readinto(rest)
-                if not read:
-                    raise ValueError(
-                        f"{self.path} ends before row {start + count} of {self.num_points}."
-                    )
-                rest = rest[read:]
-        buffer[count:] = 0
-        return buffer, count
+            file.read(first, count * self.row_bytes, memory, past_cache)
+        chunk[count:] = 0
+        return chunk, count
 
     def _copy(self, start: int, target: np.ndarray) -> None:
         mapped = getattr(self.rows, "_mmap", None)
@@ -358,27 +342,24 @@ class _Source:
             return None
         return self._log_weights[i * self.chunk_size : (i + 1) * self.chunk_size]
 
-    def _buffer(self) -> np.ndarray:
-        """Memory for a chunk, at an address where JAX computes with it in place, on a CPU."""
-        size = self.chunk_size * self.dim * self.dtype.itemsize
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        return memory[start : start + size].view(self.dtype).reshape(self.chunk_size, self.dim)
-
     def chunks(self) -> Iterator[tuple[np.ndarray, int]]:
         """All chunks in order; a thread reads the next ones meanwhile.
 
         A chunk is overwritten as soon as the next one is asked for: nothing may read it any more, a device neither.
         """
-        with self._file() as file, ThreadPoolExecutor(1) as thread:
+        opened = nullcontext() if self.file is None else self.file.opened()
+        with opened as file, ThreadPoolExecutor(1) as thread:
             coming = deque()
             for i in range(min(BUFFERS, self.num_chunks)):
-                coming.append(thread.submit(self._read, i, self._buffer(), file))
+                memory = memory_for(self.chunk_size * self.row_bytes)
+                coming.append((memory, thread.submit(self._read, i, memory, file, False)))
             for i in range(BUFFERS, self.num_chunks + BUFFERS):
-                chunk, count = coming.popleft().result()
-                yield chunk, count
+                memory, reading = coming.popleft()
+                # Where nobody waits for the reader, it is what the processor does besides that counts.
+                ahead = reading.done()
+                yield reading.result()
                 if i < self.num_chunks:
-                    coming.append(thread.submit(self._read, i, chunk, file))
+                    coming.append((memory, thread.submit(self._read, i, memory, file, ahead)))
 
     def _blocks(self, bar: Any) -> Iterator[np.ndarray]:
         step = max(1, BLOCK // self.dim)
