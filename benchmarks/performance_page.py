@@ -1,6 +1,6 @@
 """The page about performance and its plots, from the results of `suite.py` alone.
 
-    python benchmarks/performance_page.py runs/performance/results.json docs/performance.md
+    python benchmarks/performance_page.py docs/performance.json docs/performance.md
 
 Every number on the page is computed here from measured rows; the text around them says what bounds a workload.
 """
@@ -466,7 +466,7 @@ def write_page(results: dict[str, Any], page: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("results", type=Path, help="results.json of suite.py")
+    parser.add_argument("results", type=Path, help="JSON of suite.py")
     parser.add_argument("page", type=Path, help="Markdown to write; plots go beside it")
     options = parser.parse_args()
     write_page(json.loads(options.results.read_text()), options.page)

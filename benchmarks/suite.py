@@ -3,7 +3,8 @@
     python benchmarks/suite.py --images train-images-idx3-ubyte.gz --out runs/performance --page docs/performance.md
 
 Every part is written as it finishes: the same command goes on where it was stopped, and a run on another device in the same
-folder adds that device's rows. What is not installed is left out, with a note: `pip install -e ".[bench]"`. See README.md.
+folder adds that device's rows. The JSON beside the page keeps its parts that the folder does not have. What is not
+installed is left out, with a note: `pip install -e ".[bench]"`. See README.md.
 """
 
 import argparse
@@ -174,12 +175,15 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def collected(out: Path) -> dict[str, Any]:
-    """Everything that the folder holds, parts in the order of `PARTS`."""
-    parts = [json.loads(path.read_text()) for path in sorted((out / "parts").glob("*/*.json"))]
+def collected(out: Path, page: Path, quick: bool) -> dict[str, Any]:
+    """Everything that the folder holds and, of what it does not, what the page has; parts in the order of `PARTS`."""
+    found = [json.loads(path.read_text()) for path in sorted((out / "parts").glob("*/*.json"))]
+    if page.exists():
+        found = json.loads(page.read_text())["parts"] + found
     order = list(PARTS)
-    parts.sort(key=lambda part: (order.index(part["part"]), part["device"]))
-    return {"parts": parts}
+    parts = {(part["part"], part["device"]): part for part in found if part["part"] in order}
+    kept = [part for part in parts.values() if part["settings"]["quick"] == quick]
+    return {"parts": sorted(kept, key=lambda part: (order.index(part["part"]), part["device"]))}
 
 
 def chosen(only: list[str] | None) -> list[str]:
@@ -248,9 +252,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.stream_gib is None:
         options.stream_gib = 0.02 if options.quick else 8.0
     failed = run(options)
-    results = collected(options.out)
-    replace(options.out / "results.json", json.dumps(results, indent=1) + "\n")
-    write_page(results, options.page or options.out / "performance.md")
+    page = options.page or options.out / "performance.md"
+    results = collected(options.out, page.with_suffix(".json"), options.quick)
+    replace(page.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    write_page(results, page)
     if failed:
         print("Failed:", ", ".join(failed))
     return 1 if failed else 0

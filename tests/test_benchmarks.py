@@ -35,7 +35,7 @@ def part(name, rows, notes=()):
         "load_average_before": 0.5,
         "environment": {"cpus": 2, "versions": {"jax": "1"}},
         "notes": list(notes),
-        "rows": rows,
+        "rows": [{"workload": name, **one} for one in rows],
     }
 
 
@@ -57,6 +57,7 @@ def results():
                 **shared,
             ),
             row("NumPy", 1.0, **shared),
+            row("NumPy products", 1.0, **case | {"noise": noise}),
         ]
     return {"parts": [part("roofline", [bare]), part("w1-images", calls, ["a note"])]}
 
@@ -111,7 +112,7 @@ def test_suite_measures_everything_within_its_bounds_and_goes_on_where_it_was(tm
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
-    parts = {p["part"]: p for p in json.loads((tmp_path / "results.json").read_text())["parts"]}
+    parts = {p["part"]: p for p in json.loads((tmp_path / "performance.json").read_text())["parts"]}
     assert len(parts) == 14
     empty = {name for name, one in parts.items() if not one["rows"]}
     assert all(parts[name]["notes"] for name in empty)
@@ -149,3 +150,22 @@ def test_suite_refuses_an_unknown_part_and_other_settings(page_module, tmp_path,
     with pytest.raises(SystemExit, match="give --again"):
         module.main(["--out", str(tmp_path)])
     assert module.main(["--out", str(tmp_path), "--again"]) == 0
+
+
+def test_page_keeps_what_another_folder_measured(page_module, tmp_path, monkeypatch):
+    pytest.importorskip("tqdm")
+    import suite as module
+
+    def titles():
+        return [p["title"] for p in json.loads((tmp_path / "page.json").read_text())["parts"]]
+
+    options = ["--page", str(tmp_path / "page.md"), "--out"]
+    parts = {name: (f"old {name}", lambda job: []) for name in ("roofline", "w1-images")}
+    monkeypatch.setattr(module, "PARTS", parts)
+    assert module.main([*options, str(tmp_path / "first")]) == 0
+    monkeypatch.setattr(module, "PARTS", parts | {"roofline": ("new", lambda job: [])})
+    assert module.main([*options, str(tmp_path / "second"), "--only", "roofline"]) == 0
+    assert titles() == ["new", "old w1-images"]
+    # A trial is not mixed with measurements.
+    assert module.main([*options, str(tmp_path / "third"), "--quick", "--only", "roofline"]) == 0
+    assert titles() == ["new"]

@@ -22,9 +22,9 @@ def images():
     return points
 
 
-def every_stage(denoiser, scale):
+def every_stage(of, stages, scale):
     """Every stage is tried, whether or not it pays."""
-    return np.ones((2, len(_truncated.PROBED_LEVELS), len(denoiser._stages)), bool)
+    return np.ones((2, len(_truncated.PROBED_LEVELS), len(stages)), bool)
 
 
 def weights_at(points, u, sigma):
@@ -54,7 +54,7 @@ LONG = pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=LONG)])
 def test_concentration_bounds_all_other_weights(images, dtype, monkeypatch, x64):
-    monkeypatch.setattr(_truncated, "_worth_entering", every_stage)
+    monkeypatch.setattr(_truncated, "worth_entering", every_stage)
     D = sj.TruncatedDenoiser(images.astype(dtype))
     rng, seen, compiled = np.random.default_rng(1), 0, jax.jit(certified_batch)
     for sigma in (0.05, 0.2, 0.4, 0.6):
@@ -100,7 +100,7 @@ def test_what_stays_is_where_the_flow_ends(images, x64):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=LONG), "float64"])
 def test_replay_ends_where_the_flow_does(images, dtype, monkeypatch, x64):
-    monkeypatch.setattr(_truncated, "_worth_entering", every_stage)
+    monkeypatch.setattr(_truncated, "worth_entering", every_stage)
     D = sj.TruncatedDenoiser(images.astype(dtype))
     key = jax.random.key(3)
     found = sj.replay(

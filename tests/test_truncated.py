@@ -75,8 +75,8 @@ def compiled(stage_index: int):
     if stage_index < 0:
         return jax.jit(_truncated._exactly)
     return jax.jit(
-        lambda denoiser, u, sigma: _truncated._attempt(
-            denoiser, denoiser._stages[stage_index], u, sigma
+        lambda denoiser, u, sigma: denoiser._stages[stage_index].attempt(
+            denoiser._truncation, u, sigma
         )[0]
     )
 
@@ -84,8 +84,8 @@ def compiled(stage_index: int):
 def every_stage(monkeypatch):
     monkeypatch.setattr(
         _truncated,
-        "_worth_entering",
-        lambda denoiser, _: np.ones((2, 19, len(denoiser._stages)), bool),
+        "worth_entering",
+        lambda of, stages, scale: np.ones((2, 19, len(stages)), bool),
     )
 
 

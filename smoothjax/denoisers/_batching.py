@@ -17,3 +17,13 @@ def batched(one, many, axis_size, in_batched, points, u, sigma):
         )
         result = many(points, u, sigma)
     return result, jax.tree.map(lambda _: True, result)
+
+
+def flattened(many):
+    """`many` for batches of batches of queries, which it sees as one."""
+
+    def of_batches(points, u, sigma):
+        flat = many(points, u.reshape(-1, *u.shape[2:]), sigma.reshape(-1))
+        return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
+
+    return of_batches

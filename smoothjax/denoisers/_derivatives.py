@@ -6,6 +6,11 @@ from typing import Any
 import jax
 
 
+def is_zero(tangent: Any) -> bool:
+    """Whether a rule with symbolic zeros was given one: then nothing need be computed."""
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
 def differentiated_as(exact: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Gives a function the derivatives of `exact`, which has the same arguments and, to rounding, the same value.
 
@@ -16,7 +21,6 @@ def differentiated_as(exact: Callable[..., Any]) -> Callable[[Callable[..., Any]
         computed = jax.custom_jvp(function)
 
         def rule(primals, tangents):
-            is_zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)  # noqa: E731
             leaves, structure = jax.tree.flatten(primals)
             dots = structure.flatten_up_to(tangents)
             active = {i: dot for i, dot in enumerate(dots) if not is_zero(dot)}

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
 from .._precision import HIGHEST
-from ._batching import batched
+from ._batching import batched, flattened
+from ._derivatives import is_zero
 from ._distinct_windows import Averages, Classes, DistinctWindows, averages, merge_windows
 from ._patches import (
     AbstractImageDenoiser,
@@ -382,11 +383,7 @@ def _averages(derivative: bool):
 
     @batch.def_vmap
     def _(axis_size, in_batched, denoiser, u, sigma):
-        def flattened(denoiser, u, sigma):
-            found = batch(denoiser, u.reshape(-1, *u.shape[2:]), sigma.reshape(-1))
-            return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), found)
-
-        return batched(of_batch, flattened, axis_size, in_batched, denoiser, u, sigma)
+        return batched(of_batch, flattened(batch), axis_size, in_batched, denoiser, u, sigma)
 
     one = jax.custom_batching.custom_vmap(alone)
 
@@ -411,14 +408,10 @@ def _slopes(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Array
     return _moments(denoiser, u, sigma).sums
 
 
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-
-
 def _jvp_of_dense(derivative: bool, primals, tangents):
     """For derivatives in the images, and second ones."""
     (denoiser, u, sigma), (moved, u_dot, sigma_dot) = primals, tangents
-    filled = lambda x, dot: jnp.zeros_like(x) if _is_zero(dot) else dot  # noqa: E731
+    filled = lambda x, dot: jnp.zeros_like(x) if is_zero(dot) else dot  # noqa: E731
 
     def dense(images, u, sigma):
         changed = eqx.tree_at(lambda d: d.images, denoiser, images)
@@ -432,7 +425,7 @@ def _jvp_of_dense(derivative: bool, primals, tangents):
 def _mean_jvp(primals, tangents):
     (denoiser, u, sigma), (moved, u_dot, sigma_dot) = primals, tangents
     value = _mean(denoiser, u, sigma)
-    if not _is_zero(moved.images):
+    if not is_zero(moved.images):
         return value, _jvp_of_dense(False, primals, tangents)
     # With l the exponent of a window y, D' = E[(y_p - D) l'], and l' = (x' . y - 2 (sigma' / sigma) (x . y - |y|^2 / 2)) /
     # sigma^2: covariances of the value with the window and with half its square, a few numbers a pixel.
@@ -450,9 +443,9 @@ def _mean_jvp(primals, tangents):
     def windows(x):
         return _padded(x[None])[0][table].reshape(h, w, width)
 
-    if not _is_zero(u_dot):
+    if not is_zero(u_dot):
         change += along(windows(u_dot))
-    if not _is_zero(sigma_dot):
+    if not is_zero(sigma_dot):
         middle = jnp.tile(centre, width // c)
         change -= 2 * (sigma_dot / sigma) * (along(windows(u) - middle) - slopes[..., -1])
     return value, change

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool
 
 from .._precision import HIGHEST
 from ._anchored import Anchor, anchored_weights, log_mass, move_anchor, no_anchor
-from ._batching import batched
+from ._batching import batched, flattened
 from ._branches import update_if
 from ._largest import two_largest
 from ._point_set import PointSet, chunk_at, num_chunks, over_chunks
@@ -209,9 +209,5 @@ def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[Anchor, Sum
 
 @_first_passes.def_vmap
 def _first_passes_of_batch(axis_size, in_batched, points, u, sigma):
-    def flattened(points, u, sigma):
-        flat = _first_passes(points, u.reshape(-1, u.shape[-1]), sigma.reshape(-1))
-        return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
-
     careful = jax.vmap(_careful_pass, (None, 0, 0))
-    return batched(careful, flattened, axis_size, in_batched, points, u, sigma)
+    return batched(careful, flattened(_first_passes), axis_size, in_batched, points, u, sigma)

@@ -36,8 +36,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._precision import HIGHEST
 from ._anchored import anchored_logit
-from ._batching import batched
+from ._batching import batched, flattened
 from ._derivatives import differentiated_as
+from ._largest import largest
 from ._point_posterior import posterior_summary
 from ._point_set import PointSet
 from ._product_logits import log_tolerated
@@ -154,12 +155,8 @@ def _averages(set_: Perturbed, u: Array, sigma: Array) -> Array:
 
 @_averages.def_vmap
 def _averages_of_batch(axis_size, in_batched, set_, u, sigma):
-    def flattened(set_, u, sigma):
-        flat = _averages(set_, u.reshape(-1, u.shape[-1]), sigma.reshape(-1))
-        return flat.reshape(u.shape)
-
     many = jax.vmap(_one_by_one, (None, 0, 0))
-    return batched(many, flattened, axis_size, in_batched, set_, u, sigma)
+    return batched(many, flattened(_averages), axis_size, in_batched, set_, u, sigma)
 
 
 class _Part(NamedTuple):
@@ -368,18 +365,17 @@ def _weights(
 def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting, total):
     """Adds the weights of the waiting perturbations, their largest logits from differences; and which stay doubtful."""
     k, m = logits.shape
-    group, largest = min(TOGETHER, m), min(LARGEST, k)
+    group, num_largest = min(TOGETHER, m), min(LARGEST, k)
 
     def some(loop):
         waiting, doubtful, total = loop
         (these,) = jnp.nonzero(waiting, size=group, fill_value=m)
         taken = jnp.minimum(these, m - 1)
         columns = logits[:, taken].T
-        # Without the barrier XLA sorts the columns.
-        values, where = lax.optimization_barrier(tuple(lax.top_k(columns, largest)))
+        values, where = largest(columns, num_largest)
         relative = (columns - values[:, :1]) / query.sigma**2
         left = jnp.exp(left_out)
-        if largest < k:
+        if num_largest < k:
             left += jnp.sum(jnp.where(columns <= values[:, -1:], jnp.exp(relative), 0), axis=1)
         precise = (these < m) & (jnp.log(left) <= tolerated[taken])
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from .._precision import HIGHEST
 from ._anchored import Anchor, anchored_weights
+from ._derivatives import is_zero
 from ._first_pass import Sums, first_pass
 from ._point_set import PointSet, chunk_at, over_chunks
 from ._product_logits import product_logits
@@ -137,17 +138,17 @@ def tangent_sums(posterior, primals, tangents) -> tuple[Array, ...]:
     points_dot, u_dot, sigma_dot = tangents
     summary = posterior[0]
     v = u - points.centre
-    moves = not _is_zero(points_dot.points)
+    moves = not is_zero(points_dot.points)
 
     # With c_k = d log(weight_k) up to a common constant, each derivative is a posterior covariance with c_k.
     def body(carry, chunk: WeightedChunk):
         change = jnp.zeros_like(chunk.weights)
-        if not _is_zero(u_dot):
+        if not is_zero(u_dot):
             along = jnp.dot(chunk.points, u_dot, precision=HIGHEST)
             change += (along - jnp.dot(summary.mean, u_dot, precision=HIGHEST)) / sigma**2
-        if not _is_zero(sigma_dot):
+        if not is_zero(sigma_dot):
             change -= (2 * sigma_dot / sigma) * chunk.logits
-        if not _is_zero(points_dot.log_weights) and points_dot.log_weights is not None:
+        if not is_zero(points_dot.log_weights) and points_dot.log_weights is not None:
             log_weights_dot = jnp.take(points_dot.log_weights, chunk.rows)
             change += jnp.where(chunk.weights > 0, log_weights_dot, 0)
         stretch, drag = jnp.zeros_like(sigma), jnp.zeros_like(v)
@@ -184,9 +185,9 @@ def posterior_tangents(posterior, sums: tuple[Array, ...], primals, tangents):
     mean_dot = point - total * summary.mean + drag
     along_residual = jnp.dot(residual, mean_dot, precision=HIGHEST)
     log_evidence_dot = total
-    if not _is_zero(u_dot):
+    if not is_zero(u_dot):
         log_evidence_dot -= jnp.dot(residual, u_dot, precision=HIGHEST) / sigma**2
-    if not _is_zero(sigma_dot):
+    if not is_zero(sigma_dot):
         mean_square = summary.variance + jnp.sum(residual**2)
         log_evidence_dot += sigma_dot * (mean_square / sigma**2) / sigma
     summary_dot = PosteriorSummary(
@@ -203,10 +204,6 @@ def _no_tangent(value: Array) -> Any:
     if jnp.issubdtype(value.dtype, jnp.inexact):
         return jnp.zeros_like(value)
     return np.zeros(value.shape, jax.dtypes.float0)
-
-
-def _is_zero(tangent) -> bool:
-    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
 _posterior.defjvp(_posterior_jvp, symbolic_zeros=True)

@@ -8,10 +8,10 @@ from speed, and take from it what it needs.
 """
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class RowFile:
 class OpenRowFile:
     """Both ways to read a file; the second is not there everywhere."""
 
-    def __init__(self, path: Path, cached: BinaryIO, direct: int | None):
+    def __init__(self, path: Path, cached: io.FileIO, direct: int | None):
         self._path, self._cached, self._direct = path, cached, direct
 
     def read(self, first: int, count: int, memory: np.ndarray, past_cache: bool) -> None:
@@ -85,9 +85,9 @@ class OpenRowFile:
         place = place_of(first)
         done = self._read_past(first, count, memory) if past_cache else 0
         self._cached.seek(first + done)
-        rest = memoryview(memory[place + done : place + count])
+        rest = memory[place + done : place + count].data
         while rest:
-            read = self._cached.readinto(rest)  # pyright: ignore[reportAttributeAccessIssue]
+            read = self._cached.readinto(rest)
             if not read:
                 ends = first + count - len(rest)
                 raise ValueError(f"{self._path} ends after {ends} bytes, before {first + count}.")
@@ -99,7 +99,7 @@ class OpenRowFile:
         if self._direct is None or place != first % PAGE:
             return 0
         needed = place + count
-        pages = memoryview(memory[: -(-needed // PAGE) * PAGE])
+        pages = memory[: -(-needed // PAGE) * PAGE].data
         done = 0
         while done < needed and done % PAGE == 0:
             try:

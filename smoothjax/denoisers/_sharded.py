@@ -23,7 +23,7 @@ from .._checks import (
 )
 from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, representable_noise_level
-from ._batching import batched
+from ._batching import batched, flattened
 from ._empirical import _add_scatter, equal_chunks
 from ._merge import merge_over_devices, partial_posterior, summary
 from ._point_posterior import (
@@ -450,12 +450,8 @@ def _dividing(layout: _Layout) -> Callable[..., PosteriorSummary]:
 
     @many.def_vmap
     def _(axis_size, in_batched, points, u, sigma):
-        def flattened(points, u, sigma):
-            flat = many(points, u.reshape(-1, u.shape[-1]), sigma.reshape(-1))
-            return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
-
         whole = jax.vmap(functools.partial(_replicated, layout), (None, 0, 0))
-        return batched(whole, flattened, axis_size, in_batched, points, u, sigma)
+        return batched(whole, flattened(many), axis_size, in_batched, points, u, sigma)
 
     return one
 

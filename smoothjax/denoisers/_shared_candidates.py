@@ -14,15 +14,15 @@ from jaxtyping import Array, Bool, Float
 
 from .._precision import HIGHEST
 from ._certified import CertifiedMean, Concentration
-from ._largest import index_of_largest
+from ._largest import COLUMN, index_of_largest, leading_columns
 from ._point_set import PointSet
 from ._product_logits import product_error
 from ._screen import inner_products
 
 # Points that are gathered and weighed at a time: in cache, and enough for the product.
 BLOCK = 512
-# Points with large bounds that each query tries, and bounds that are compared first.
-TRIED, ROWS = 16, 32
+# Points with large bounds that each query tries.
+TRIED = 16
 
 
 def shared_candidates(
@@ -114,25 +114,18 @@ def _largest_from_below(
 ) -> Float[Array, " q"]:
     """Lower bounds of the largest `v . c_i - |c_i|^2 / 2`, from the points with the largest bounds of each query."""
     n, num = len(points.points), len(v)
-    # The largest bounds of interleaved columns, which one pass finds.
-    many = -(-bounds.shape[1] // ROWS)
-    pad = ((0, 0), (0, many * ROWS - bounds.shape[1]))
-    columns = jnp.pad(bounds, pad, constant_values=-jnp.inf).reshape(num, ROWS, many)
-    of_columns = lax.optimization_barrier(jnp.max(columns, axis=1))
-    _, where = largest(of_columns, min(TRIED, many))
-    members = jnp.take_along_axis(columns, where[:, None, :], axis=2)
-    rows = where + many * jnp.argmax(members, axis=1)
+    padded = jnp.pad(bounds, ((0, 0), (0, -bounds.shape[1] % COLUMN)), constant_values=-jnp.inf)
+    padded, _, _, members = leading_columns(padded, min(TRIED, padded.shape[1] // COLUMN))
+    of_members = jnp.take_along_axis(padded, members.reshape(num, -1), axis=1)
+    of_members = of_members.reshape(members.shape)
+    best = jnp.argmax(of_members, axis=1, keepdims=True)
+    rows = jnp.take_along_axis(members, best, axis=1)
     # Each query tries those of all.
     tried = jnp.minimum(rows.ravel(), n - 1)
     c = lax.optimization_barrier(points.points[tried]) - points.centre
     products = inner_products(v, c) - points.half_square[tried]
     best = jax.vmap(index_of_largest)(products)
     return log_weight_from_below(v, c[best])
-
-
-def largest(values: Float[Array, "q m"], num: int) -> tuple[Array, Array]:
-    """`lax.top_k`; without the barrier XLA sorts all values where only some of the result is read, ten times slower."""
-    return lax.optimization_barrier(tuple(lax.top_k(values, num)))
 
 
 def log_weight_from_below(v: Float[Array, "q d"], c: Float[Array, "q d"]) -> Float[Array, " q"]:

@@ -1,62 +1,33 @@
 r"""The posterior mean from the few points that matter, with a bound of what the others would change."""
 
-import itertools
+import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._checks import RealScalar, as_points, is_concrete, positive_parameter
-from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser
-from ._batching import batched
+from ._batching import batched, flattened
+from ._candidates import Truncation
 from ._certified import CertifiedMean, Concentration
 from ._derivatives import differentiated_as
 from ._empirical import EmpiricalDenoiser
 from ._point_posterior import posterior_summary
-from ._screen import Screen, build_screens, inner_products, leading_directions
-from ._shared_candidates import (
-    largest,
-    log_weight_from_below,
-    product_is_trusted,
-    rounding_of_products,
-    shared_candidates,
-)
+from ._screening_plan import GROUP, PROBED_LEVELS, Stage, candidate_stages, worth_entering
+from ._shared_candidates import product_is_trusted, rounding_of_products
 from ._tree import Tree, build_tree
 from ._tree_means import tree_means
 
-# Bounds are compared in columns, of every so many points one: whole vector registers, and a few of the candidates.
-COLUMN = 32
-# Queries that are screened at once, and how many of them when few are left; bounds of all of them.
-GROUP, SMALL_GROUP, AT_ONCE = 64, 8, 2**22
-# Noise levels, relative to the data's root mean square, at which it is found out which screens pay; and queries there.
-PROBED_LEVELS = np.geomspace(1e-3, 1.0, 19)
-NUM_PROBES = 32
-# Points that are looked at for it.
-PROBED_POINTS = 65_536
-# Costs in units of one of the dense denoiser's `2 n d` multiplications (measured): of looking at a bound; of a coordinate
-# of a point that is weighed.
-LOOK, VISIT = 45.0, 90.0
-# What a point costs that is gathered and weighed for a group, in units of the dense denoiser's cost for a point.
-GATHER = 1.25
+# Queries that are screened at once when few are left; bounds of all queries of a group.
+SMALL_GROUP, AT_ONCE = 8, 2**22
 # From so many points on, in at most so many dimensions, a tree replaces the screens.
 TREE_POINTS, TREE_DIMENSION = 8192, 3
-
-
-class _Stage(eqx.Module):
-    """One attempt: a screen (none: the product itself), and how many points are weighed for each query then.
-
-    Zero: those that matter to any query of the group, for all of them.
-    """
-
-    screen: Screen | None
-    num_visits: int = eqx.field(static=True)
 
 
 class TruncatedDenoiser(AbstractPosteriorDenoiser):
@@ -106,7 +77,7 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     tolerance: Float[Array, ""]
     _farthest: Float[Array, ""]  # bound of |y_i - centre|
     _tree: Tree | None
-    _stages: tuple[_Stage, ...]
+    _stages: tuple[Stage, ...]
     _levels: Float[Array, " levels"]
     _enter: Bool[Array, "2 levels stages"]  # first where the product cannot be trusted
 
@@ -133,12 +104,12 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
         self._farthest = jnp.asarray(math.sqrt(float(np.max(squares))) * slack, data.dtype)
         with_tree = len(points) >= TREE_POINTS and points.shape[1] <= TREE_DIMENSION
         self._tree = build_tree(points) if with_tree else None
-        self._stages = () if with_tree else _stages(points, centre, dtype)
+        self._stages = () if with_tree else candidate_stages(points, centre, dtype)
         self._levels = jnp.asarray(np.log(PROBED_LEVELS * max(scale, 1e-30)), data.dtype)
         num = len(self._stages)
         self._enter = jnp.zeros((2, len(PROBED_LEVELS), num), bool)
         if num and scale > 0:
-            self._enter = jnp.asarray(_worth_entering(self, scale))
+            self._enter = jnp.asarray(worth_entering(self._truncation, self._stages, scale))
             # A stage that is never entered is not compiled.
             used = np.flatnonzero(np.any(np.asarray(self._enter), axis=(0, 1)))
             self._stages = tuple(self._stages[i] for i in used)
@@ -147,6 +118,10 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     @property
     def dim(self) -> int:
         return self.exact.dim
+
+    @property
+    def _truncation(self) -> Truncation:
+        return Truncation(self.exact._points, self._farthest, self.tolerance)
 
     @property
     def data(self) -> Float[Array, "n d"]:
@@ -195,216 +170,6 @@ def _screening_dtype(given: DTypeLike | None, dtype: Any) -> Any:
     return jnp.dtype(given)
 
 
-def _stages(points: np.ndarray, centre: np.ndarray, dtype: Any) -> tuple[_Stage, ...]:
-    """Screens of growing width, of numbers of that dtype. All bounds are those of the same posterior."""
-    n, d = points.shape
-    num_rows = -(-n // COLUMN) * COLUMN
-    if n < 4 * COLUMN:
-        return ()
-    # They cost as much as a twentieth of the dense denoiser, from so many points on.
-    num_visits = min(max(16, n // 1000), 128)
-    widths = [w for w in (d // 12, d // 6, d // 3, d // 2) if w >= COLUMN]
-    screens = []
-    if widths:
-        basis = leading_directions(points, centre, min(d, 3 * widths[-1] // 2, n))
-        edges = [
-            tuple(sorted({min(e, basis.shape[1]) for e in (w, 3 * w // 2, 2 * w)})) for w in widths
-        ]
-        screens = build_screens(points, centre, basis, edges, num_rows, dtype)
-    num_visits = min(num_visits, num_rows // COLUMN)
-    return (
-        *(_Stage(screen, num_visits) for screen in screens[:3]),
-        *(_Stage(screen, 0) for screen in screens[2:]),
-        _Stage(None, num_visits),
-    )
-
-
-def _worth_entering(denoiser: TruncatedDenoiser, scale: float) -> np.ndarray:
-    """Which stages a query should try at each level: by what they cost, and how many points they would leave for probes.
-
-    The probes are training points plus noise, as the states of a sampler are, half of them as if their own point were not in
-    the set, as held-out ones would be: a stage must pay on average, and cost next to nothing where only these are asked for.
-    """
-    set_ = denoiser.exact._points
-    n, d = set_.points.shape
-    stride = -(-n // PROBED_POINTS)
-    points, half_square = (np.asarray(x)[::stride] for x in (set_.points, set_.half_square))
-    centre, dtype = np.asarray(set_.centre), points.dtype
-    generator = np.random.default_rng(0)
-    own = generator.integers(0, len(points), NUM_PROBES)
-    held_out = np.arange(NUM_PROBES) < NUM_PROBES // 2
-    noise = generator.standard_normal((len(PROBED_LEVELS), NUM_PROBES, d)).astype(dtype)
-    sigmas = (PROBED_LEVELS * scale).astype(dtype)[:, None]
-    v = (points[own] - centre + sigmas[:, :, None] * noise).reshape(-1, d)
-    # A point matters if as many like it as there are would miss the tolerance.
-    margin = math.log(2.1 * n * float(denoiser._farthest) / float(denoiser.tolerance))
-
-    def bounds(stage: _Stage) -> np.ndarray:
-        if stage.screen is None:
-            found = v @ points.T - half_square - (v @ centre)[:, None]
-        else:
-            columns = np.asarray(stage.screen.columns)[:, ::stride].astype(dtype)
-            found = np.asarray(stage.screen.rows(jnp.asarray(v)), dtype) @ columns
-        found = found.reshape(len(sigmas), NUM_PROBES, -1)
-        found[:, held_out, own[held_out]] = -np.inf
-        return found
-
-    enter = np.zeros((2, len(PROBED_LEVELS), len(denoiser._stages)), bool)
-    certified, costs = [], []
-    exact = bounds(denoiser._stages[-1])
-    least = np.max(exact, axis=-1) - sigmas**2 * max(margin, 0.0)
-    for stage in denoiser._stages:
-        found = exact if stage.screen is None else bounds(stage)
-        width = d if stage.screen is None else len(stage.screen.columns)
-        matters = found > least[..., None]
-        chance, cost = [], []
-        for kind in (held_out, ~held_out):
-            if stage.num_visits:
-                count = stride * np.sum(matters[:, kind], axis=-1)
-                chance.append(np.mean(count < stage.num_visits, axis=1))
-                cost.append(VISIT * stage.num_visits / (2 * n) * np.ones(len(sigmas)))
-            else:
-                # At most so many in a whole group.
-                union = stride * np.sum(np.any(matters[:, kind], axis=1), axis=-1)
-                share = np.minimum(union * (GROUP / np.sum(kind)) / n, 1.0)
-                chance.append(share < 0.25)
-                cost.append(GATHER * share)
-        certified.append(np.stack(chance))
-        costs.append((width + LOOK) / (2 * d) + np.stack(cost))
-    for trusted, i in itertools.product(range(2), range(len(PROBED_LEVELS))):
-        rest = np.ones(2)
-        for k, stage in reversed(list(enumerate(denoiser._stages))):
-            if stage.num_visits == 0 and not trusted:
-                continue
-            cost = costs[k][:, i] + (1 - certified[k][:, i]) * rest
-            if np.mean(cost) < 0.95 * np.mean(rest) and np.all(cost < 1.05 * rest):
-                enter[trusted, i, k], rest = True, cost
-    return enter
-
-
-def _bounds(
-    denoiser: TruncatedDenoiser, stage: _Stage, v: Float[Array, "q d"]
-) -> Float[Array, "q padded"]:
-    """Upper bounds of `v . c_i - |c_i|^2 / 2`, rounding included; as low as can be in the padding."""
-    if stage.screen is not None:
-        return stage.screen.bounds(v)
-    set_, eps = denoiser.exact._points, jnp.finfo(v.dtype).eps
-    n, d = set_.points.shape
-    # v . (y - c) from v . y: d roundings of terms as large as |v| |y|.
-    offset = jnp.sum(v * set_.centre, axis=1)
-    size = denoiser._farthest + jnp.linalg.norm(set_.centre)
-    slack = 2 * (d + 8) * eps * size * (jnp.linalg.norm(v, axis=1) + denoiser._farthest)
-    products = inner_products(v, set_.points)
-    bounds = products - set_.half_square + (slack - offset)[:, None]
-    return jnp.pad(bounds, ((0, 0), (0, -n % COLUMN)), constant_values=-jnp.inf)
-
-
-def _attempt(
-    denoiser: TruncatedDenoiser, stage: _Stage, u: Array, sigma: Array
-) -> tuple[CertifiedMean, Concentration]:
-    """The means of a group of queries from as many points as the stage visits, and what the others may change."""
-    set_, eps = denoiser.exact._points, jnp.finfo(u.dtype).eps
-    n, _ = set_.points.shape
-    bounds = _bounds(denoiser, stage, u - set_.centre)
-    if stage.num_visits == 0:
-        bounds = lax.optimization_barrier(bounds)
-        return shared_candidates(set_, denoiser._farthest, denoiser.tolerance, bounds, u, sigma)
-    num, many = stage.num_visits, bounds.shape[1] // COLUMN
-    columns = jnp.max(bounds.reshape(-1, COLUMN, many), axis=1)
-    # Kept, or the largest would be looked for again for every sum.
-    bounds, columns = lax.optimization_barrier((bounds, columns))
-    best, where = largest(columns, num)
-    members = (where[:, None, :] + many * jnp.arange(COLUMN)[:, None]).reshape(len(u), -1)
-    of_members = jnp.take_along_axis(bounds, members, axis=1)
-    of_visited, place = largest(of_members, num)
-    visited = jnp.take_along_axis(members, place, axis=1)
-    weighed = jax.vmap(_weigh, (None, 0, 0, 0))(denoiser, u, sigma, visited)
-
-    def mass(values: Array, end: Array) -> Array:
-        """Sum of the exponentials of all up to `end`; of those that equal it, some may have been visited."""
-        exponent = (values - weighed.lowest[:, None]) / sigma[:, None] ** 2
-        return jnp.sum(jnp.where(values > end, 0, jnp.exp(exponent)), axis=1)
-
-    # Columns that were not opened, as if full of their largest; and members that were not visited.
-    rest = COLUMN * mass(columns, best[:, -1:]) + mass(of_members, of_visited[:, -1:])
-    rest = (1.01 + n * eps) * rest + 2 * n * jnp.finfo(u.dtype).tiny
-    truncation = 1.01 / (1 + weighed.mass / rest) * (denoiser._farthest + weighed.distance)
-    count = jnp.full(len(u), min(num, n), jnp.int32)
-    mean = CertifiedMean(weighed.mean, truncation, weighed.rounding, count)
-    most = jnp.maximum(best[:, -1], of_visited[:, -1])
-    gap = jnp.minimum(weighed.gap, 0.999 * (weighed.lowest - most) / sigma**2 - 0.01)
-    row = weighed.anchor.astype(jnp.int32)
-    return mean, Concentration(row, weighed.others + rest, gap)
-
-
-class _Weighed(NamedTuple):
-    mean: Float[Array, " d"]
-    lowest: Float[Array, ""]  # of v . c - |c|^2 / 2 of the anchor, rounding taken off
-    mass: Float[Array, ""]  # of the visited weights relative to the anchor's, rounding taken off
-    distance: Float[Array, ""]  # of the mean from the centre
-    rounding: Float[Array, ""]  # bound of the mean's error
-    anchor: Int[Array, ""]  # row
-    others: Float[Array, ""]  # bound of the other visited weights, by the anchor's
-    gap: Float[Array, ""]  # bound of how far the largest of their logits lies below the anchor's
-
-
-def _weigh(
-    denoiser: TruncatedDenoiser, u: Array, sigma: Array, visited: Int[Array, " m"]
-) -> _Weighed:
-    """The posterior mean over the visited points, from differences to the nearest of them, the anchor."""
-    set_, eps = denoiser.exact._points, jnp.finfo(u.dtype).eps
-    n, d = set_.points.shape
-    valid = visited < n
-    rows = lax.optimization_barrier(set_.points[jnp.minimum(visited, n - 1)])
-    # The nearest, up to rounding, which no other weight depends on.
-    products = jnp.dot(rows, u - set_.centre, precision=HIGHEST)
-    products -= set_.half_square[jnp.minimum(visited, n - 1)]
-    best = jnp.argmax(jnp.where(valid, products, -jnp.inf))
-    anchor = rows[best]
-    difference, to_anchor = rows - anchor, u - anchor
-    logits = _sum(difference * (to_anchor - 0.5 * difference)) / sigma**2
-    logits = jnp.where(valid, logits, -jnp.inf)
-    relative = logits - jnp.max(logits)
-    weights = jnp.exp(relative)
-    normaliser = jnp.sum(weights)
-    mean = anchor + jnp.dot(weights / normaliser, difference, precision=HIGHEST)
-
-    # Error of a logit: a rounding of its terms for each that is added, and those of its exponential.
-    apart = jnp.sqrt(jnp.sum(difference**2, axis=1))
-    size = apart * (jnp.linalg.norm(to_anchor) + 0.5 * apart) / sigma**2
-    doubt = eps * ((_depth(d) + 8) * size + jnp.abs(jnp.where(valid, logits, 0)) + 8)
-    doubt = jnp.where(apart > 0, doubt, 0)
-    most = jnp.exp(jnp.minimum(relative + doubt, 80))
-    grown = jnp.where(doubt < 1, weights * jnp.expm1(jnp.minimum(doubt, 1)), most)
-    changed = jnp.where(valid, grown, 0) / normaliser
-    length = jnp.linalg.norm(mean - anchor)
-    whole, moved = jnp.sum(changed), jnp.sum(changed * (apart + length))
-    diameter = 2 * jnp.max(jnp.where(valid, apart, 0))
-    by_weights = jnp.where(whole < 0.5, moved / (1 - jnp.minimum(whole, 0.5)), diameter)
-    magnitude = jnp.sum(weights * apart) / normaliser
-    rounding = 1.01 * by_weights + eps * ((len(rows) + 8) * magnitude + jnp.linalg.norm(mean))
-
-    lowest = log_weight_from_below((u - set_.centre)[None], (anchor - set_.centre)[None])[0]
-    mass = jnp.maximum(jnp.sum(jnp.where(valid, jnp.exp(logits - doubt), 0)) * 0.999, 1)
-    distance = jnp.linalg.norm(mean - set_.centre) * (1 + 2 * (d + 4) * eps)
-    highest = jnp.where(jnp.arange(len(rows)) == best, -jnp.inf, logits + doubt)
-    others, gap = 1.01 * jnp.sum(jnp.exp(highest)), -jnp.max(highest)
-    return _Weighed(mean, lowest, mass, distance, rounding, visited[best], others, gap)
-
-
-def _sum(values: Float[Array, "m d"]) -> Float[Array, " m"]:
-    """Sums over the last axis, with so few additions one after another that their rounding is well bounded."""
-    m, d = values.shape
-    padded = jnp.pad(values, ((0, 0), (0, -d % COLUMN))).reshape(m, -1, COLUMN)
-    # The barrier keeps XLA from making one sum of the two.
-    return jnp.sum(lax.optimization_barrier(jnp.sum(padded, axis=1)), axis=-1)
-
-
-def _depth(d: int) -> int:
-    """Additions that a number goes through in `_sum`."""
-    return -(-d // COLUMN) + COLUMN
-
-
 def _exactly(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
     """The sums over all points."""
     set_ = denoiser.exact._points
@@ -447,11 +212,8 @@ def _certified(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Certified
 
 @_certified.def_vmap
 def _certified_of_batch(axis_size, in_batched, denoiser, u, sigma):
-    def flattened(denoiser, u, sigma):
-        flat = _certified(denoiser, u.reshape(-1, u.shape[-1]), sigma.reshape(-1))
-        return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
-
-    return batched(_certified_group, flattened, axis_size, in_batched, denoiser, u, sigma)
+    many = flattened(_certified)
+    return batched(_certified_group, many, axis_size, in_batched, denoiser, u, sigma)
 
 
 def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
@@ -507,7 +269,7 @@ def certified_batch(
         for i, stage in enumerate(denoiser._stages):
             waiting = todo & enter[:, i]
             for size in sizes:
-                compute = lambda u, sigma, stage=stage: _attempt(denoiser, stage, u, sigma)  # noqa: E731
+                compute = functools.partial(stage.attempt, denoiser._truncation)
                 waiting, todo, result = in_groups(
                     size, compute, waiting, todo, result, denoiser.tolerance
                 )
