@@ -9,7 +9,7 @@ import smoothjax as sj
 from smoothjax.denoisers import _truncated
 from smoothjax.denoisers._certified import Concentration
 from smoothjax.denoisers._truncated import certified_batch
-from smoothjax.flows._replay import _stays
+from smoothjax.flows._settling import barycentres, stays_on_point
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +28,31 @@ def every_stage(of, stages, scale):
 
 
 def weights_at(points, u, sigma):
-    logits = -np.sum((u - points) ** 2, axis=1) / (2 * sigma**2)
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    logits = -np.sum((u[..., None, :] - points) ** 2, axis=-1) / (2 * sigma**2)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
-def followed(points, u, start, end, steps=4000):
-    """The flow by the classical Runge-Kutta method in log sigma, in float64, and its denoiser's outputs."""
+def followed(points, u, start, end, steps=4000, moves=None):
+    """The flow by the classical Runge-Kutta method in log sigma, in float64, and its denoiser's outputs.
+
+    With `moves`, of the denoiser averaged over these perturbations.
+    """
     grid = np.linspace(np.log(start), np.log(end), steps + 1)
     h, outputs = grid[1] - grid[0], []
-    velocity = lambda u, t: u - weights_at(points, u, np.exp(t)) @ points  # noqa: E731
+    moves = np.zeros((1, len(u))) if moves is None else moves
+
+    def denoised(u, sigma):
+        return np.mean(weights_at(points, u + moves, sigma) @ points, axis=0)
+
+    velocity = lambda u, t: u - denoised(u, np.exp(t))  # noqa: E731
     for t in grid[:-1]:
         a = velocity(u, t)
         b = velocity(u + h / 2 * a, t + h / 2)
         c = velocity(u + h / 2 * b, t + h / 2)
         d = velocity(u + h * c, t + h)
         u = u + h / 6 * (a + 2 * b + 2 * c + d)
-        outputs.append(weights_at(points, u, np.exp(t + h)) @ points)
+        outputs.append(denoised(u, np.exp(t + h)))
     return np.exp(grid[1:]), np.array(outputs)
 
 
@@ -86,7 +94,7 @@ def test_what_stays_is_where_the_flow_ends(images, x64):
         relative = np.delete(weights, best) / weights[best]
         others, gap = relative.sum(), -np.log(relative.max())
         found = Concentration(*map(jnp.asarray, ([best], [others], [gap])))
-        if not bool(_stays(D, found, jnp.asarray(sigma), jnp.asarray(0.01))[0]):
+        if not bool(stays_on_point(D, found, jnp.asarray(sigma), jnp.asarray(0.01))[0]):
             refusals += 1
             continue
         claims += 1
@@ -118,6 +126,77 @@ def test_replay_ends_where_the_flow_does(images, dtype, monkeypatch, x64):
     np.testing.assert_array_equal(again.rows[:12], found.rows)
 
 
+def smoothed(dtype, seed=4):
+    """Few points near a curve in the plane, and perturbations so wide that barycentres have several of them."""
+    rng = np.random.default_rng(seed)
+    angle = np.linspace(0, 5, 25)
+    points = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    points += 0.1 * rng.standard_normal(points.shape)
+    return sj.GaussianSmoothedDenoiser(points.astype(dtype), 0.6, 6, jax.random.key(seed))
+
+
+def test_what_stays_is_a_barycentre_where_the_flow_ends(x64):
+    """States near where points still compete, followed in float64: outputs within the bound, in the end there."""
+    D = smoothed(np.float64)
+    set_ = D.base._points
+    points, moves = np.asarray(D.base.data), np.asarray(D.smoothing * D.perturbations)
+    along = jnp.asarray((points - np.asarray(set_.centre)) @ moves.T)
+    diameter = 2 * float(set_.radius)
+    compiled, at_zero = jax.jit(barycentres), jax.jit(lambda u: D.barycentre(u))
+    rng, claims, refusals, mixed = np.random.default_rng(5), 0, 0, 0
+    for k in range(80):
+        sigma = 0.02 * 1.04**k
+        u = points[rng.integers(25)] + sigma * rng.standard_normal(2)
+        if k % 2:
+            # Near the end of a flow, where barycentres of several points are.
+            u = followed(points, u, 2.0, sigma, 60, moves)[1][-1] + sigma * rng.standard_normal(2)
+        found = compiled(set_, jnp.asarray(moves), along, jnp.asarray(u)[None], sigma, 1e-4)
+        expected, rows = at_zero(u)
+        np.testing.assert_array_equal(found.rows[0], rows)
+        np.testing.assert_allclose(found.point[0], expected, atol=1e-14)
+        if not bool(found.stays[0]):
+            refusals += 1
+            continue
+        claims += 1
+        mixed += len(set(np.asarray(rows).tolist())) > 1
+        levels, outputs = followed(points, u, sigma, sigma / 30, 300, moves)
+        weights = weights_at(points, u + moves, sigma)
+        relative = weights / weights[np.arange(6), rows][:, None]
+        relative[np.arange(6), rows] = 0
+        falls = np.exp((sigma / levels - 1)[:, None] * np.log(np.maximum(relative.max(1), 1e-300)))
+        bound = diameter * np.mean(relative.sum(1) * falls, axis=1)
+        moved = np.linalg.norm(outputs - expected, axis=1)
+        assert np.all(moved <= bound * (1 + 1e-9) + 1e-12), (k, sigma)
+        # A flow that stops soon may stop before it is there.
+        soon = compiled(set_, jnp.asarray(moves), along, jnp.asarray(u)[None], sigma, 0.7 * sigma)
+        assert not bool(soon.stays[0]) or moved[levels < 0.7 * sigma][0] < 1e-12
+    assert claims >= 15 and refusals >= 15 and mixed >= 5, (claims, refusals, mixed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_replay_of_a_smoothing_ends_where_its_flow_does(dtype, x64):
+    D, key = smoothed(dtype), jax.random.key(6)
+    found = sj.replay(D, key, 20, levels=sj.log_uniform_grid(400, 40.0, 0.002), batch_size=7)
+    points, moves = (np.asarray(x, np.float64) for x in (D.base.data, D.perturbations))
+    noise = np.asarray(sj.initial_noise(key, 20, 2, dtype=dtype), np.float64)
+    seen = 0
+    for z, point, rows, settled in zip(noise, *map(np.asarray, found[:3]), strict=True):
+        _, outputs = followed(points, 40 * z, 40.0, 0.002, 2000, 0.6 * moves)
+        # The integrator errs by less than what any barycentre differs by; some still go from one to the next.
+        np.testing.assert_allclose(point, outputs[-1], atol=1e-6 if settled > 0.005 else 0.02)
+        if settled > 0:
+            seen += 1
+            np.testing.assert_allclose(point, points[rows].mean(0), atol=1e-6)
+            np.testing.assert_array_equal(D.barycentre(jnp.asarray(point))[1], rows)
+        else:
+            assert np.all(rows == -1)
+    assert seen >= 12
+    evaluations = np.asarray(found.evaluations)
+    assert np.all((evaluations < 400) == (np.asarray(found.settled) > 0.002))
+    assert np.any(np.ptp(found.rows, axis=1) > 0)
+
+
 def test_sets_that_never_settle():
     key = jax.random.key(0)
     few = sj.TruncatedDenoiser(np.array([[-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32))
@@ -133,10 +212,29 @@ def test_sets_that_never_settle():
     np.testing.assert_array_equal(early.evaluations, 4)
 
 
+def test_smoothings_that_settle_at_once_or_never():
+    key = jax.random.key(0)
+    one = sj.GaussianSmoothedDenoiser(np.ones((1, 3), np.float32), 0.5, 4, key)
+    found = sj.replay(one, key, 5, levels=[80.0, 1.0, 0.5, 0.002])
+    np.testing.assert_array_equal(found.points, 1)
+    np.testing.assert_array_equal(found.rows, 0)
+    assert np.all(found.settled > 0.002)
+    twice = sj.GaussianSmoothedDenoiser(np.ones((2, 3), np.float32), 0.5, 4, key)
+    found = sj.replay(twice, key, 5, levels=[80.0, 1.0, 0.5, 0.002])
+    np.testing.assert_array_equal(found.points, 1)
+    np.testing.assert_array_equal(found.rows, -1)
+    np.testing.assert_array_equal(found.settled, 0)
+
+
 def test_replay_bad_input():
     D, key = sj.TruncatedDenoiser(np.zeros((3, 2), np.float32)), jax.random.key(0)
+    of_gaussian = sj.GaussianSmoothedDenoiser(sj.GaussianDenoiser.fit(np.eye(3)), 0.5, 2, key)
+    weighted = sj.EmpiricalDenoiser(np.eye(3, dtype=np.float32), weights=np.array([1.0, 2.0, 1.0]))
+    weighted = sj.GaussianSmoothedDenoiser(weighted, 0.5, 2, key)
     for match, call in (
         ("must be a TruncatedDenoiser", lambda: sj.replay(D.exact, key, 2)),
+        ("got one of GaussianDenoiser", lambda: sj.replay(of_gaussian, key, 2)),
+        ("got one of one with weights", lambda: sj.replay(weighted, key, 2)),
         ("`num_samples`", lambda: sj.replay(D, key, 0)),
         ("`batch_size`", lambda: sj.replay(D, key, 2, batch_size=0)),
         ("must decrease to a positive", lambda: sj.replay(D, key, 2, levels=[1.0, 2.0])),

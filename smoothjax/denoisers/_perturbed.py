@@ -184,7 +184,7 @@ def _together(set_: Perturbed, u: Float[Array, "q d"], sigma: Float[Array, " q"]
     num_parts = _num_parts(set_.perturbations, n) if shared is None else len(shared.products)
     moves = _in_parts(set_.perturbations, num_parts)
     counts = (jnp.arange(moves.shape[0] * moves.shape[1]) < m).reshape(moves.shape[:2])
-    queries = _Query(u, sigma, *_products(points, u))
+    queries = _Query(u, sigma, *products_with(points, u))
 
     def of_part(part: _Part):
         return lax.map(lambda query: _of_query(points, part, query), queries)
@@ -225,7 +225,7 @@ def _is_near(points: PointSet) -> Array:
     return jnp.sum(points.centre**2) <= (NEAR * points.radius) ** 2
 
 
-def _products(points: PointSet, u: Float[Array, "q d"]) -> tuple[Array, Array]:
+def products_with(points: PointSet, u: Float[Array, "q d"]) -> tuple[Array, Array]:
     """`(u - c) . y_i - |c_i|^2 / 2` up to a constant, shape (q, n), and the sizes of the first terms, shape (q,)."""
     v = u - points.centre
     length = jnp.linalg.norm(v, axis=1)
