@@ -402,6 +402,12 @@ def device_page(results: Results, images: dict[str, str]) -> list[str]:
             "times the time of a call, which the products bound. Compilation of the library is apart.",
         ),
         below_section(results),
+        contest_section(
+            results,
+            "w1s-smoothed",
+            "The denoiser averaged over 64 perturbations. Where its output hardly moves, `replay` looks for the barycentre "
+            "that the flow can be proved to end on.",
+        ),
         precision_section(results, figure("work-precision")),
         contest_section(
             results,

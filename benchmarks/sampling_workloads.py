@@ -30,9 +30,23 @@ def adaptive(denoiser: sj.AbstractDenoiser, num: int, key: Any) -> jax.Array:
     return sj.sample(denoiser, key, num, solver=solver, rtol=1e-2, batch_size=num)
 
 
-def torch_heun(data: np.ndarray, noise: np.ndarray, steps: int) -> Callable[[], Any]:
-    """EDM's Heun sampler with the dense denoiser in PyTorch, from the given standard normal noise."""
-    one = PyTorch(data, len(noise), torch_device())
+def torch_heun(
+    data: np.ndarray, noise: np.ndarray, steps: int, moves: np.ndarray | None = None
+) -> Callable[[], Any]:
+    """EDM's Heun sampler with the dense denoiser in PyTorch, from the given standard normal noise.
+
+    With `moves`, of the denoiser averaged over these perturbations of the state.
+    """
+    count = 1 if moves is None else len(moves)
+    dense = PyTorch(data, count * len(noise), torch_device())
+    apart = None if moves is None else torch.from_numpy(moves).to(torch_device())
+
+    def one(u: Any, sigma: float) -> Any:
+        if apart is None:
+            return dense(u, sigma)
+        moved = (u[:, None] + apart).reshape(-1, u.shape[1])
+        return dense(moved, sigma).reshape(len(u), count, -1).mean(1)
+
     start = SIGMA_MAX * torch.from_numpy(noise).to(torch_device())
     levels = [float(level) for level in sj.edm_grid(steps, SIGMA_MAX, SIGMA_MIN)]
 
@@ -94,6 +108,41 @@ def sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> Iterator[R
         more: Row = {"first_seconds": first[name], **agreement(points, reference, found)}
         if "PyTorch" not in name:
             more["compile_seconds"] = max(0.0, first[name] - float(np.median(seconds)))
+        yield row(name, seconds, kind="run", **case, **more)
+
+
+def smoothed_sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> Iterator[Row]:
+    """Whole runs of a smoothed training set with 64 perturbations, beside its definition in PyTorch with EDM's 18 steps."""
+    num, draws, rounds, steps = (4, 4, 2, 64) if quick else (64, 64, 3, REFERENCE_STEPS)
+    key, smoothing = jax.random.key(0), 0.2
+    denoiser = sj.GaussianSmoothedDenoiser(data, smoothing, draws, jax.random.key(1))
+    base: Any = denoiser.base
+    points = np.asarray(base.data)
+    noise = np.asarray(sj.initial_noise(key, num, points.shape[1], dtype=jnp.float32))
+    reference = np.asarray(sj.sample(denoiser, key, num, steps=steps, batch_size=num))
+    calls: dict[str, Call] = {
+        "smoothjax replay": lambda: jax.block_until_ready(
+            sj.replay(denoiser, key, num, batch_size=num).points
+        ),
+        "smoothjax, EDM-Heun 18": lambda: jax.block_until_ready(
+            sj.sample(denoiser, key, num, steps=18, batch_size=num)
+        ),
+    }
+    if torch is None:
+        notes.append("PyTorch is not installed: no rows of it.")
+    else:
+        moves = np.float32(smoothing) * np.asarray(denoiser.perturbations)
+        calls["PyTorch eager, EDM-Heun 18"] = torch_heun(points, noise, 18, moves)
+    first = {name: first_call(call) for name, call in calls.items()}
+    for name, seconds in in_turn(calls, rounds, rng(), 0).items():
+        found = calls[name]()
+        found = np.asarray(found.cpu() if "PyTorch" in name else found)
+        apart = np.linalg.norm(found - reference, axis=1)
+        case = {"n": len(points), "d": points.shape[1], "samples": num, "draws": draws}
+        more: Row = {"first_seconds": first[name], "error": float(np.median(apart))}
+        if "PyTorch" not in name:
+            more["compile_seconds"] = max(0.0, first[name] - float(np.median(seconds)))
+        more["error_of"] = f"median distance from EDM-Heun with {steps} levels"
         yield row(name, seconds, kind="run", **case, **more)
 
 
@@ -184,12 +233,22 @@ def precision_rows(data: np.ndarray, quick: bool, notes: list[str], bar: Any) ->
     def call(solver: Any, rtol: float | None, levels: Any) -> Any:
         return jax.block_until_ready(followed(denoiser, u, solver, rtol, levels))
 
+    truncated = sj.TruncatedDenoiser(denoiser.data)
+
+    def replayed(levels: Any) -> Any:
+        found = sj.replay(truncated, jax.random.key(1), num, levels=levels, batch_size=num)
+        return jax.block_until_ready((found.points, found.evaluations))
+
     heun = diffrax.Heun()
     reference = np.asarray(call(heun, None, grid(reference_steps))[0])
     doubt = agreement(points, reference, call(heun, None, grid(reference_steps // 2))[0])
-    contestants: dict[str, tuple[Any, float | None, Any, float]] = {}
+    contestants: dict[str, tuple[Callable[[], Any], float]] = {}
     for steps in grids:
-        contestants[f"EDM-Heun, {steps} levels"] = heun, None, grid(steps), steps
+        levels = grid(steps)
+        contestants[f"EDM-Heun, {steps} levels"] = lambda t=levels: call(heun, None, t), steps
+    for steps in grids:
+        levels = sj.adapted_grid(denoiser, jax.random.key(0), steps, SIGMA_MAX, SIGMA_MIN)
+        contestants[f"replay, {steps} levels"] = lambda t=levels: replayed(t), steps
     solvers = {
         "ExponentialMultistep": (sj.ExponentialMultistep(), tolerances),
         "Tsit5": (diffrax.Tsit5(), tolerances[1:]),
@@ -197,10 +256,10 @@ def precision_rows(data: np.ndarray, quick: bool, notes: list[str], bar: Any) ->
     }
     for name, (solver, chosen) in solvers.items():
         for rtol in chosen:
-            contestants[f"{name}, rtol {rtol:g}"] = solver, rtol, None, rtol
+            run = lambda s=solver, r=rtol: call(s, r, None)  # noqa: E731
+            contestants[f"{name}, rtol {rtol:g}"] = run, rtol
     bar.reset(total=len(contestants))
-    for name, (solver, rtol, levels, setting) in contestants.items():
-        run = lambda s=solver, r=rtol, t=levels: call(s, r, t)  # noqa: E731
+    for name, (run, setting) in contestants.items():
         first = first_call(run)
         seconds = in_turn({name: run}, rounds, rng(), 0)[name]
         found, evaluations = run()

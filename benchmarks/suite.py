@@ -32,7 +32,12 @@ from empirical_denoiser import environment
 from local_denoisers import measure as measure_local
 from machine import Row, device, rng, roofline, row
 from performance_page import write_page
-from sampling_workloads import below_rows, precision_rows, sampling_rows
+from sampling_workloads import (
+    below_rows,
+    precision_rows,
+    sampling_rows,
+    smoothed_sampling_rows,
+)
 from scaling_workloads import device_rows, size_rows, stream_rows
 from tqdm import tqdm
 from variance_ensemble import measure as measure_ensemble
@@ -141,6 +146,10 @@ PARTS: dict[str, tuple[str, Callable[[Job], Iterable[Row]]]] = {
     "w1s-below": (
         "Below noise level one",
         lambda job: below_rows(job.digits(60_000), job.quick),
+    ),
+    "w1s-smoothed": (
+        "Whole sampling runs, smoothed",
+        lambda job: smoothed_sampling_rows(job.digits(10_000), job.quick, job.notes),
     ),
     "w1s-precision": (
         "Work and precision of samplers",

@@ -113,7 +113,7 @@ def test_suite_measures_everything_within_its_bounds_and_goes_on_where_it_was(tm
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     parts = {p["part"]: p for p in json.loads((tmp_path / "performance.json").read_text())["parts"]}
-    assert len(parts) == 14
+    assert len(parts) == 15
     empty = {name for name, one in parts.items() if not one["rows"]}
     assert all(parts[name]["notes"] for name in empty)
     assert not empty & {"w1-images", "w1s-runs", "w1s-precision", "w3-ensemble", "w5-stream"}
