@@ -148,8 +148,7 @@ def _follow_barycentres(
     along = inner_products(set_.points - set_.centre, moves)
 
     def call(u: Array, sigma: Array, open_: Array) -> tuple[Array, Array]:
-        each = jax.vmap(lambda u: denoiser(u, sigma))
-        mean = _of_some(lambda group: each(group[0]), (u,), open_, jnp.zeros_like(u))
+        mean = _of_some(jax.vmap(lambda u: denoiser(u, sigma)), u, open_, jnp.zeros_like(u))
         return mean, mean
 
     def ends(mean: Array, u: Array, sigma: Array, previous: Array, open_: Array):
@@ -158,17 +157,22 @@ def _follow_barycentres(
         rows = jnp.full((len(u), len(moves)), -1, jnp.int32)
         nothing = (jnp.zeros_like(open_), jnp.zeros_like(u), rows)
 
-        def of_group(group: tuple[Array]) -> tuple[Array, Array, Array]:
-            found = barycentres(set_, moves, along, group[0], sigma, end)
+        def of_group(u: Array) -> tuple[Array, Array, Array]:
+            found = barycentres(set_, moves, along, u, sigma, end)
             return found.stays, found.point, found.rows
 
-        return _of_some(of_group, (u,), slow, nothing)
+        return _of_some(of_group, u, slow, nothing)
 
     return _Followed(call, ends, lambda points: jnp.full((len(points), len(moves)), -1, jnp.int32))
 
 
-def _of_some(function: Callable[[Any], Any], inputs: Any, wanted: Array, nothing: Any) -> Any:
-    """`function` of those elements of a batch that are wanted, in groups; `nothing` for the others."""
+def _of_some(
+    function: Callable[[Array], Any],
+    u: Float[Array, "batch d"],
+    wanted: Bool[Array, " batch"],
+    nothing: Any,
+) -> Any:
+    """`function` of a batch, of those that are wanted, in groups; `nothing` for the others."""
     num = len(wanted)
 
     def some(size: int, loop: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -176,7 +180,7 @@ def _of_some(function: Callable[[Any], Any], inputs: Any, wanted: Array, nothing
         (these,) = jnp.nonzero(todo, size=size, fill_value=num)
         taken = jnp.where(these < num, these, these[0])
         # Tied to the loop, or XLA computes what does not change in it whether or not it runs.
-        _, group = lax.optimization_barrier((todo, jax.tree.map(lambda x: x[taken], inputs)))
+        _, group = lax.optimization_barrier((todo, u[taken]))
         put = lambda old, new: old.at[these].set(new, mode="drop")  # noqa: E731
         return todo.at[these].set(False, mode="drop"), jax.tree.map(put, result, function(group))
 
