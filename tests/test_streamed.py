@@ -1,9 +1,10 @@
 """Training sets that are read from the disk, and the exact merge of partial posteriors."""
 
+import contextlib
 import os
 import subprocess
 import sys
-import time
+import types
 
 import diffrax
 import jax
@@ -284,22 +285,29 @@ def test_a_disk_that_reads_only_some(tmp_path, monkeypatch):
             np.testing.assert_array_equal(memory[place : place + count], expected)
 
 
-@pytest.mark.parametrize("slow", ["reading", "weighing"])
-def test_who_waits_decides_how_to_read(tmp_path, monkeypatch, slow):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_who_waits_decides_how_to_read(tmp_path, monkeypatch, ahead):
     """Past the cache where the reader is ahead: then it is the processor's time that counts."""
+
+    class Thread(contextlib.nullcontext):
+        """Reads when it is asked for the result, and says that it had it before, or not."""
+
+        def __enter__(self):
+            return self
+
+        def submit(self, read, *arguments):
+            done = lambda: ahead  # noqa: E731
+            return types.SimpleNamespace(done=done, result=lambda: read(*arguments))
+
     np.save(tmp_path / "points.npy", np.ones((40, 4), np.float32))
     source = sj.StreamedDenoiser(tmp_path / "points.npy", 4)._source
     read, ways = source._read, []
-
-    def recorded(i, memory, file, past_cache):
-        ways.append(past_cache)
-        time.sleep(0.05 if slow == "reading" else 0)
-        return read(i, memory, file, past_cache)
-
-    monkeypatch.setattr(source, "_read", recorded)
-    for i, _ in enumerate(source.chunks()):
-        time.sleep(0 if slow == "reading" or i == 0 else 0.05)
-    assert ways == [False] * 10 if slow == "reading" else ways[4:] == [True] * 6
+    monkeypatch.setattr(_streamed, "ThreadPoolExecutor", Thread)
+    monkeypatch.setattr(
+        source, "_read", lambda i, b, f, past: ways.append(past) or read(i, b, f, past)
+    )
+    assert [rows.sum() for rows, _ in source.chunks()] == [16] * 10
+    assert ways == [False] * 3 + [ahead] * 7
 
 
 def test_rows_stay_until_they_are_weighed():
