@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
-import scipy.linalg
 import scipy.optimize
 import scipy.special
 import scipy.stats
@@ -539,9 +538,14 @@ def test_far_field_law(x64):
 # Distances between models
 
 
+def symmetric_root(matrix):
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
 def bures(mean1, covariance1, mean2, covariance2):
-    root = scipy.linalg.sqrtm(covariance1).real
-    cross = scipy.linalg.sqrtm(root @ covariance2 @ root).real
+    root = symmetric_root(covariance1)
+    cross = symmetric_root(root @ covariance2 @ root)
     square = np.sum((mean1 - mean2) ** 2)
     return np.sqrt(square + np.trace(covariance1 + covariance2 - 2 * cross))
 
