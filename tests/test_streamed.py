@@ -265,6 +265,7 @@ def test_a_disk_that_reads_only_some(tmp_path, monkeypatch):
     preadv = os.preadv
 
     def some(descriptor, buffers, first):
+        assert first % 4096 == 0
         most = {0: 8192, 8192: 100}.get(first)
         if most is None:
             raise OSError("cannot")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smoothjax as sj
-from smoothjax.denoisers import _truncated
+from smoothjax.denoisers import _screen, _truncated
 
 QUERIES = 40
 
@@ -298,3 +298,28 @@ def test_bad_input():
         denoiser(np.zeros(2), 0.1)
     with pytest.raises(ValueError, match="`sigma` must be positive"):
         denoiser(np.zeros(3), 0.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_screens_built_together_bound_by_cauchy_and_schwarz(dtype, x64):
+    """Each is the bound of its own directions, formed in float64, and no lower; what others have beyond counts as rest."""
+    rng = np.random.default_rng(0)
+    points = (rng.standard_normal((300, 96)) * np.linspace(2, 0.05, 96)).astype(dtype)
+    centre = points.mean(0)
+    basis = _screen.leading_directions(points, centre, 48)
+    edges = [(8, 12, 16), (16, 32), (32, 48)]
+    screens = _screen.build_screens(points, centre, basis, edges, 320, np.dtype(dtype))
+    c = points.astype(np.float64) - centre.astype(np.float64)
+    for edge, screen in zip(edges, screens, strict=True):
+        for sigma in (0.0, 0.1, 10.0):
+            v = (c + sigma * rng.standard_normal(c.shape)).astype(dtype)
+            found = np.asarray(screen.bounds(jnp.asarray(v)), np.float64)[:, :300]
+            parts = np.split(basis, edge, axis=1)
+            rest = np.eye(96) - basis[:, : edge[-1]] @ basis[:, : edge[-1]].T
+            expected = (v @ parts[0]) @ (c @ parts[0]).T - 0.5 * np.sum(c**2, 1)
+            for block in [*parts[1:-1], rest]:
+                expected += np.outer(*(np.linalg.norm(x @ block, axis=1) for x in (v, c)))
+            size = np.outer(*(np.linalg.norm(x, axis=1) for x in (v, c)))
+            assert np.all(found >= expected - 1e-12 * size)
+            # Slack for rounding: a few hundred roundings, and the root of the basis' own.
+            assert np.all(found <= expected + (2000 * np.finfo(dtype).eps + 1e-9) * (size + size.T))
