@@ -234,7 +234,7 @@ def test_replay_bad_input():
     for match, call in (
         ("must be a TruncatedDenoiser", lambda: sj.replay(D.exact, key, 2)),
         ("got one of GaussianDenoiser", lambda: sj.replay(of_gaussian, key, 2)),
-        ("got one of one with weights", lambda: sj.replay(weighted, key, 2)),
+        ("without weights; got weights", lambda: sj.replay(weighted, key, 2)),
         ("`num_samples`", lambda: sj.replay(D, key, 0)),
         ("`batch_size`", lambda: sj.replay(D, key, 2, batch_size=0)),
         ("must decrease to a positive", lambda: sj.replay(D, key, 2, levels=[1.0, 2.0])),

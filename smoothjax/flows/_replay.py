@@ -92,11 +92,12 @@ def replay(
             f"{type(denoiser).__name__}."
         )
     base = denoiser.exact if isinstance(denoiser, TruncatedDenoiser) else denoiser.base
-    if not isinstance(base, EmpiricalDenoiser) or base._points.log_weights is not None:
+    if not isinstance(base, EmpiricalDenoiser):
         raise ValueError(
-            "`denoiser` must be a smoothing of an EmpiricalDenoiser without weights; got one of "
-            f"{type(base).__name__ if not isinstance(base, EmpiricalDenoiser) else 'one with weights'}."
+            f"`denoiser` must smooth an EmpiricalDenoiser; got one of {type(base).__name__}."
         )
+    if base._points.log_weights is not None:
+        raise ValueError("`denoiser` must smooth a training set without weights; got weights.")
     num_samples = as_positive_integer(num_samples, "num_samples")
     if batch_size is not None:
         batch_size = as_positive_integer(batch_size, "batch_size")
