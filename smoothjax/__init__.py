@@ -11,6 +11,7 @@ from . import mechanisms as mechanisms
 from . import smoothing as smoothing
 from . import variance as variance
 from ._compilation import enable_compilation_cache as enable_compilation_cache
+from ._compiler import warn_of_faulty_release as _warn_of_faulty_release
 from .denoisers import AbstractDenoiser as AbstractDenoiser
 from .denoisers import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
 from .denoisers import BoxSmoothedDenoiser as BoxSmoothedDenoiser
@@ -103,3 +104,5 @@ try:
     __version__ = version("smoothjax")
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "unknown"
+
+_warn_of_faulty_release()

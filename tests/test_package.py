@@ -38,9 +38,9 @@ print([name for name in {optional} if name in sys.modules and name not in before
 def test_import_does_not_configure_jax():
     code = """
 import jax
-before = dict(jax.config.values)
+before = dict(jax.config.values)  # importing its parts registers new options with their defaults
 import smoothjax
-print({name for name, value in jax.config.values.items() if before.get(name) != value})
+print({name for name, value in jax.config.values.items() if name in before and before[name] != value})
 """
     assert _run(code).strip() == "set()"
 
@@ -61,3 +61,21 @@ def test_missing_optional_package_says_how_to_install_it():
 
     with pytest.raises(ImportError, match=r"pip install 'smoothjax\[plot\]'"):
         import_optional("a_package_that_does_not_exist", extra="plot")
+
+
+def test_faulty_releases_are_excluded_and_warned_of():
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    from smoothjax._compiler import FAULTY_RELEASES, warn_of_faulty_release
+
+    every = [Requirement(text) for text in requires("smoothjax") or []]
+    needed = {needs.name: needs for needs in every if needs.marker is None}  # not those of extras
+    for release in ("0.10.2", "0.11.0"):
+        assert release in FAULTY_RELEASES
+        assert all(not needed[name].specifier.contains(release) for name in ("jax", "jaxlib"))
+        with pytest.warns(UserWarning, match=f"jaxlib {release} computes wrong numbers on the CPU"):
+            warn_of_faulty_release(release)
+    for release in ("0.10.1", "0.11.2", "0.12.0"):
+        warn_of_faulty_release(release)  # a warning is an error here
