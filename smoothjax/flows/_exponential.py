@@ -8,6 +8,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import as_positive_integer
+from ._linear_part import linear_step, slope_weight
+
 
 class History(eqx.Module):
     """What a step needs of the one before it; before the first, the slope is zero."""
@@ -35,34 +38,43 @@ def multistep(
 
     `denoise` is called once, at the predicted end, for the denoiser's output and whatever else the caller wants from there.
     """
-    first = jnp.expm1(h)
-    # e^h - 1 - h, which would cancel.
-    second = jnp.where(jnp.abs(h) < 0.1, _series(h), first - h)
-    # u + (e^h - 1) (u - D): e^h u - (e^h - 1) D without the loss of small differences.
-    linear = u + first * (u - history.latest)
-    predicted = linear - second * history.slope
+    weight = slope_weight(h)
+    predicted = linear_step(u, history.latest + weight * history.slope, h)
     end, extra = denoise(predicted)
     # A step over nothing has no slope.
     slope = jnp.where(h == 0, 0, (end - history.latest) / jnp.where(h == 0, 1, h))
-    return Step(linear - second * slope, predicted, History(end, slope), extra)
+    corrected = linear_step(u, history.latest + weight * slope, h)
+    return Step(corrected, predicted, History(end, slope), extra)
 
 
 class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
-    r"""Second-order exponential predictor and corrector with error control, for `flow` and `sample` as `solver`.
+    r"""Exponential predictor and corrector, one call of the denoiser a step: `solver` of `flow`, `sample` and `reverse_sde`.
 
-    In `t = log sigma` the flow is `du/dt = u - D`. Its linear part is solved exactly, and D taken for linear over a step h:
+    In `t = log sigma` the flow is `du/dt = u - D`. Its linear part is solved exactly, and D taken for a polynomial through
+    its last outputs. The predictor's end is where the denoiser is called next; with that output the corrector takes the step
+    again. Where the posterior has concentrated, D is constant and every step exact; a Runge-Kutta method follows the decay
+    of `u - D` with steps of order one however little D changes.
+
+    **On a grid** (`steps` or `levels`): order one is DDIM; two and three take as many outputs, and one more in the corrector.
+    The polynomials are in powers of sigma that depend on the step, such that on a grid with a constant ratio (the default
+    for `steps`) the flow of *every* Gaussian is exact to about `exp(-pi^2 / h)`, h the step in log sigma, whatever its
+    covariance. With noise (`stochasticity`) each step draws it exactly for its length, and the same is made true of the
+    variance; the order is then that of the multistep, two, whatever is given.
+
+    **With error control** (otherwise): of second order, with D linear in log sigma along a step,
 
         u(t + h) = e^h u - (e^h - 1) D(t) - (e^h - 1 - h) (slope of D).
 
-    The predictor takes the slope of the last step; D at what it predicts gives the slope of this one, and the corrected
-    state; their difference is the error estimate. So a step costs one call of the denoiser, which the next one uses
-    again. Where the posterior has concentrated, D is constant, every step exact, and the rest of the flow costs a few
-    calls; a Runge-Kutta method follows the decay of `u - D` with steps of order one however little D changes.
+    The predictor takes the slope of the last step, the corrector that of this one; their difference is the error estimate.
 
-    Like the adaptive flow's default it works in `log sigma`: give it with `rtol` and `atol`, not with a grid in sigma.
+    Args:
+        order: 1, 2 or 3. By default 3 on a grid, and 2 with error control, which has no other.
+
+    Raises:
+        ValueError: for another order; in `flow`, for error control with another order than two.
 
     Source: exponential multistep methods; for diffusion models DPM-Solver++ (2M) of Lu et al. 2022, and with a corrector
-    UniPC of Zhao et al. 2023, both on given grids.
+    UniPC of Zhao et al. 2023. The powers are ours.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
@@ -71,7 +83,17 @@ class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
         >>> found = sj.flow_solution(D, jnp.array([40.0]), 80.0, 0.002, solver=solver, rtol=1e-3)
         >>> int(found.num_evaluations) < 50
         True
+        >>> found = sj.flow_solution(D, jnp.array([40.0]), 80.0, 0.002, solver=solver, steps=12)
+        >>> int(found.num_evaluations)
+        12
     """
+
+    grid_order: int | None = eqx.field(static=True)
+
+    def __init__(self, order: int | None = None):
+        if order is not None and as_positive_integer(order, "order") > 3:
+            raise ValueError(f"`order` must be 1, 2 or 3; got {order}.")
+        self.grid_order = order
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., Any]] = (
@@ -108,11 +130,3 @@ class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)
-
-
-def _series(h: Array) -> Array:
-    """`e^h - 1 - h` for |h| < 0.1, to 1e-16 of it: eight terms."""
-    total = jnp.ones_like(h)
-    for k in range(9, 2, -1):
-        total = 1 + total * h / k
-    return 0.5 * h**2 * total

@@ -58,6 +58,19 @@ def as_levels(levels: Any, dtype: Any) -> Any:
     )
 
 
+def levels_between(levels: Any, start: Any, end: Any) -> Any:
+    """`levels` as in `as_levels`, which must run from `start` to `end` but for rounding."""
+    levels = as_levels(levels, start.dtype)
+    for name, given, used in (("sigma_from", start, levels[0]), ("sigma_to", end, levels[-1])):
+        levels = checked(
+            levels,
+            ~(abs(given - used) <= 1e-5 * used),
+            "`levels` must run from `sigma_from` to `sigma_to`",
+            f"; {name}={given}, but it has {used}",
+        )
+    return levels
+
+
 def checked(value: Any, bad: Any, message: str, given: str = "") -> Any:
     """`value`, with a `ValueError` where `bad` is known to hold and an Equinox error where it turns out to when run."""
     if is_concrete(bad):

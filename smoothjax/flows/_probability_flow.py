@@ -5,6 +5,7 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -12,7 +13,8 @@ from jaxtyping import Array, Float, Int
 from .._checks import RealScalar, as_positive_integer, is_concrete
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_levels, as_state, checked, denoised
+from ._inputs import as_argument, as_level, as_state, checked, denoised, levels_between
+from ._multistep_grid import multistep_flow
 
 # Evaluations a step of the solvers that this package picks or documents, and whether the last one is reused.
 _STAGES = {
@@ -21,10 +23,13 @@ _STAGES = {
     diffrax.Tsit5: (7, True),
     diffrax.Dopri5: (7, True),
     diffrax.Dopri8: (14, True),
-    ExponentialMultistep: (2, True),
+    ExponentialMultistep: (2, True),  # with error control
 }
 
 _FIRST_STEP = 0.01  # of the adaptive solver, in `log sigma`
+DEFAULT_MAX_STEPS = 4096
+DEFAULT_DENSE_STEPS = 1024  # as many states and slopes are kept
+DEFAULT_GRID_ORDER = 3  # of `ExponentialMultistep`
 
 
 class FlowSolution(eqx.Module):
@@ -79,7 +84,7 @@ def flow(
     solver: diffrax.AbstractSolver | None = None,
     steps: int | None = None,
     levels: Float[Array, " m"] | np.ndarray | Sequence[float] | None = None,
-    max_steps: int = 4096,
+    max_steps: int | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> Float[Array, " d"]:
     """End of the probability flow that starts at `u` at noise level `sigma_from`.
@@ -119,7 +124,7 @@ def flow_solution(
     steps: int | None = None,
     levels: Float[Array, " m"] | np.ndarray | Sequence[float] | None = None,
     dense: bool = False,
-    max_steps: int = 4096,
+    max_steps: int | None = None,
     throw: bool = True,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> FlowSolution:
@@ -133,19 +138,25 @@ def flow_solution(
         denoiser: any callable `(u, sigma) -> (d,)`.
         u: state at `sigma_from`, shape (d,). For a batch, `jax.vmap`.
         sigma_from, sigma_to: noise levels, in data units. `sigma_from` is positive, `sigma_to` non-negative.
-        rtol, atol: tolerances of the adaptive solver, `atol` in data units. By default 1e-5 in float32, 1e-7 in float64.
-        solver: a diffrax solver. By default Tsit5, or Dopri8 for `rtol < 1e-6`; Heun on a grid. `ExponentialMultistep` needs
-            fewest calls of the denoiser at tolerances of 1e-2 to 1e-4.
-        steps: instead of adaptive steps, that many on the EDM grid (rho = 7) between two positive noise levels.
+        rtol, atol: tolerances of the adaptive solver, `atol` in data units. By default 1e-5 in float32, 1e-7 in float64. They
+            hold for the error that each step adds to each coordinate, whatever the dimension: the largest counts.
+        solver: a diffrax solver, or `ExponentialMultistep`, which needs fewest calls of the denoiser: on a grid, and with
+            error control at tolerances of 1e-2 to 1e-4. By default Tsit5, or Dopri8 for `rtol < 1e-6` (without `dense`, as
+            its interpolation is worse than its ends); Heun on a grid.
+        steps: instead of adaptive steps, that many between two positive noise levels: of a constant ratio for an
+            `ExponentialMultistep`, else on the EDM grid (rho = 7).
         levels: instead, the noise levels to step through, from `sigma_from` to `sigma_to`, monotone. A final 0 is a call of
-            the denoiser. On a grid the variable is sigma: `diffrax.Heun()` is EDM's sampler, `diffrax.Euler()` DDIM.
+            the denoiser. A diffrax solver steps in sigma: `diffrax.Heun()` is EDM's sampler, `diffrax.Euler()` DDIM. With few
+            levels Heun's spread is too wide (`gaussian_sampler_bias`).
         dense: keep the interpolant for `FlowSolution.evaluate`; the memory grows with `max_steps`.
-        max_steps: most steps of the adaptive solver.
+        max_steps: most steps of the adaptive solver, 4096 by default, 1024 with `dense`.
         throw: raise where the solver fails, rather than report it in `.result`.
-        adjoint: how diffrax differentiates. By default in reverse mode; `diffrax.ForwardMode()` for `jax.jvp`.
+        adjoint: how diffrax differentiates. By default in reverse mode; `diffrax.ForwardMode()` for `jax.jvp`. An
+            `ExponentialMultistep` on a grid is differentiated in both.
 
     Raises:
-        ValueError: for a bad shape or noise level, a tolerance below what the dtype resolves, or `steps` with `levels`.
+        ValueError: for a bad shape or noise level, a tolerance below what the dtype resolves, `steps` with `levels`, or a
+            solver that is not one of ordinary differential equations, or of no use on a grid.
         RuntimeError: where the solver fails, unless `throw=False`.
 
     **Stiffness.** Upwards in noise, from a point that lies many `sigma_from` off the data, the flow contracts at a rate of
@@ -163,13 +174,28 @@ def flow_solution(
             raise ValueError(
                 "`rtol` and `atol` belong to the adaptive solver; a grid (`steps`, `levels`) has none."
             )
-        grid, to_zero = _grid(start, end, steps, levels)
+        solver = diffrax.Heun() if solver is None else require_ode_solver(solver)
+        multistep = isinstance(solver, ExponentialMultistep)
+        grid, to_zero = _grid(start, end, steps, levels, multistep)
+        if dense and multistep:
+            raise ValueError(
+                "`dense` on a grid needs a Runge-Kutta method: an ExponentialMultistep has no interpolant there."
+            )
         if dense and len(grid) == 1:
             raise ValueError("`dense` needs at least two positive noise levels.")
-        solver = diffrax.Heun() if solver is None else solver
+        if multistep:
+            order = solver.grid_order or DEFAULT_GRID_ORDER
+            return _by_multistep(denoiser, u, grid, to_zero, order, throw)
         return _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint)
     rtol, atol = tolerances(u.dtype, rtol, atol)
-    solver = default_solver(rtol) if solver is None else solver
+    solver = default_solver(rtol, dense) if solver is None else require_ode_solver(solver)
+    if isinstance(solver, ExponentialMultistep) and solver.grid_order not in (None, 2):
+        raise ValueError(
+            f"An ExponentialMultistep with error control is of order 2; got order={solver.grid_order}. "
+            "Give `steps` or `levels` for a grid, or no order."
+        )
+    if max_steps is None:
+        max_steps = DEFAULT_DENSE_STEPS if dense else DEFAULT_MAX_STEPS
     max_steps = as_positive_integer(max_steps, "max_steps")
     # Known at compile time, or not at all.
     may_be_zero = not is_concrete(end) or bool(end == 0)
@@ -199,9 +225,27 @@ def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[floa
     return rtol, atol
 
 
-def default_solver(rtol: float) -> diffrax.AbstractSolver:
-    """Fifth order for loose tolerances, eighth for tight ones."""
-    return diffrax.Tsit5() if rtol >= 1e-6 else diffrax.Dopri8()
+def default_solver(rtol: float, dense: bool = False) -> diffrax.AbstractSolver:
+    """Fifth order for loose tolerances and for interpolation, which Dopri8 does 100 times worse than its ends; eighth else."""
+    return diffrax.Tsit5() if rtol >= 1e-6 or dense else diffrax.Dopri8()
+
+
+def largest(errors: Any) -> Array:
+    """Norm of a step's error over its tolerance: every component counts by itself, however many rest."""
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(error)) for error in jax.tree.leaves(errors)]))
+
+
+def require_ode_solver(solver: Any) -> Any:
+    """`solver`, or `ValueError` if it is not one for a single ordinary differential equation."""
+    if (
+        not isinstance(solver, diffrax.AbstractSolver)
+        or getattr(solver, "term_structure", None) is not diffrax.AbstractTerm
+    ):
+        raise ValueError(
+            "`solver` must be a diffrax solver of ordinary differential equations, such as diffrax.Tsit5() or "
+            f"smoothjax.ExponentialMultistep(); got {solver!r}."
+        )
+    return solver
 
 
 # What is compiled consists of functions of the module, not of closures: a second call finds it compiled.
@@ -231,7 +275,7 @@ def _adaptive(
         dt0=jnp.where(last < start, -_FIRST_STEP, _FIRST_STEP).astype(u.dtype),
         y0=u,
         args=denoiser,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=largest),
         saveat=diffrax.SaveAt(t1=True, dense=dense),
         adjoint=adjoint,
         max_steps=max_steps,
@@ -250,7 +294,7 @@ def _adaptive(
     )
 
 
-def _grid(start, end, steps, levels) -> tuple[Any, bool]:
+def _grid(start, end, steps, levels, constant_ratio) -> tuple[Any, bool]:
     """The positive noise levels of the grid, and whether a last step goes to zero."""
     if steps is not None and levels is not None:
         raise ValueError("Give `steps` or `levels`, not both.")
@@ -264,16 +308,12 @@ def _grid(start, end, steps, levels) -> tuple[Any, bool]:
         )
         end = checked(end, end == start, "`steps` needs two different noise levels", f"; got {end}")
         ramp, rho = jnp.linspace(0, 1, steps + 1, dtype=start.dtype), 7
-        grid = (ramp[::-1] * start ** (1 / rho) + ramp * end ** (1 / rho)) ** rho
+        if constant_ratio:
+            grid = jnp.exp(ramp[::-1] * jnp.log(start) + ramp * jnp.log(end))
+        else:
+            grid = (ramp[::-1] * start ** (1 / rho) + ramp * end ** (1 / rho)) ** rho
         return grid.at[0].set(start).at[-1].set(end), False
-    levels = as_levels(levels, start.dtype)
-    for name, given, used in (("sigma_from", start, levels[0]), ("sigma_to", end, levels[-1])):
-        levels = checked(
-            levels,
-            ~(abs(given - used) <= 1e-5 * used),
-            "`levels` must run from `sigma_from` to `sigma_to`",
-            f"; {name}={given}, but it has {used}",
-        )
+    levels = levels_between(levels, start, end)
     if is_concrete(levels) or is_concrete(end):
         to_zero = bool((levels if is_concrete(levels) else end[None])[-1] == 0)
     else:
@@ -320,6 +360,21 @@ def _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint):
         # No error control that would stop on them.
         value = eqx.error_if(value, ~jnp.isfinite(value), "The flow left the finite numbers.")
     return FlowSolution(value, result, steps, evaluations, interpolation, False)
+
+
+@eqx.filter_jit
+def _by_multistep(denoiser, u, grid, to_zero, order, throw):
+    grid = jnp.asarray(grid, u.dtype)
+    value, num_steps = u, len(grid) - 1
+    if num_steps:
+        value = multistep_flow(lambda u, s: denoised(denoiser, u, s), u, grid, order)
+    if to_zero:
+        value = denoised(denoiser, value, grid[-1])
+        num_steps += 1
+    if throw:
+        value = eqx.error_if(value, ~jnp.isfinite(value), "The flow left the finite numbers.")
+    count = jnp.asarray(num_steps)  # a call a level
+    return FlowSolution(value, diffrax.RESULTS.successful, count, count, None, True)
 
 
 def _evaluations(solver, num_steps: Array) -> Array:

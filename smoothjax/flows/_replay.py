@@ -19,7 +19,7 @@ from ..denoisers._truncated import certified_batch
 from ._adapted_grid import adapted_grid
 from ._exponential import History, multistep
 from ._inputs import as_levels, checked
-from ._sampling import noise_of, over_batches
+from ._sampling import initial_state, noise_of, over_batches
 from ._settling import barycentres, stays_on_point
 
 DEFAULT_LEVELS = 20
@@ -204,13 +204,15 @@ def _replay(
     batch_size: int | None,
 ) -> Replay:
     levels, dtype = jnp.asarray(levels), base.data.dtype
+    smooth = denoiser if isinstance(denoiser, GaussianSmoothedDenoiser) else base
     if isinstance(denoiser, TruncatedDenoiser):
         followed = _follow_points(denoiser, levels[-1])
     else:
         followed = _follow_barycentres(denoiser, base, levels[-1])
 
-    def noise(i: Array) -> Array:
-        return noise_of(jax.random.fold_in(key, i), base.dim, dtype)
+    def start(i: Array) -> Array:
+        z = noise_of(jax.random.fold_in(key, i), base.dim, dtype)
+        return initial_state(smooth, z, levels[0])
 
     def batch(indices: Array) -> Replay:
         num = len(indices)
@@ -235,7 +237,7 @@ def _replay(
             settled = jnp.where(certain, sigma, settled)
             return k + 1, done.corrected, done.history, points, rows, settled, calls + open_
 
-        u = levels[0] * jax.vmap(noise)(indices)
+        u = jax.vmap(start)(indices)
         rows = jax.eval_shape(followed.rows_of, u)
         nothing = jnp.zeros_like(u), jnp.full(rows.shape, -1, rows.dtype)
         settled, calls = jnp.zeros(num, dtype), jnp.zeros(num, jnp.int32)

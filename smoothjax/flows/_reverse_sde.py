@@ -1,15 +1,21 @@
 """The reverse-time stochastic differential equation."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
 from ..denoisers import Denoiser
-from ._inputs import as_argument, as_level, as_state, checked, denoised
+from ._exponential import ExponentialMultistep
+from ._inputs import as_argument, as_level, as_state, checked, denoised, levels_between
+from ._multistep_grid import multistep_sde
 
 
 def reverse_sde(
@@ -19,7 +25,8 @@ def reverse_sde(
     sigma_from: RealScalar,
     sigma_to: RealScalar,
     *,
-    steps: int,
+    steps: int | None = None,
+    levels: Float[Array, " m"] | np.ndarray | Sequence[float] | None = None,
     stochasticity: RealScalar = 1.0,
     solver: diffrax.AbstractSolver | None = None,
 ) -> Float[Array, " d"]:
@@ -27,40 +34,84 @@ def reverse_sde(
 
     In `tau = -log sigma` it reads `du = (1 + eta) (D - u) dtau + sqrt(2 eta) sigma dB`, with `eta = stochasticity`: 1 is
     the time reversal of the forward process, 0 the probability flow, and for an exact denoiser every eta has the same
-    marginals. The noise is additive, so that a stochastic Runge-Kutta method of strong order 1.5 applies. The Brownian path
-    belongs to the key and the two noise levels: more steps follow the same path more closely.
+    marginals. By default the linear part is solved exactly, the noise of each step drawn exactly for its length, and D's last
+    increment taken along such that the variance of every Gaussian comes out right on a grid with a constant ratio (see
+    `ExponentialMultistep`): stable for any number of steps, one call of the denoiser each.
 
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`.
-        key: for the Brownian path.
+        key: for the noise.
         u: state at `sigma_from`, shape (d,). For a batch, `jax.vmap` over `u` and `key`.
         sigma_from, sigma_to: positive noise levels, decreasing.
         steps: number of steps, uniform in `log sigma`.
+        levels: instead, the noise levels to step through, from `sigma_from` to `sigma_to`.
         stochasticity: eta, non-negative.
-        solver: a diffrax SDE solver for additive noise. `diffrax.ShARK()` by default; `diffrax.Euler()` is Euler-Maruyama.
+        solver: `ExponentialMultistep()` by default; or a diffrax SDE solver, such as `diffrax.ShARK()` (strong order 1.5 for
+            this additive noise) or `diffrax.Euler()` (Euler-Maruyama). With those the Brownian path belongs to the key and
+            the two noise levels, and more steps follow the same path more closely; with few they are unstable.
 
     Raises:
-        ValueError: for a bad shape, noise level, number of steps or stochasticity.
+        ValueError: for a bad shape, noise level, number of steps or stochasticity, both or neither of `steps` and `levels`, or
+            a solver that is none of stochastic differential equations.
 
-    Source: Anderson 1982; Karras et al. 2022, eq. (6).
+    Source: Anderson 1982; Karras et al. 2022, eq. (6); with the linear part exact, Lu et al. 2022 (SDE-DPM-Solver++).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
+        >>> end = sj.reverse_sde(D, jax.random.key(0), jnp.array([10.0]), 80.0, 0.002, steps=20)
+        >>> bool(abs(abs(end[0]) - 1) < 0.02)
+        True
     """
     u = as_state(u)
-    steps = as_positive_integer(steps, "steps")
     eta = as_level(stochasticity, "stochasticity", u.dtype, or_zero=True)
     high = as_level(sigma_from, "sigma_from", u.dtype)
     low = as_level(sigma_to, "sigma_to", u.dtype)
     given = f"; got {sigma_from} and {sigma_to}"
     low = checked(low, low >= high, "`sigma_to` must lie below `sigma_from`", given)
-    solver = diffrax.ShARK() if solver is None else solver
-    return _solve(as_argument(denoiser), key, u, high, low, eta, steps, solver)
+    if (steps is None) == (levels is None):
+        raise ValueError("Give `steps` or `levels`, one of them.")
+    if levels is None:
+        steps = as_positive_integer(steps, "steps")
+        grid = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), steps + 1, dtype=u.dtype))
+        grid = grid.at[0].set(high).at[-1].set(low)
+    else:
+        grid = levels_between(levels, high, low)
+        grid = checked(grid, grid[-1] == 0, "`levels` must end at a positive noise level")
+    solver = ExponentialMultistep() if solver is None else _require_sde_solver(solver)
+    denoiser = as_argument(denoiser)
+    if isinstance(solver, ExponentialMultistep):
+        return _by_multistep(denoiser, key, u, grid, eta)
+    return _solve(denoiser, key, u, grid, eta, solver)
+
+
+def _require_sde_solver(solver: Any) -> Any:
+    kinds = (
+        ExponentialMultistep,
+        diffrax.AbstractItoSolver,
+        diffrax.AbstractStratonovichSolver,
+    )
+    if not isinstance(solver, kinds):
+        raise ValueError(
+            "`solver` must be one of stochastic differential equations, such as smoothjax.ExponentialMultistep() or "
+            f"diffrax.ShARK(); got {solver!r}."
+        )
+    return solver
 
 
 # What is compiled consists of functions of the module, not of closures: a second call finds it compiled.
 
 
 @eqx.filter_jit
-def _solve(denoiser, key, u, high, low, eta, steps, solver):
-    start, end = -jnp.log(high), -jnp.log(low)
+def _by_multistep(denoiser, key, u, grid, eta):
+    value = multistep_sde(lambda u, s: denoised(denoiser, u, s), key, u, grid, eta)
+    return _finite(value)
+
+
+@eqx.filter_jit
+def _solve(denoiser, key, u, grid, eta, solver):
+    times = -jnp.log(jnp.asarray(grid))
+    start, end, steps = times[0], times[-1], len(times) - 1
     path = diffrax.VirtualBrownianTree(
         start,
         end,
@@ -77,11 +128,14 @@ def _solve(denoiser, key, u, high, low, eta, steps, solver):
         dt0=None,
         y0=u,
         args=(denoiser, eta),
-        stepsize_controller=diffrax.StepTo(ts=jnp.linspace(start, end, steps + 1)),
+        stepsize_controller=diffrax.StepTo(ts=times),
         max_steps=steps,
     )
     assert solution.ys is not None
-    value = solution.ys[0]
+    return _finite(solution.ys[0])
+
+
+def _finite(value):
     return eqx.error_if(value, ~jnp.isfinite(value), "The trajectory left the finite numbers.")
 
 

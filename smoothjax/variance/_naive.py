@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer, require_positive
 from ..denoisers import AbstractPosteriorDenoiser
 from ..flows._inputs import as_level, as_state, checked
+from ..flows._linear_part import linear_step
 from ..processes import AbstractProcess
 
 
@@ -101,12 +101,13 @@ def naive_flow(
 
     In `tau = -log sigma`: `du = (D - u) dtau + sqrt(strength) B dW` with `B B^T = Cov(x_0 | u)`, in the sense of Ito, since
     each step draws before it moves. Unlike the reverse SDE its noise vanishes where one training point is certain, and is
-    singular in general. By the Euler-Maruyama method, of weak order one. The noise has no memory: different paths do not
-    share it, and there is no kernel between two places.
+    singular in general. A step solves the linear part exactly, with D and the covariance of its start and the strength as
+    it goes: of weak order one, and stable however long the step. The noise has no memory: different paths do not share it,
+    and there is no kernel between two places.
 
     Args:
         denoiser: exact posterior mean, with its covariance.
-        key: of the Brownian path. For many, `jax.vmap` over `key` and `u`.
+        key: for the noise. For many paths, `jax.vmap` over `key` and `u`.
         u: state at `sigma_from`, shape (d,).
         sigma_from, sigma_to: positive noise levels, decreasing.
         strength: dimensionless, a number or a function of sigma; `NaiveStrength(process, kappa)` is the paper's.
@@ -147,35 +148,30 @@ class _Constant(eqx.Module):
         return self.value
 
 
+# Of the strength over a step, in log sigma.
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(6)
+
+
 @eqx.filter_jit
 def _solve(denoiser, key, u, high, low, strength, steps):
-    start, end = -jnp.log(high), -jnp.log(low)
-    shape = jax.ShapeDtypeStruct(u.shape, u.dtype)
-    path = diffrax.VirtualBrownianTree(start, end, (end - start) / (2 * steps), shape, key)
-    solution = diffrax.diffeqsolve(
-        diffrax.MultiTerm(diffrax.ODETerm(_drift), diffrax.ControlTerm(_diffusion, path)),
-        diffrax.Euler(),
-        t0=start,
-        t1=end,
-        dt0=None,
-        y0=u,
-        args=(denoiser, strength),
-        stepsize_controller=diffrax.StepTo(ts=jnp.linspace(start, end, steps + 1)),
-        max_steps=steps,
-    )
-    assert solution.ys is not None
-    return solution.ys[0]
+    levels = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), steps + 1, dtype=u.dtype))
+    h = (jnp.log(low) - jnp.log(high)).astype(u.dtype) / steps
+
+    def step(u, k):
+        sigma = levels[k]
+        ahead = linear_step(u, denoiser(u, sigma), h)
+        # Singular in general: eigenvalues, not Cholesky.
+        values, vectors = jnp.linalg.eigh(denoiser.posterior_covariance(u, sigma))
+        scale = jnp.sqrt(_decayed_strength(strength, sigma, h) * jnp.maximum(values, 0))
+        noise = jax.random.normal(jax.random.fold_in(key, k), u.shape, u.dtype)
+        return ahead + jnp.matmul(vectors, scale * noise, precision="highest"), None
+
+    return jax.lax.scan(step, u, jnp.arange(steps))[0]
 
 
-def _drift(tau, u, args):
-    denoiser, _ = args
-    return denoiser(u, jnp.exp(-tau)) - u
-
-
-def _diffusion(tau, u, args):
-    denoiser, strength = args
-    sigma = jnp.exp(-tau)
-    # Singular in general: eigenvalues, not Cholesky.
-    values, vectors = jnp.linalg.eigh(denoiser.posterior_covariance(u, sigma))
-    scale = jnp.asarray(strength(sigma), u.dtype)
-    return lx.MatrixLinearOperator(vectors * jnp.sqrt(scale * jnp.maximum(values, 0)))
+def _decayed_strength(strength, sigma, h):
+    """Of the noise on the way over a step h in log sigma, what is left at its end: the integral of `(end / r)^2 strength(r)`."""
+    way = 0.5 * (1 + jnp.asarray(_NODES, sigma.dtype))
+    each = [jnp.asarray(strength(sigma * jnp.exp(h * x)), sigma.dtype) for x in way]
+    weights = 0.5 * jnp.asarray(_NODE_WEIGHTS, sigma.dtype) * jnp.exp(2 * h * (1 - way))
+    return -h * jnp.sum(weights * jnp.stack(each))
