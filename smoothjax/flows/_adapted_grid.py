@@ -11,6 +11,7 @@ from ..denoisers import Denoiser
 from ..grids import log_uniform_grid
 from ._exponential import History, multistep
 from ._inputs import as_argument, denoised
+from ._sampling import initial_state
 
 # A pilot sees a bend that is as wide as two of its steps: a factor of two in noise.
 LEVELS_PER_OCTAVE = 2.4
@@ -80,7 +81,8 @@ def _density(
 ) -> tuple[Array, Array]:
     """Logarithms of the levels, and the density of steps that each asks for."""
     denoise = lambda u, sigma: jax.vmap(lambda u: denoised(denoiser, u, sigma))(u)  # noqa: E731
-    u = levels[0] * jax.random.normal(key, (num_pilots, dim), levels.dtype)
+    noise = jax.random.normal(key, (num_pilots, dim), levels.dtype)
+    u = jax.vmap(lambda z: initial_state(denoiser, z, levels[0]))(noise)
     start = denoise(u, levels[0])
 
     def step(carry, ends):
