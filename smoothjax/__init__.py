@@ -58,6 +58,7 @@ from .flows import gaussian_sampler_bias as gaussian_sampler_bias
 from .flows import gaussian_sampler_factors as gaussian_sampler_factors
 from .flows import gaussian_sampler_law as gaussian_sampler_law
 from .flows import initial_noise as initial_noise
+from .flows import initial_state as initial_state
 from .flows import likelihood_solution as likelihood_solution
 from .flows import log_likelihood as log_likelihood
 from .flows import piecewise_linear_flow as piecewise_linear_flow

@@ -51,7 +51,7 @@ def test_weights_of_a_step_integrate_the_polynomial(power, x64):
 
 
 def gains(h, order, phases=8, reach=9.0):
-    """What the flow by equal steps in log sigma multiplies `z` by, over the exact factor, for Gaussians of several variances."""
+    """What the flow by equal steps in log sigma multiplies `z` by, over the exact factor, for several variances."""
     variances = np.exp(2 * h * np.arange(phases) / phases)
     count = int(np.ceil(reach / h))
     levels = np.exp(h * np.arange(count, -count - 1, -1))

@@ -18,5 +18,6 @@ from ._replay import Replay as Replay
 from ._replay import replay as replay
 from ._reverse_sde import reverse_sde as reverse_sde
 from ._sampling import initial_noise as initial_noise
+from ._sampling import initial_state as initial_state
 from ._sampling import sample as sample
 from ._terminal import terminal_mismatch_bound as terminal_mismatch_bound

@@ -55,7 +55,7 @@ class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
     again. Where the posterior has concentrated, D is constant and every step exact; a Runge-Kutta method follows the decay
     of `u - D` with steps of order one however little D changes.
 
-    **On a grid** (`steps` or `levels`): order one is DDIM; two and three take as many outputs, and one more in the corrector.
+    **On a grid** (`steps` or `levels`): order one is DDIM; two and three take as many outputs, the corrector one more.
     The polynomials are in powers of sigma that depend on the step, such that on a grid with a constant ratio (the default
     for `steps`) the flow of *every* Gaussian is exact to about `exp(-pi^2 / h)`, h the step in log sigma, whatever its
     covariance. With noise (`stochasticity`) each step draws it exactly for its length, and the same is made true of the

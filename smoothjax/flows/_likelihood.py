@@ -16,7 +16,6 @@ from ..denoisers._base import mean_and_variance
 from ._inputs import as_argument, as_level, as_state, checked, denoised
 from ._probability_flow import default_solver, largest, tolerances
 
-
 COARSER = 10  # tolerances of the integration that the error is estimated by
 
 
@@ -56,9 +55,9 @@ def log_likelihood(
     """Log density, in nats, that the probability flow of `denoiser` gives to `u` at noise level `sigma_min`.
 
     With the exact trace of the Jacobian; see `likelihood_solution` for the arguments, for a stochastic estimate of the
-    trace, and for what is known of the error. Divided by `-d log 2` it is in bits a dimension, of data in these units at this
-    noise: not the bits per dimension of bytes that papers print (see the comparison's report). A density at a noise level is that
-    of `x_0 + sigma_min z`: a finite training set has none at zero.
+    trace, and for what is known of the error. Divided by `-d log 2` it is in bits a dimension, of data in these units and at
+    this noise: not the bits per dimension of bytes that papers print (see the comparison's report). A density at a noise
+    level is that of `x_0 + sigma_min z`: a finite training set has none at zero.
     """
     return likelihood_solution(
         denoiser,
@@ -91,15 +90,14 @@ def likelihood_solution(
 ) -> LikelihoodSolution:
     """Log-likelihood of `u` at noise level `sigma_min`, with its errors.
 
-    Along the flow `d log p / d log sigma = tr(dD/du) - d`. It is followed in `1 / sigma`, in which the state in units of the
-    noise level, `y = u / sigma`, has the velocity D: where the denoiser is constant every step is exact, however small the
-    noise. From a point that lies many `sigma_min` off the training points of an exact memoriser the way up is stiff, and ends
-    at `max_steps`.
+    Along the flow `d log p / d log sigma = tr(dD/du) - d`. It is followed in `1 / sigma`, in which the state in units of
+    the noise level, `y = u / sigma`, has the velocity D: where the denoiser is constant every step is exact, however small
+    the noise. From a point that lies many `sigma_min` off the training points of an exact memoriser the way up is stiff, and
+    ends at `max_steps`.
 
-    The trace is the posterior variance over `sigma^2` where the
-    denoiser knows that in closed form, else that of the Jacobian, formed exactly (d products); or, on request,
-    Hutchinson's estimate with Rademacher probes, held fixed along the trajectory so that their spread gives the standard
-    error of the result.
+    The trace is the posterior variance over `sigma^2` where the denoiser knows that in closed form, else that of the
+    Jacobian, formed exactly (d products); or, on request, Hutchinson's estimate with Rademacher probes, held fixed along the
+    trajectory so that their spread gives the standard error of the result.
 
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`.
@@ -108,9 +106,9 @@ def likelihood_solution(
         sigma_max: noise level at which the law is replaced by `prior` plus noise.
         prior: Gaussian of the data. By default that with the mean and covariance of the denoiser's own law.
         num_probes: at least two, for Hutchinson's estimate; needs `key`.
-        rtol, atol, solver, max_steps, throw: as in `flow_solution`. The tolerances hold for each step's error of the state in
-            units of the noise level, and `atol` for that of the log density, in nats.
-        estimate_error: integrate a second time, ten times more loosely, for `.integration_error`: about two thirds more work.
+        rtol, atol, solver, max_steps, throw: as in `flow_solution`. The tolerances hold for each step's error of the state
+            in units of the noise level, and `atol` for that of the log density, in nats.
+        estimate_error: integrate a second time, ten times more loosely, for `.integration_error`: two thirds more work.
 
     Raises:
         ValueError: for a bad shape or noise level; a bare callable without `prior`; `num_probes` without `key`.

@@ -1,4 +1,4 @@
-"""Steps of `du/dlog sigma = u - D`, and of the same with noise, with the linear part exact: the one place that takes them."""
+"""Steps of `du/dlog sigma = u - D`, with and without noise, with the linear part exact: the one place that takes them."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -24,7 +24,7 @@ def noise_scale(level: Array, h: Array, eta: Array | float) -> Array:
 
 
 def slope_weight(h: Array) -> Array:
-    """How much of the denoiser's slope by `log sigma` at the start of a step belongs to its mean over the step, (units of h).
+    """How much of the denoiser's slope by `log sigma` belongs to its mean over a step, in units of h.
 
     `(e^h - 1 - h) / (e^h - 1)`: exact for a denoiser that is linear in `log sigma` along the step. About `h / 2`.
     """

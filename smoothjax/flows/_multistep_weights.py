@@ -4,15 +4,15 @@ A step from s to t with the linear part exact is `u' = (t/s) u + (1 - t/s) mean(
 step taken with the weight `dr / r^2`. A multistep method takes D for a polynomial in some variable x(r) through the outputs
 it has. For one Gaussian direction of variance l, `D = l z / sqrt(l + r^2)` along the flow, no polynomial in any one
 variable; what a method gains or loses on it depends on `s^2 / l` and on the step's ratio only. On a grid with a constant
-ratio, `log s` runs past `log sqrt(l)` in equal steps, so that the logarithm of the gain over the whole flow is the sum, over a
-lattice, of a smooth function: it is that function's mean, but for terms that fall like `exp(-pi^2 / h)`. So a variable in
+ratio, `log s` runs past `log sqrt(l)` in equal steps, so that the logarithm of the gain over the whole flow is the sum, over
+a lattice, of a smooth function: it is that function's mean, but for terms that fall like `exp(-pi^2 / h)`. So a variable in
 which the mean is zero makes the flow of *every* Gaussian exact to `exp(-pi^2 / h)`, whatever its covariance, with the order
 of the method as it is. Powers `x = r^p` are enough; the tables below hold p by h. In the same way, the reverse SDE's
 variance of every Gaussian is made exact by the share of the last increment that is taken along.
 
-The powers are zeros of the mean log gain by bisection, with the flow's first outputs exact, over 18 log units; tests find them
-again. Between the entries they are interpolated. Source: ours; the methods are those of DPM-Solver++ (Lu et al. 2022) and
-UniPC (Zhao et al. 2023), whose variable is `log r`, p = 0.
+The powers are zeros of the mean log gain by bisection, with the flow's first outputs exact, over 18 log units; tests find
+them again. Between the entries they are interpolated. Source: ours; the methods are those of DPM-Solver++ (Lu et al. 2022)
+and UniPC (Zhao et al. 2023), whose variable is `log r`, p = 0.
 """
 
 from typing import NamedTuple
@@ -24,12 +24,16 @@ from jaxtyping import Array, Bool, Float
 
 # Steps in log sigma, and the power for the predictor and the corrector at each. Second order: the corrector's is 0.
 _SECOND_STEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0)
-_SECOND = (0.9687, 0.9387, 0.8786, 0.819, 0.7596, 0.7007, 0.6155, 0.5371, 0.4464, 0.3556, 0.2859, 0.2318, 0.1883)  # fmt: skip
+_SECOND = (
+    0.9687, 0.9387, 0.8786, 0.819, 0.7596, 0.7007, 0.6155, 0.5371, 0.4464, 0.3556, 0.2859, 0.2318, 0.1883,
+)  # fmt: skip
 # Third order: of the curve of pairs, those with a predictor near log r where steps are small and, where they are large, with
 # the least that is left.
 _THIRD_STEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.62, 0.8, 0.963, 1.2, 1.4, 1.514, 1.7)
 _THIRD_PREDICTOR = (0.2, 0.18, 0.13, 0.09, 0.04, 0.01, 0.02, 0.12, 0.2, 0.28, 0.36, 0.4, 0.36)
-_THIRD_CORRECTOR = (-0.3182, -0.3574, -0.3691, -0.3954, -0.3747, -0.4062, -0.5315, -0.6573, -0.6606, -0.5826, -0.4522, -0.2952, -0.2061)  # fmt: skip
+_THIRD_CORRECTOR = (
+    -0.3182, -0.3574, -0.3691, -0.3954, -0.3747, -0.4062, -0.5315, -0.6573, -0.6606, -0.5826, -0.4522, -0.2952, -0.2061,
+)  # fmt: skip
 # The share of the last increment of D, by stochasticity (rows) and step (those of the second order).
 _STOCHASTICITIES = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 40.0)
 _SHARES = (

@@ -138,16 +138,16 @@ def flow_solution(
         denoiser: any callable `(u, sigma) -> (d,)`.
         u: state at `sigma_from`, shape (d,). For a batch, `jax.vmap`.
         sigma_from, sigma_to: noise levels, in data units. `sigma_from` is positive, `sigma_to` non-negative.
-        rtol, atol: tolerances of the adaptive solver, `atol` in data units. By default 1e-5 in float32, 1e-7 in float64. They
-            hold for the error that each step adds to each coordinate, whatever the dimension: the largest counts.
+        rtol, atol: tolerances of the adaptive solver, `atol` in data units. By default 1e-5 in float32, 1e-7 in float64.
+            They hold for the error that each step adds to each coordinate, whatever the dimension: the largest counts.
         solver: a diffrax solver, or `ExponentialMultistep`, which needs fewest calls of the denoiser: on a grid, and with
             error control at tolerances of 1e-2 to 1e-4. By default Tsit5, or Dopri8 for `rtol < 1e-6` (without `dense`, as
             its interpolation is worse than its ends); Heun on a grid.
         steps: instead of adaptive steps, that many between two positive noise levels: of a constant ratio for an
             `ExponentialMultistep`, else on the EDM grid (rho = 7).
         levels: instead, the noise levels to step through, from `sigma_from` to `sigma_to`, monotone. A final 0 is a call of
-            the denoiser. A diffrax solver steps in sigma: `diffrax.Heun()` is EDM's sampler, `diffrax.Euler()` DDIM. With few
-            levels Heun's spread is too wide (`gaussian_sampler_bias`).
+            the denoiser. A diffrax solver steps in sigma: `diffrax.Heun()` is EDM's sampler, `diffrax.Euler()` DDIM. With
+            few levels Heun's spread is too wide (`gaussian_sampler_bias`).
         dense: keep the interpolant for `FlowSolution.evaluate`; the memory grows with `max_steps`.
         max_steps: most steps of the adaptive solver, 4096 by default, 1024 with `dense`.
         throw: raise where the solver fails, rather than report it in `.result`.
@@ -226,7 +226,7 @@ def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[floa
 
 
 def default_solver(rtol: float, dense: bool = False) -> diffrax.AbstractSolver:
-    """Fifth order for loose tolerances and for interpolation, which Dopri8 does 100 times worse than its ends; eighth else."""
+    """Fifth order for loose tolerances and for interpolation, at which Dopri8 is far worse than at its ends; else eighth."""
     return diffrax.Tsit5() if rtol >= 1e-6 or dense else diffrax.Dopri8()
 
 

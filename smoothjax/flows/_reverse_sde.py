@@ -34,8 +34,8 @@ def reverse_sde(
 
     In `tau = -log sigma` it reads `du = (1 + eta) (D - u) dtau + sqrt(2 eta) sigma dB`, with `eta = stochasticity`: 1 is
     the time reversal of the forward process, 0 the probability flow, and for an exact denoiser every eta has the same
-    marginals. By default the linear part is solved exactly, the noise of each step drawn exactly for its length, and D's last
-    increment taken along such that the variance of every Gaussian comes out right on a grid with a constant ratio (see
+    marginals. By default the linear part is solved exactly, the noise of each step drawn exactly for its length, and D's
+    last increment taken along such that the variance of every Gaussian comes out right on a grid with a constant ratio (see
     `ExponentialMultistep`): stable for any number of steps, one call of the denoiser each.
 
     Args:
@@ -51,8 +51,8 @@ def reverse_sde(
             the two noise levels, and more steps follow the same path more closely; with few they are unstable.
 
     Raises:
-        ValueError: for a bad shape, noise level, number of steps or stochasticity, both or neither of `steps` and `levels`, or
-            a solver that is none of stochastic differential equations.
+        ValueError: for a bad shape, noise level, number of steps or stochasticity, both or neither of `steps` and `levels`,
+            or a solver that is none of stochastic differential equations.
 
     Source: Anderson 1982; Karras et al. 2022, eq. (6); with the linear part exact, Lu et al. 2022 (SDE-DPM-Solver++).
 

@@ -44,11 +44,27 @@ def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
 def initial_state(
     denoiser: Denoiser, z: Float[Array, " d"], sigma: Any, mean: Float[Array, " d"] | None = None
 ) -> Float[Array, " d"]:
-    """State at the noise level where a sample starts, from its standard normal noise.
+    """State at the noise level where a sample of `sample` starts, from its standard normal noise.
 
-    `m + sigma z` with the mean m of the denoiser's law, where it is known or given. Where the denoiser is an exact posterior
-    mean it also has the law's covariance C: `(D(m + sigma z) - m) / 2` is the first term of `sqrt(C + sigma^2) z - sigma z`,
-    `C z / 2 sigma`. What is left is of relative order `(C / sigma^2)^2`.
+    `m + sigma z` with the mean m of the denoiser's law, where it is known or given; else `sigma z`. Where the denoiser is an
+    exact posterior mean it also has the law's covariance C: `(D(m + sigma z) - m) / 2` is the first term, `C z / 2 sigma`, of
+    `sqrt(C + sigma^2) z - sigma z`. What is left is of relative order `(C / sigma^2)^2`.
+
+    Args:
+        denoiser: any callable `(u, sigma) -> (d,)`.
+        z: standard normal, shape (d,): a row of `initial_noise`. For many, `jax.vmap`.
+        sigma: positive noise level, in data units.
+        mean: of the data, shape (d,), for a denoiser that does not know it.
+
+    Returns:
+        The state, shape (d,), in data units.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.GaussianDenoiser(jnp.array([3.0]), jnp.array([[4.0]]))
+        >>> found = sj.initial_state(law, jnp.array([1.0]), 20.0)  # 3 + sqrt(4 + 400)
+        >>> round(float(found[0]), 2)
+        23.1
     """
     if mean is None and not isinstance(denoiser, AbstractPosteriorDenoiser):
         return sigma * z
@@ -80,18 +96,18 @@ def sample(
 ) -> Float[Array, "num_samples ..."]:
     """Draws what a diffusion model with this denoiser generates.
 
-    Starts from `mean + sigma_max z` with z standard normal, follows the probability flow (or the reverse SDE) to `sigma_min`,
-    and takes a last call of the denoiser there, as EDM does. Sample i depends on the key and on i only, not on `num_samples`
-    or `batch_size` (beyond rounding), and starts from the noise of `initial_noise`, which is the same for every denoiser.
+    Starts from `mean + sigma_max z` with z standard normal (`initial_state`), follows the probability flow (or the reverse
+    SDE) to `sigma_min`, and takes a last call of the denoiser there, as EDM does. Sample i depends on the key and on i only,
+    not on `num_samples` or `batch_size` (beyond rounding); its noise z is that of `initial_noise`, for every denoiser.
 
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`.
         key: for the initial noise, and the Brownian paths if `stochasticity > 0`.
         num_samples: how many.
         shape_or_dim: dimension d, or a shape to give each sample; read off the denoiser if it is this library's.
-        sigma_max: initial noise level. Where the denoiser is an exact posterior mean, the start has the mean and, by one more
-            call of the denoiser, the spread of its law; otherwise `mean`, and the spread is neglected, an error of relative
-            order `(scale / sigma_max)^2` in the variance.
+        sigma_max: initial noise level. Where the denoiser is an exact posterior mean, the start has the mean and, by one
+            more call of the denoiser, the spread of its law; otherwise `mean`, and the spread is neglected, an error of
+            relative order `(scale / sigma_max)^2` in the variance.
         sigma_min: noise level of the last call. Memorisation is only visible if it lies well below the spacing of the data.
         rtol, atol, solver: of the adaptive solver, see `flow_solution`.
         steps: a fixed number of noise levels instead, from `sigma_max` to `sigma_min`. With

@@ -170,7 +170,7 @@ def _solve(denoiser, key, u, high, low, strength, steps):
 
 
 def _decayed_strength(strength, sigma, h):
-    """Of the noise on the way over a step h in log sigma, what is left at its end: the integral of `(end / r)^2 strength(r)`."""
+    """What is left, at the end of a step h in log sigma, of the noise on the way: `(end / r)^2 strength(r)`, integrated."""
     way = 0.5 * (1 + jnp.asarray(_NODES, sigma.dtype))
     each = [jnp.asarray(strength(sigma * jnp.exp(h * x)), sigma.dtype) for x in way]
     weights = 0.5 * jnp.asarray(_NODE_WEIGHTS, sigma.dtype) * jnp.exp(2 * h * (1 - way))

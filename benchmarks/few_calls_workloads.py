@@ -1,0 +1,176 @@
+"""Deterministic samplers with few calls of the denoiser on given work, beside public ones with as many calls."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from machine import Row
+
+import smoothjax as sj
+
+try:
+    import diffusers
+    import torch
+except ImportError:
+    diffusers = torch = None
+try:
+    from k_diffusion import sampling as k_sampling
+except ImportError:
+    k_sampling = None
+
+CALLS = 8, 12, 18, 24
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
+REFERENCE_LEVELS = 400
+Denoise = Callable[[np.ndarray, float], np.ndarray]
+"""Of states of shape (batch, d) at one noise level."""
+
+
+def gaussian_of(images: np.ndarray) -> Denoise:
+    """The Gaussian with the images' covariance, in its own axes, where a sampler does the same."""
+    variances = np.clip(np.linalg.eigvalsh(np.cov(images.T, bias=True)), 0, None)
+    return lambda u, s: variances / (variances + s**2) * u
+
+
+def classes_of(images: np.ndarray, labels: np.ndarray) -> Denoise:
+    """A Gaussian for every class, with its covariance and 1e-4."""
+    kinds = np.unique(labels)
+    means = np.array([images[labels == k].mean(0) for k in kinds])
+    parts = [np.cov(images[labels == k].T, bias=True) for k in kinds]
+    found = [np.linalg.eigh(part + 1e-4 * np.eye(len(part))) for part in parts]
+    variances = np.array([np.maximum(values, 1e-4) for values, _ in found])
+    axes = np.concatenate([vectors for _, vectors in found], axis=1)
+    shift = np.einsum("kd,kde->ke", means, np.array([vectors for _, vectors in found]))
+    weights = np.array([np.mean(labels == k) for k in kinds])
+
+    def denoise(u: np.ndarray, s: float) -> np.ndarray:
+        along = (u @ axes).reshape(len(u), len(kinds), -1) - shift
+        noisy = variances + s**2
+        logits = np.log(weights) - 0.5 * np.sum(np.log(noisy), -1)
+        logits = logits - 0.5 * np.sum(along**2 / noisy, -1)
+        mass = np.exp(logits - logits.max(1, keepdims=True))
+        mass /= mass.sum(1, keepdims=True)
+        pulled = along * (variances / noisy) * mass[..., None]
+        return pulled.reshape(len(u), -1) @ axes.T + mass @ means
+
+    return denoise
+
+
+def ours(denoise: Denoise, z: np.ndarray, levels: np.ndarray, order: int) -> np.ndarray:
+    """The library's, through its public function, with the denoiser on the host."""
+    host = sj.interop.from_numpy(lambda x, t: denoise(x, float(t[0])), prediction="x0", dim=z.shape[1])  # fmt: skip
+    solver = sj.ExponentialMultistep(order=order)
+    ends = jnp.append(jnp.asarray(levels), 0.0)
+    solve = lambda u: sj.flow(host, u, ends[0], 0.0, levels=np.asarray(ends), solver=solver)  # noqa: E731
+    return np.asarray(jax.vmap(solve)(jnp.asarray(levels[0] * z)))
+
+
+def by_diffusers(name: str, order: int, denoise: Denoise, z: np.ndarray, levels: np.ndarray) -> Any:
+    """A scheduler of diffusers, on these levels in place of its own, told the denoised state."""
+    assert diffusers is not None and torch is not None
+    scheduler = getattr(diffusers, name)(
+        solver_order=order,
+        prediction_type="sample",
+        thresholding=False,
+        lower_order_final=False,
+        final_sigmas_type="zero",
+    )
+    scheduler.set_timesteps(len(levels))
+    scheduler.sigmas = torch.from_numpy(np.append(levels, 0.0))
+    scheduler.timesteps = torch.arange(len(levels))
+    alpha = 1 / np.hypot(1, levels)
+    x = torch.from_numpy(levels[0] * z * alpha[0])
+    for k, t in enumerate(scheduler.timesteps):
+        found = torch.from_numpy(denoise(x.numpy() / alpha[k], levels[k]))
+        if k == len(levels) - 1:
+            return found.numpy()  # the step to zero
+        x = scheduler.step(found, t, x).prev_sample
+
+
+def by_k_diffusion(name: str, denoise: Denoise, z: np.ndarray, levels: np.ndarray) -> Any:
+    """A sampler of k-diffusion with a call a level and a last step to zero."""
+    assert k_sampling is not None and torch is not None
+    model = lambda x, s, **_: torch.from_numpy(denoise(x.numpy(), float(s[0])))  # noqa: E731
+    sigmas = torch.from_numpy(np.append(levels, 0.0))
+    start = torch.from_numpy(levels[0] * z)
+    return getattr(k_sampling, name)(model, start, sigmas, disable=True).numpy()
+
+
+def contestants() -> dict[str, Callable[[Denoise, np.ndarray, int], Any]]:
+    karras = lambda n: np.asarray(sj.edm_grid(n, SIGMA_MAX, SIGMA_MIN, final_zero=False), float)  # noqa: E731
+    constant = lambda n: np.geomspace(SIGMA_MAX, SIGMA_MIN, n)  # noqa: E731
+    found = {
+        f"smoothjax ExponentialMultistep, order {p}": lambda d, z, n, p=p: ours(
+            d, z, constant(n), p
+        )
+        for p in (2, 3)
+    }
+    grids = {"EDM's grid": karras, "constant ratio": constant}
+    for grid, levels in grids.items():
+        if diffusers is not None:
+            for label, name, order in (
+                ("DPM-Solver++ 2M", "DPMSolverMultistepScheduler", 2),
+                ("DPM-Solver++ 3M", "DPMSolverMultistepScheduler", 3),
+                ("UniPC 2", "UniPCMultistepScheduler", 2),
+                ("UniPC 3", "UniPCMultistepScheduler", 3),
+            ):
+                found[f"diffusers {label}, {grid}"] = (
+                    lambda d, z, n, name=name, order=order, levels=levels: by_diffusers(name, order, d, z, levels(n))
+                )  # fmt: skip
+        if k_sampling is not None:
+            for name in ("sample_dpmpp_2m", "sample_lms"):
+                found[f"k-diffusion {name}, {grid}"] = lambda d, z, n, name=name, levels=levels: (
+                    by_k_diffusion(name, d, z, levels(n))
+                )
+    return found
+
+
+def few_calls_rows(
+    images: np.ndarray, labels: np.ndarray, num: int, notes: list[str], bar: Any
+) -> Iterator[Row]:
+    """Relative rms of the ends, by work and sampler, at each number of calls; needs float64."""
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError("Errors down to 1e-5 need float64: set JAX_ENABLE_X64=1.")
+    if diffusers is None:
+        notes.append("diffusers is not installed: no rows of it.")
+    if k_sampling is None:
+        notes.append("k-diffusion is not installed: no rows of it.")
+    images = np.asarray(images, float)
+    z = np.random.default_rng(0).standard_normal((num, images.shape[1]))
+    works = {"Gaussian": gaussian_of(images), "ten classes": classes_of(images, labels)}
+    runs = contestants()
+    bar.reset(total=len(works) * (1 + len(runs)))
+    for work, denoise in works.items():
+        reference = ours(denoise, z, np.geomspace(SIGMA_MAX, SIGMA_MIN, REFERENCE_LEVELS), 3)
+        bar.update()
+        for name, run in runs.items():
+            errors = {}
+            for calls in CALLS:
+                off = run(denoise, z, calls) - reference
+                errors[f"{calls}_calls"] = float(np.sqrt(np.sum(off**2) / np.sum(reference**2)))
+                each = np.sqrt(np.sum(off**2, 1) / np.sum(reference**2, 1))
+                errors[f"{calls}_calls,_median"] = float(np.median(each))
+            yield {"work": work, "contestant": name, **errors}
+            bar.update()
+
+
+def main() -> None:
+    """Prints the table: `JAX_ENABLE_X64=1 python benchmarks/few_calls_workloads.py IMAGES LABELS`."""
+    import sys
+
+    from tqdm import tqdm
+
+    data = sj.datasets.load(sys.argv[1])
+    notes: list[str] = []
+    with tqdm() as bar:
+        for one in few_calls_rows(
+            data.points, np.asarray(data.labels), int(sys.argv[2]), notes, bar
+        ):
+            numbers = [f"{v:9.2g}" for v in one.values() if isinstance(v, float)]
+            bar.write(f"{one['work']:12} {one['contestant']:45} " + " ".join(numbers))
+    print("\n".join(notes))
+
+
+if __name__ == "__main__":
+    main()
