@@ -1,8 +1,7 @@
 """Releases of JAX whose compiler returns wrong numbers."""
 
 import warnings
-
-import jaxlib
+from importlib.metadata import version
 
 _FAULT = "a jitted, mapped product of a matrix and a vector that is squared and summed"
 FAULTY_RELEASES = {
@@ -12,8 +11,9 @@ FAULTY_RELEASES = {
 """By release of jaxlib: what it miscompiles on the CPU."""
 
 
-def warn_of_faulty_release(release: str = jaxlib.__version__) -> None:
+def warn_of_faulty_release(release: str | None = None) -> None:
     """Warns where the installed jaxlib miscompiles on the CPU; from its version alone, without starting a backend."""
+    release = version("jaxlib") if release is None else release
     fault = FAULTY_RELEASES.get(release)
     if fault is not None:
         warnings.warn(

@@ -185,10 +185,13 @@ def _rounding(denoiser, u, low, high, latent, values):
 class _AbsoluteInNats(diffrax.PIDController):
     """Takes the tolerance of the log density for what it says: relative to a sum of hundreds of nats it would be none."""
 
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, *others):
-        of_density = lambda y: (y[0], jnp.zeros_like(y[1]))  # noqa: E731
+    def adapt_step_size(
+        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
+    ):
+        of_state = lambda y: (y[0], jnp.zeros_like(y[1]))  # noqa: E731
+        before, after = of_state(y0), of_state(y1_candidate)
         return super().adapt_step_size(
-            t0, t1, of_density(y0), of_density(y1_candidate), args, y_error, *others
+            t0, t1, before, after, args, y_error, error_order, controller_state
         )
 
 

@@ -95,9 +95,8 @@ def _powers(size: Array, order: int) -> tuple[Array, Array]:
         return jnp.zeros_like(size), jnp.zeros_like(size)
     if order == 2:
         return _interpolated(size, _SECOND_STEPS, _SECOND), jnp.zeros_like(size)
-    return tuple(
-        _interpolated(size, _THIRD_STEPS, powers) for powers in (_THIRD_PREDICTOR, _THIRD_CORRECTOR)
-    )
+    predictor = _interpolated(size, _THIRD_STEPS, _THIRD_PREDICTOR)
+    return predictor, _interpolated(size, _THIRD_STEPS, _THIRD_CORRECTOR)
 
 
 def _interpolated(size: Array, steps: tuple[float, ...], values: tuple[float, ...]) -> Array:

@@ -46,9 +46,9 @@ def initial_state(
 ) -> Float[Array, " d"]:
     """State at the noise level where a sample of `sample` starts, from its standard normal noise.
 
-    `m + sigma z` with the mean m of the denoiser's law, where it is known or given; else `sigma z`. Where the denoiser is an
-    exact posterior mean it also has the law's covariance C: `(D(m + sigma z) - m) / 2` is the first term, `C z / 2 sigma`, of
-    `sqrt(C + sigma^2) z - sigma z`. What is left is of relative order `(C / sigma^2)^2`.
+    `m + sigma z` with the mean m of the denoiser's law, where it is known or given; else `sigma z`. Where the denoiser is
+    an exact posterior mean it also has the law's covariance C: `(D(m + sigma z) - m) / 2` is the first term,
+    `C z / 2 sigma`, of `sqrt(C + sigma^2) z - sigma z`. What is left is of relative order `(C / sigma^2)^2`.
 
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`.
