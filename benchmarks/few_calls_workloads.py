@@ -15,10 +15,6 @@ try:
     import torch
 except ImportError:
     diffusers = torch = None
-try:
-    from k_diffusion import sampling as k_sampling
-except ImportError:
-    k_sampling = None
 
 CALLS = 8, 12, 18, 24
 SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
@@ -88,15 +84,6 @@ def by_diffusers(name: str, order: int, denoise: Denoise, z: np.ndarray, levels:
         x = scheduler.step(found, t, x).prev_sample
 
 
-def by_k_diffusion(name: str, denoise: Denoise, z: np.ndarray, levels: np.ndarray) -> Any:
-    """A sampler of k-diffusion with a call a level and a last step to zero."""
-    assert k_sampling is not None and torch is not None
-    model = lambda x, s, **_: torch.from_numpy(denoise(x.numpy(), float(s[0])))  # noqa: E731
-    sigmas = torch.from_numpy(np.append(levels, 0.0))
-    start = torch.from_numpy(levels[0] * z)
-    return getattr(k_sampling, name)(model, start, sigmas, disable=True).numpy()
-
-
 def contestants() -> dict[str, Callable[[Denoise, np.ndarray, int], Any]]:
     karras = lambda n: np.asarray(sj.edm_grid(n, SIGMA_MAX, SIGMA_MIN, final_zero=False), float)  # noqa: E731
     constant = lambda n: np.geomspace(SIGMA_MAX, SIGMA_MIN, n)  # noqa: E731
@@ -118,11 +105,6 @@ def contestants() -> dict[str, Callable[[Denoise, np.ndarray, int], Any]]:
                 found[f"diffusers {label}, {grid}"] = (
                     lambda d, z, n, name=name, order=order, levels=levels: by_diffusers(name, order, d, z, levels(n))
                 )  # fmt: skip
-        if k_sampling is not None:
-            for name in ("sample_dpmpp_2m", "sample_lms"):
-                found[f"k-diffusion {name}, {grid}"] = lambda d, z, n, name=name, levels=levels: (
-                    by_k_diffusion(name, d, z, levels(n))
-                )
     return found
 
 
@@ -134,8 +116,6 @@ def few_calls_rows(
         raise ValueError("Errors down to 1e-5 need float64: set JAX_ENABLE_X64=1.")
     if diffusers is None:
         notes.append("diffusers is not installed: no rows of it.")
-    if k_sampling is None:
-        notes.append("k-diffusion is not installed: no rows of it.")
     images = np.asarray(images, float)
     z = np.random.default_rng(0).standard_normal((num, images.shape[1]))
     works = {"Gaussian": gaussian_of(images), "ten classes": classes_of(images, labels)}
@@ -156,7 +136,7 @@ def few_calls_rows(
 
 
 def main() -> None:
-    """Prints the table: `JAX_ENABLE_X64=1 python benchmarks/few_calls_workloads.py IMAGES LABELS`."""
+    """Prints the table: `JAX_ENABLE_X64=1 python benchmarks/few_calls_workloads.py IMAGES NUM_NOISES`."""
     import sys
 
     from tqdm import tqdm
