@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_positive_integer, is_concrete, require_positive
+from ..parametrization import Prediction, affine_form, as_prediction
 from ._base import (
     AbstractDenoiser,
     AbstractPosteriorDenoiser,
@@ -410,23 +411,20 @@ def _of_panels(outer: Array, inner: Array) -> Array:
     return jnp.concatenate([outer[:1], inside, outer[-1:]])
 
 
-Prediction = Literal["score", "eps", "x0"]
-
-
 class NoiseUnconditionedDenoiser(AbstractDenoiser):
     r"""What the best network learns that is not told the noise level.
 
     The training pair's level is drawn from `levels`; given `u` it is known only by its posterior, `pi_i p_i(u)`. The
     network's
     optimum is the mean of its target over that posterior: of the score `(x_0 - u) / sigma_i^2` (weighted by `sigma_i^2`,
-    as the standard loss is), of `(x_0 - u) / sigma_i`, or of `x_0`. What it gives is then read as a denoiser at the
-    level `sigma` that the sampler believes in.
+    as the standard loss is), of the noise `(u - x_0) / sigma_i`, or of `x_0`, v or the velocity. What it gives is then
+    read as a denoiser at the level `sigma` that the sampler believes in.
 
     Args:
         source: training points, shape (n, d), or a denoiser with a log density.
         levels: noise levels, shape (m,).
         probabilities: of the levels, shape (m,); equal by default.
-        prediction: what the network predicts.
+        prediction: what the network predicts, see `parametrization.to_denoised`.
 
     Source: the posterior over noise levels of a blind denoiser; with `prediction="score"` and an unweighted loss it
     would be the score of the mixture of all noisy laws.
@@ -448,10 +446,7 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         base = _as_denoiser(source)
         if not isinstance(base, AbstractPosteriorDenoiser):
             raise ValueError("`source` must be training points, or a denoiser with a log density.")
-        if prediction not in get_args(Prediction):
-            raise ValueError(
-                f"`prediction` must be one of {get_args(Prediction)}; got {prediction!r}."
-            )
+        prediction = as_prediction(prediction)
         levels = require_positive(levels, "levels")
         if levels.ndim != 1 or levels.shape[0] == 0:
             raise ValueError(f"`levels` must have shape (m,); got {levels.shape}.")
@@ -484,10 +479,9 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         weights = self.posterior(u)
         levels = self.levels.astype(u.dtype)
         means = jax.vmap(lambda s: self.base(u, s))(levels)
-        power = {"x0": 0, "eps": 1, "score": 2}[self.prediction]
-        if power == 0:
-            return weights @ means
-        return u + (weights * (sigma / levels) ** power) @ (means - u)
+        skip, scale = affine_form(self.prediction, sigma)
+        skips, scales = affine_form(self.prediction, levels)
+        return skip * u + (weights * (scale / scales)) @ (means - skips[:, None] * u)
 
 
 def _positive_scalar(value: Any, name: str) -> Array:
