@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 from ._checks import (
     RealScalar,
     as_float_array,
+    as_host_floats,
     as_positive_integer,
     import_optional,
     require_positive,
@@ -149,7 +150,7 @@ class DDPMSchedule(eqx.Module):
         betas: Float[ArrayLike, " steps"],
         index: Literal["nearest", "interpolated"] = "nearest",
     ):
-        values = np.asarray(betas, np.float64)
+        values = as_host_floats(betas, "betas", np.float64)
         if values.ndim != 1 or values.size < 2 or not np.all((values > 0) & (values < 1)):
             raise ValueError(
                 f"`betas` must be at least two numbers in (0, 1); got shape {values.shape}, "
@@ -195,7 +196,7 @@ class DDPMSchedule(eqx.Module):
     ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """`(x / alpha, sigma)` of a state at an index."""
         x = as_float_array(x, "x")
-        level = self.noise_level(jnp.asarray(t, x.dtype))
+        level = self.noise_level(as_float_array(t, "t").astype(x.dtype))
         return x * jnp.hypot(1, level), level
 
     def from_noise_coordinates(

@@ -25,8 +25,10 @@ from .._checks import (
     as_positive_integer,
     import_optional,
     is_concrete,
+    refuse_masked,
     require_finite_rows,
     require_positive,
+    working_dtype,
 )
 from ..grids import edm_grid
 from ._base import AbstractDenoiser, representable_noise_level
@@ -296,15 +298,10 @@ class _Source:
             raise ValueError(
                 f"`source` must have shape (n, d) and hold at least one point; got {shape}."
             )
-        if jnp.issubdtype(source.dtype, jnp.floating):
-            dtype = jnp.promote_types(np.dtype(source.dtype).newbyteorder("="), jnp.float32)
-        elif jnp.issubdtype(source.dtype, jnp.integer) or source.dtype == bool:
-            dtype = jnp.result_type(float)
-        else:
-            raise ValueError(f"`source` must hold real numbers; got dtype {source.dtype}.")
+        refuse_masked(source, "source")
         self.rows, self.progress = source, bool(progress)
         self.num_points, self.dim = shape
-        self.dtype = jax.dtypes.canonicalize_dtype(dtype)
+        self.dtype = working_dtype(source.dtype, len(shape), "source")
         # Rows that stand in the file as they are computed with are read from there, past the memory map, whose pages
         # would each be mapped first. A map that was passed in may be of a file that its path no longer names.
         self.file, self.offset = None, 0
@@ -365,7 +362,10 @@ class _Source:
                     f"Rows {start + first} to {start + last} of `source` must have shape "
                     f"{(last - first, self.dim)}; got {rows.shape}."
                 )
-            target[first:last] = rows
+            if np.ma.is_masked(rows):  # Slices of a netCDF variable are masked arrays, gaps or not.
+                refuse_masked(rows, "source")
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                target[first:last] = rows
             if mapped is not None and gives_back:
                 mapped.madvise(advise)
 

@@ -35,7 +35,8 @@ class UniformTimes(eqx.Module):
     high: RealScalar
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
-        t = jax.random.uniform(key, (num,), minval=self.low, maxval=self.high)
+        low, high = as_float_array(self.low, "low"), as_float_array(self.high, "high")
+        t = jax.random.uniform(key, (num,), minval=low, maxval=high)
         return self.process.noise_level(t)
 
 
@@ -51,7 +52,8 @@ class LogUniformLevels(eqx.Module):
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         fraction = jax.random.uniform(key, (num,))
-        return jnp.asarray(self.low) * jnp.asarray(self.high / self.low) ** fraction
+        low, high = as_float_array(self.low, "low"), as_float_array(self.high, "high")
+        return low * (high / low) ** fraction
 
 
 class TrainingSet(NamedTuple):
