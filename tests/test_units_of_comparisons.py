@@ -40,8 +40,14 @@ def test_same_elsewhere_and_in_other_units(pair, what, factor):
     points = (far if what == "far" else near) * np.float32(factor)
     found, other = compared(points)
     np.testing.assert_allclose(other, scale * factor, rtol=1e-5)
-    np.testing.assert_allclose(found.memorized, expected.memorized, atol=0.01)
-    np.testing.assert_allclose(found.linearity_centred, expected.linearity_centred, atol=0.01)
+    # Out there samples are rounded to a hundredth of the spread: one of twelve may cross the threshold.
+    one = 1.01 / SETTINGS.num_samples if what == "far" else 0.01
+    np.testing.assert_allclose(found.memorized, expected.memorized, atol=one)
+    # At the lower level to 1 %. At the other, 40 spreads, denoised points lie a fortieth of the spread from their mean, of
+    # which that rounding is a fifth: its square is lost from the cosine.
+    scores, known = found.linearity_centred.values, expected.linearity_centred.values
+    np.testing.assert_allclose(scores[:, 0], known[:, 0], atol=0.01)
+    np.testing.assert_allclose(scores[:, 1], known[:, 1], atol=0.04 if what == "far" else 0.01)
     # Positions of samples, in units of the spread: rounding out there is of the size 1e5 eps = .01.
     shift = 1e5 if what == "far" else 0.0
     moved = (found.samples.values - shift) / factor
