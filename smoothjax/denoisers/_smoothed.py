@@ -355,8 +355,10 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         if half.shape[0] == 0:
             return jnp.broadcast_to(points, u.shape)
         nodes, weights = (jnp.asarray(x, u.dtype) for x in np.polynomial.hermite_e.hermegauss(60))
-        values = _mean_on_line(points, u + smoothing * nodes, sigma)
-        by_hermite = (weights @ values / math.sqrt(2 * math.pi))[None]
+        # Averaged from a training point on: weights that sum to one to rounding would move data far from the origin.
+        origin = points[points.shape[0] // 2]
+        values = _mean_on_line(points, u + smoothing * nodes, sigma) - origin
+        by_hermite = origin + (weights @ values / math.sqrt(2 * math.pi))[None]
 
         # The poles of D lie about pi `bend` above and below the middles of the gaps. Panels end where they are nearest, and
         # nodes crowd there: in the inner half of a gap at its middle, as narrowly as D bends; in the outer quarters, and
@@ -381,9 +383,8 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         measure *= jnp.exp(-0.5 * ((z - u) / smoothing) ** 2)
         total = jnp.sum(measure)
         resolved = total > 0  # else the perturbation is below a rounding of u
-        by_panels = (
-            jnp.sum(measure * _mean_on_line(points, z, sigma)) / jnp.where(resolved, total, 1)
-        )[None]
+        values = _mean_on_line(points, z, sigma) - origin
+        by_panels = (origin + jnp.sum(measure * values) / jnp.where(resolved, total, 1))[None]
         is_smooth = smoothing < 0.25 * jnp.min(bend)
         return jnp.where(is_smooth | ~resolved, by_hermite, by_panels)
 
