@@ -8,6 +8,7 @@ from . import interop as interop
 from . import learning as learning
 from . import measures as measures
 from . import mechanisms as mechanisms
+from . import parametrization as parametrization
 from . import smoothing as smoothing
 from . import variance as variance
 from ._compilation import enable_compilation_cache as enable_compilation_cache

@@ -1,7 +1,9 @@
 """Checks of what users pass in: concrete values raise `ValueError`, traced ones an Equinox error."""
 
+import contextlib
 import importlib
 import math
+import numbers
 from types import ModuleType
 from typing import Any
 
@@ -21,18 +23,110 @@ def is_concrete(*values: Any) -> bool:
 
 
 def as_float_array(value: Any, name: str) -> Array:
-    """`value` as a JAX array of floating dtype; integers become the default float dtype."""
+    """`value` as a JAX array of floating dtype, float32 or wider: where all numbers enter, in whatever form they come.
+
+    Narrower floats are widened to float32, so that nothing is computed in them. Everything else that JAX would cut to 32
+    bits or refuses (wide integers, longdouble, another byte order, Python integers of any size) becomes a float in NumPy,
+    before JAX sees it: integers and booleans the default float dtype, by way of float64. A Python number stays weakly
+    typed.
+
+    Raises:
+        ValueError: for what is no array of real numbers: complex or masked arrays, text, dates, a boolean in place of a
+            number.
+    """
+    if isinstance(value, jax.Array):
+        return _widen(value, name)
+    if is_concrete(value) and not hasattr(value, "__jax_array__"):
+        if type(value) in (int, float):
+            return jnp.asarray(_as_python_float(value, name))
+        return jnp.asarray(as_host_floats(value, name))
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
+        raise _not_numbers(value, name, str(error)) from error
+    return _widen(array, name)
+
+
+def _widen(array: Array, name: str) -> Array:
+    dtype = working_dtype(array.dtype, array.ndim, name)
+    if dtype == array.dtype:
+        return array
+    # Known values stay known while a transformation traces what is around.
+    known = is_concrete(array)
+    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+        return array.astype(dtype)
+
+
+def as_host_floats(value: Any, name: str, dtype: Any = None) -> np.ndarray:
+    """`as_float_array` in NumPy, for known values: in its dtype, or the one given; without a copy where possible."""
+    refuse_masked(value, name)
+    try:
+        if isinstance(value, list | tuple) and _holds_jax_arrays(value):
+            # NumPy cannot make one array of several in bfloat16.
+            with jax.ensure_compile_time_eval():
+                value = jnp.asarray(value)
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise _not_numbers(value, name, str(error)) from error
+    if array.dtype == object:
+        array = _of_objects(array, value, name)
+    own = working_dtype(array.dtype, array.ndim, name)
+    with np.errstate(over="ignore"):  # becomes infinite, which checks for finite values report
+        return array.astype(own if dtype is None else dtype, copy=False)
+
+
+def refuse_masked(value: Any, name: str) -> None:
+    """Raise `ValueError` for a masked array, whose mask would be lost."""
+    if isinstance(value, np.ma.MaskedArray):
         raise ValueError(
-            f"`{name}` must be an array of numbers; got {type(value).__name__}: {error}."
+            f"`{name}` must not be a masked array, whose mask would be lost; give `.filled(...)`, or the rows without gaps."
+        )
+
+
+def _holds_jax_arrays(value: Any) -> bool:
+    return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+
+
+def _of_objects(array: np.ndarray, value: Any, name: str) -> np.ndarray:
+    """Numbers that NumPy has no dtype for, such as large integers, as float64. No text, though NumPy would read it."""
+    for entry in array.flat:
+        if isinstance(entry, bool) or not isinstance(entry, numbers.Real):
+            raise _not_numbers(value, name, f"it holds {type(entry).__name__}")
+    try:
+        return array.astype(np.float64)
+    except OverflowError as error:
+        raise _not_numbers(value, name, str(error)) from error
+
+
+def working_dtype(dtype: Any, ndim: int, name: str) -> np.dtype:
+    """The dtype in which numbers of another one are computed with, or `ValueError` where they are no real numbers."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        # A longdouble is wider than anything JAX knows.
+        wide = np.float64 if np.dtype(dtype).itemsize >= 8 else np.float32
+        return jax.dtypes.canonicalize_dtype(wide)
+    is_boolean = jnp.issubdtype(dtype, jnp.bool_)
+    if jnp.issubdtype(dtype, jnp.integer) or (is_boolean and ndim > 0):
+        return np.dtype(jnp.result_type(float))
+    if is_boolean:
+        raise ValueError(f"`{name}` must be a number; got a boolean.")
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"`{name}` must be real; got dtype {dtype}.")
+    raise ValueError(f"`{name}` must be an array of numbers; got dtype {dtype}.")
+
+
+def _as_python_float(value: int | float, name: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(
+            f"`{name}` must be finite; got an integer too large for a float."
         ) from error
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(f"`{name}` must be real; got dtype {array.dtype}.")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(jnp.result_type(float))
-    return array
+
+
+def _not_numbers(value: Any, name: str, why: str) -> ValueError:
+    return ValueError(
+        f"`{name}` must be an array of numbers; got {type(value).__name__}: {why.rstrip('.')}."
+    )
 
 
 def require_finite(array: Any, name: str) -> None:
@@ -88,7 +182,7 @@ def require_positive(value: Any, name: str) -> Array:
     """`value` as a float array, checked to be positive and finite: now if concrete, else when it runs."""
     array = as_float_array(value, name)
     if is_concrete(value):
-        values = np.asarray(value)
+        values = as_host_floats(value, name)
         if not np.all((values > 0) & np.isfinite(values)):
             raise ValueError(f"`{name}` must be positive and finite; got {value}.")
         return array

@@ -87,4 +87,4 @@ def _grid_arguments(
 
 def _weakly_typed(value: Real[ArrayLike, ""]) -> Array:
     # A Python number never widens a float32 partner.
-    return as_float_array(float(value) if isinstance(value, int | float) else value, "sigma")
+    return as_float_array(float(value) if isinstance(value, float) else value, "sigma")

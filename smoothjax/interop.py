@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -13,14 +13,15 @@ from jaxtyping import Array, ArrayLike, Float, Real
 from ._checks import (
     RealScalar,
     as_float_array,
+    as_host_floats,
     as_positive_integer,
     import_optional,
     require_positive,
 )
 from .denoisers import AbstractDenoiser, Denoiser
+from .parametrization import Prediction, as_prediction, from_denoised, to_denoised
 from .processes import EDM, AbstractProcess, FlowMatching, VariancePreserving
 
-Prediction = Literal["x0", "eps", "v", "velocity", "score"]
 Network = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
 """Any JAX callable `(x_t, t) -> (d,)` for one point, in the coordinates and the time of its process."""
 
@@ -149,7 +150,7 @@ class DDPMSchedule(eqx.Module):
         betas: Float[ArrayLike, " steps"],
         index: Literal["nearest", "interpolated"] = "nearest",
     ):
-        values = np.asarray(betas, np.float64)
+        values = as_host_floats(betas, "betas", np.float64)
         if values.ndim != 1 or values.size < 2 or not np.all((values > 0) & (values < 1)):
             raise ValueError(
                 f"`betas` must be at least two numbers in (0, 1); got shape {values.shape}, "
@@ -195,7 +196,7 @@ class DDPMSchedule(eqx.Module):
     ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """`(x / alpha, sigma)` of a state at an index."""
         x = as_float_array(x, "x")
-        level = self.noise_level(jnp.asarray(t, x.dtype))
+        level = self.noise_level(as_float_array(t, "t").astype(x.dtype))
         return x * jnp.hypot(1, level), level
 
     def from_noise_coordinates(
@@ -217,8 +218,8 @@ class PredictionDenoiser(AbstractDenoiser):
     | `"velocity"` | `z - x_0`                           | `x_t - t o`                     | flow matching       |
     | `"score"`    | `-z / sigma_t` (the score in `x_t`) | `u + (sigma_t^2 / alpha) o`     | all                 |
 
-    Variance preserving are `VariancePreserving` and `DDPMSchedule`.
-    (`NetworkDenoiser`'s `"eps"` has the other sign, and its `"score"` is that in u.) EDM's D is `"x0"` with the process
+    Variance preserving are `VariancePreserving` and `DDPMSchedule`. The names are those of `parametrization`, which also
+    has the aliases of other libraries (`"epsilon"`, `"v_prediction"`, `"sample"`, ...). EDM's D is `"x0"` with the process
     `EDM()`, the defaults.
 
     Args:
@@ -274,13 +275,7 @@ class PredictionDenoiser(AbstractDenoiser):
             )
         output = output.astype(u.dtype)
         alpha = _alpha(self.process, sigma)
-        if self.prediction == "eps":
-            return u - sigma * output
-        if self.prediction == "v":
-            return alpha * (x - sigma * output)
-        if self.prediction == "velocity":
-            return x - alpha * sigma * output
-        return u + alpha * sigma * sigma * output if self.prediction == "score" else output
+        return to_denoised(self.prediction, output, u, sigma, alpha)
 
 
 def as_network(
@@ -303,15 +298,7 @@ def as_network(
     def network(denoiser: Denoiser, process: Any, x: Array, t: Any) -> Array:
         u, sigma = process.to_noise_coordinates(x, t)
         sigma = sigma.astype(u.dtype)
-        alpha, mean = _alpha(process, sigma), denoiser(u, sigma)
-        noise = (u - mean) / sigma
-        if prediction == "eps":
-            return noise
-        if prediction == "v":
-            return alpha * (noise - sigma * mean)
-        if prediction == "velocity":
-            return noise - mean
-        return -noise / (alpha * sigma) if prediction == "score" else mean
+        return from_denoised(prediction, denoiser(u, sigma), u, sigma, _alpha(process, sigma))
 
     return eqx.Partial(network, denoiser, process)
 
@@ -321,8 +308,7 @@ def _as_prediction(prediction: Any, process: Any) -> Prediction:
         raise ValueError(
             f"`process` must be a process or a DDPMSchedule; got {type(process).__name__}."
         )
-    if prediction not in get_args(Prediction):
-        raise ValueError(f"`prediction` must be one of {get_args(Prediction)}; got {prediction!r}.")
+    prediction = as_prediction(prediction)
     owners = {"v": (VariancePreserving, DDPMSchedule), "velocity": (FlowMatching,)}
     if prediction in owners and not isinstance(process, owners[prediction]):
         needed = " or ".join(owner.__name__ for owner in owners[prediction])

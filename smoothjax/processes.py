@@ -44,8 +44,8 @@ def _argument(
     value: ArrayLike, name: str, lower: float = 0.0, upper: float = math.inf
 ) -> Float[Array, "..."]:
     """`value` as a float array, checked to lie in [lower, upper] if it is concrete."""
-    if isinstance(value, int | float):
-        value = float(value)  # weakly typed: a Python number never widens a float32 partner
+    if isinstance(value, float):
+        value = float(value)  # NumPy's too is weakly typed: a number never widens a float32 partner
     array = as_float_array(value, name)
     if is_concrete(value):
         host = np.asarray(value, np.float64)  # the bounds may not be representable in its dtype

@@ -5,6 +5,7 @@ import html
 import io
 import itertools
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,7 +116,8 @@ def _level_tables(comparison: Comparison) -> dict[str, tuple[list[str], list[lis
     header = ["noise level", *(f"{float(level):.3g}" for level in results.level.values)]
 
     def row(name: str, values: np.ndarray, form: str) -> list[str]:
-        return [name, *(format(float(value), form) for value in values)]
+        cells = (float(value) for value in values)
+        return [name, *("not defined" if math.isnan(x) else format(x, form) for x in cells)]
 
     linearity, rmse = results.linearity_centred, results.rmse
     rows = {

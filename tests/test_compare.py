@@ -72,7 +72,8 @@ def test_numbers_are_those_of_the_functions(finished, data):
     gaussian = sj.GaussianDenoiser.fit(train.points)
     key = jax.random.fold_in(jax.random.key(SETTINGS.seed), 0)
     noise = settings.sigma_max * sj.initial_noise(key, 24, 2, dtype=train.points.dtype)
-    flow = jax.vmap(lambda u: sj.gaussian_flow(gaussian, u, settings.sigma_max, 0.0))(noise)
+    start = jnp.mean(train.points, axis=0) + noise
+    flow = jax.vmap(lambda u: sj.gaussian_flow(gaussian, u, settings.sigma_max, 0.0))(start)
     samples = results.sel(mechanism="gaussian").samples.values
     np.testing.assert_allclose(samples, flow, atol=2e-4)
     # A denoiser that hides its closed forms gets the same likelihood through the probability flow. What differs is the
@@ -430,3 +431,19 @@ def test_command_errors(capsys):
     assert "no data set called 'nonsense'" in capsys.readouterr().err
     assert cli.main(["list"]) == 0
     assert "digits" in capsys.readouterr().out
+
+
+def test_entropy_names_what_it_is(finished):
+    """Differential entropy in data units, with that of the noise beside it, in the table and in words."""
+    comparison, _ = finished
+    results = comparison.results
+    level = float(results.noise_floor)
+    floor = scipy.stats.norm(scale=level).entropy() / np.log(2)
+    np.testing.assert_allclose(results.noise_entropy, floor, rtol=1e-6)
+    np.testing.assert_allclose(
+        results.entropy_bits, -results.log_likelihood / (2 * np.log(2)), rtol=1e-12
+    )
+    assert f"(noise alone {floor:.2f})" in comparison.table().splitlines()[0]
+    words = next(note for note in comparison.notes if note.startswith("Entropy"))
+    assert f"{floor:.3f}" in words and "log2(127.5) = 6.99" in words
+    assert "bits/dim" not in comparison.table()

@@ -202,7 +202,7 @@ def test_bad_input():
         ("v", sj.EDM(), "'v' is for VariancePreserving or DDPMSchedule; got EDM"),
         ("v", sj.FlowMatching(), "got FlowMatching"),
         ("velocity", sj.VariancePreserving(), "'velocity' is for FlowMatching"),
-        ("noise", sj.EDM(), "must be one of"),
+        ("flow", sj.EDM(), "must be one of"),
         ("eps", 3, "must be a process or a DDPMSchedule; got int"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -12,21 +12,24 @@ from smoothjax import cli, experiments, learning, smoothing
 POINTS = np.array([-1.0, 1.0])
 
 
-def test_parametrizations(x64):
+def test_predictions(x64):
     u, sigma = jnp.array([0.3, -0.2]), jnp.asarray(0.5)
     output = lambda x: jnp.array([x[0] * x[-1], 2.0])  # noqa: E731
     told = np.array([0.3 * np.log(0.5), 2.0])
     expected = {
-        "eps": np.asarray(u) + 0.5 * told,
+        "eps": np.asarray(u) - 0.5 * told,
         "score": np.asarray(u) + 0.25 * told,
         "x0": told,
-        "x0-unweighted": told,
+        "v": np.asarray(u) / 1.25 - 0.5 / np.sqrt(1.25) * told,
+        "velocity": (np.asarray(u) - 0.5 * told) / 1.5,
     }
     for name, value in expected.items():
-        D = learning.NetworkDenoiser(output, 2, parametrization=name)
+        D = learning.NetworkDenoiser(output, 2, prediction=name)
         np.testing.assert_allclose(D(u, sigma), value, rtol=1e-12)
-        np.testing.assert_allclose(D.loss_weight(sigma), 1 if "un" in name else 4)
-    blind = learning.NetworkDenoiser(lambda x: -x, 2, conditioned=False)
+        np.testing.assert_allclose(D.loss_weight(sigma), 4)
+    unweighted = learning.NetworkDenoiser(output, 2, prediction="sample", weighted=False)
+    assert float(unweighted.loss_weight(sigma)) == 1 and unweighted.prediction == "x0"
+    blind = learning.NetworkDenoiser(lambda x: x, 2, conditioned=False)
     np.testing.assert_allclose(sj.score(blind, u, 0.5), -u / 0.5, rtol=1e-12)
 
 
@@ -47,7 +50,7 @@ def test_denoising_loss_is_its_expectation(x64):
     data = np.random.default_rng(0).standard_normal((7, 3))
     mean_square = np.mean(np.sum(data**2, axis=1))
     sigma, a = 0.6, 0.7
-    model = learning.NetworkDenoiser(lambda x: a * x, 3, parametrization="x0", conditioned=False)
+    model = learning.NetworkDenoiser(lambda x: a * x, 3, prediction="x0", conditioned=False)
 
     def losses(target):
         one = lambda key: learning.denoising_loss(  # noqa: E731
@@ -70,7 +73,7 @@ def test_denoising_loss_is_its_expectation(x64):
 def test_line_regression_loss_is_the_smoothing_loss(x64):
     kappa, sigma = 0.8, 0.15
     D = sj.PiecewiseLinearDenoiser(POINTS, kappa)
-    model = learning.NetworkDenoiser(lambda u: (D(u, sigma) - u) / sigma, 1, conditioned=False)
+    model = learning.NetworkDenoiser(lambda u: (u - D(u, sigma)) / sigma, 1, conditioned=False)
     got = learning.line_regression_loss(model, POINTS, sigma, num_nodes=4001)
     # The trapezoid rule's error at the bends: a step of 12/4000 noise levels, squared.
     np.testing.assert_allclose(got, smoothing.smoothing_loss(POINTS, kappa, sigma), rtol=1e-5)
@@ -187,4 +190,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match="at least 2; got 1"):
         learning.ReLUNetwork(1, 1, 4, 1, key=jax.random.key(0))
     with pytest.raises(ValueError, match="must be one of"):
-        learning.NetworkDenoiser(lambda x: x, 1, parametrization="v")  # pyright: ignore
+        learning.NetworkDenoiser(lambda x: x, 1, prediction="flow")  # pyright: ignore

@@ -543,6 +543,12 @@ def test_linearity_of_zero_vectors():
         jnp.asarray(np.random.default_rng(21).normal(size=(12, 3)), jnp.float32),
         jax.random.key(22),
     )
+    # In one dimension the cosine of two numbers says nothing.
+    bent = linearity_score(lambda u, s: jnp.tanh(u), data[:, :1], 1.0, key)
+    for part in (bent.raw, bent.centred):
+        assert np.isnan(float(part.value)) and np.isnan(float(part.standard_error))
+    with pytest.raises(ValueError, match="shape"):
+        linearity_score(lambda u, s: jnp.ones(2), data[:, :1], 1.0, key)
     score = linearity_score(lambda u, s: 0 * u, data, 1.0, key, centre=jnp.zeros(3))
     assert float(score.raw.value) == float(score.centred.value) == 1
     # Zero beyond radius 2: where only the combination vanishes the cosine counts as 0, not NaN.

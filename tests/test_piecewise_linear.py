@@ -340,12 +340,15 @@ def test_kappa_for_a_penalty(x64):
     for name, scale, weight in (
         ("score", 1, 1),
         ("x0", 0.01, 1),
-        ("x0-unweighted", 0.01, 100),
+        ("x0", 0.01, 100),
         ("eps", 0.1, 1),
+        ("v", 0.1 * np.sqrt(1.01), 1),
+        ("velocity", 0.1 * 1.1, 1),
     ):
         # lam R[scale f] against L / weight is lam weight scale R[f] against L, and should be lam_eff sigma R[f].
         expected = 2e-3 * weight * scale / 0.1
-        close(smoothing.effective_penalty(2e-3, 0.1, name), expected, 1e-12)
+        found = smoothing.effective_penalty(2e-3, 0.1, name, weighted=weight == 1)
+        close(found, expected, 1e-12)
 
 
 def test_effective_kappa_and_non_smoothness(x64):
@@ -487,7 +490,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="ascending"):
         smoothing.non_smoothness(lambda u, s: u, np.zeros(3), 0.1)
     with pytest.raises(ValueError, match="must be one of"):
-        smoothing.effective_penalty(0.1, 0.1, "v")
+        smoothing.effective_penalty(0.1, 0.1, "flow")
 
 
 def test_strengths_are_differentiable(x64):

@@ -322,10 +322,24 @@ def test_without_the_noise_level(x64):
         return np.einsum("ik,ikd->d", w / w.sum(), target)
 
     scaled = [np.stack([towards / s**power for s in levels]) for power in range(3)]
+
+    def of_targets(name, alpha):
+        # From the definitions: z = (u - x0) / s; v = a z - a s x0, velocity = z - x0. Both are zero in D's own place.
+        noise = [-towards / s for s in levels]
+        targets = [
+            alpha(s) * (z - s * data) if name == "v" else z - data
+            for s, z in zip(levels, noise, strict=True)
+        ]
+        output, s = mean(levels**0, np.stack(targets)), 0.7
+        solve = alpha(s) * (1 / s + s) if name == "v" else 1 / s + 1
+        return ((alpha(s) if name == "v" else 1) * np.asarray(u) / s - output) / solve
+
     expected = {
         "x0": np.asarray(u) + mean(levels**0, scaled[0]),
         "eps": np.asarray(u) + 0.7 * mean(levels**0, scaled[1]),
         "score": np.asarray(u) + 0.7**2 * mean(levels**2, scaled[2]),
+        "v": of_targets("v", lambda s: 1 / np.sqrt(1 + s**2)),
+        "velocity": of_targets("velocity", lambda s: 1 / (1 + s)),
     }
     for prediction, value in expected.items():
         D = sj.NoiseUnconditionedDenoiser(data, levels, prior, prediction=prediction)
@@ -482,7 +496,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="`dim` is needed"):
         sj.TemperedDenoiser(lambda u, s: u, 1.0)
     with pytest.raises(ValueError, match="must be one of"):
-        sj.NoiseUnconditionedDenoiser(np.zeros((2, 1)), np.ones(2), prediction="v")
+        sj.NoiseUnconditionedDenoiser(np.zeros((2, 1)), np.ones(2), prediction="flow")
     with pytest.raises(ValueError, match="must not be zero"):
         sj.LineDenoiser(sj.PiecewiseLinearDenoiser([0.0, 1.0], 1.0), np.zeros(3))
     with pytest.raises(ValueError, match="must have one dimension; got 2"):

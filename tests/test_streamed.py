@@ -138,20 +138,47 @@ def test_samples_are_those_of_the_flow(solver, dtype):
     key = jax.random.key(3)
     D = sj.StreamedDenoiser(points, 11)
     result = D.sample(key, 6, sigma_max=20.0, sigma_min=0.05, steps=9, solver=solver)
-    expected = sj.sample(
-        sj.EmpiricalDenoiser(points),
-        key,
-        6,
-        sigma_max=20.0,
-        sigma_min=0.05,
-        steps=9,
-        solver=diffrax.Heun() if solver == "heun" else diffrax.Euler(),
-    )
+    exact, levels = sj.EmpiricalDenoiser(points), sj.edm_grid(9, 20.0, 0.05).astype(dtype)
+
+    def one(z):
+        mean = points.mean(axis=0)
+        u = mean + levels[0] * z
+        u = u + (exact(u, levels[0]) - mean) / 2
+        rule = diffrax.Heun() if solver == "heun" else diffrax.Euler()
+        return sj.flow(exact, u, levels[0], 0.0, solver=rule, levels=levels)
+
+    expected = jax.vmap(one)(sj.initial_noise(key, 6, 4, dtype=dtype))
     assert result.dtype == dtype
     # The flow carries rounding of the start, 20 noise levels, into the end.
     np.testing.assert_allclose(result, expected, atol=20 * accuracy(dtype))
     first = D.sample(key, 2, sigma_max=20.0, sigma_min=0.05, steps=9, solver=solver)
     np.testing.assert_allclose(first, result[:2], atol=20 * accuracy(dtype))
+
+
+def test_samples_start_at_the_mean(dtype):
+    """Of data far from the origin, with prior weights too: a noise level of the start is far below the distance."""
+    points, _ = points_and_queries(40, 4, 0.1)
+    far = np.array([1e3, -2e3, 0.0, 4e3])
+    there, key = (points + far).astype(dtype), jax.random.key(3)
+    for weights in (None, np.linspace(0, 3, 40)):
+        settings = {"sigma_max": 40.0, "sigma_min": 0.05, "steps": 8}
+        near = sj.StreamedDenoiser((there - far).astype(dtype), 11, weights=weights)
+        moved = sj.StreamedDenoiser(there, 11, weights=weights).sample(key, 6, **settings)
+        atol = 40 * accuracy(dtype) + 40 * 4e3 * np.finfo(dtype).eps
+        np.testing.assert_allclose(moved - far, near.sample(key, 6, **settings), atol=atol)
+
+
+def test_moments_of_one_point(dtype):
+    """What its type promises: mean and variance, in float64 those of the same posterior in memory."""
+    points, queries = points_and_queries(40, 4, 0.3)
+    points, u = points.astype(dtype), jnp.asarray(queries[0], dtype)
+    weights = np.linspace(0, 3, 40)
+    streamed = sj.StreamedDenoiser(points, 11, weights=weights).mean_and_variance(u, 0.3)
+    exact = sj.EmpiricalDenoiser(points, weights).mean_and_variance(u, 0.3)
+    for found, expected in zip(streamed, exact, strict=True):
+        np.testing.assert_allclose(found, expected, atol=accuracy(dtype))
+        assert found.dtype == dtype
+    assert streamed[1] > 0
 
 
 def test_sources(tmp_path):

@@ -50,10 +50,10 @@ def test_network_written_out(dtype):
     output = network(jnp.asarray(u), jnp.asarray(sigma))
     assert output.dtype == dtype
     np.testing.assert_allclose(output, x, rtol=50 * np.finfo(dtype).eps)
-    # "eps": D = u + sigma f.
+    # "eps": D = u - sigma f.
     denoiser = OutputDenoiser(network, 2, prediction="eps")
     found = denoiser(jnp.asarray(u), jnp.asarray(sigma))
-    np.testing.assert_allclose(found, u + sigma * x, rtol=50 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(found, u - sigma * x, rtol=50 * np.finfo(dtype).eps)
     # The embedding is not trained.
     slopes = eqx.filter_grad(lambda model: jnp.sum(model(u, sigma)))(network)
     assert np.all(np.asarray(slopes.kernel.embedding.factors) == 0)
@@ -121,7 +121,7 @@ def test_gradient_descent_on_a_linear_model(prediction, x64):
     )
     found = trained(jnp.asarray(start), triples.x, jnp.asarray(0.05)).weights
     # Written out: loss (1/2P) sum w |y - W phi|^2 of D = b + c W phi against x, with w = c^2 / sigma^2.
-    scale = {"x0": np.ones(P), "eps": sigma, "score": sigma**2}[prediction]
+    scale = {"x0": np.ones(P), "eps": -sigma, "score": sigma**2}[prediction]
     base = 0 if prediction == "x0" else u
     features = np.asarray(jax.vmap(linear_features)(u, sigma))
     y, w = (x - base) / scale[:, None], (scale / sigma) ** 2

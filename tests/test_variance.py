@@ -379,7 +379,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="positive"):
         variance.v_kernel(law, (jnp.zeros(1), 0.0), (jnp.zeros(1), 0.1))
     with pytest.raises(ValueError, match="must be one of"):
-        problem("v")
+        problem("flow")
     with pytest.raises(ValueError, match="`num_models` must be at least 2; got 1"):
         variance.LinearModelLaw.from_retraining(problem(), 20, jax.random.key(0), num_models=1)
     with pytest.raises(ValueError, match="At least two bumps"):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from .._checks import as_points, is_concrete
+from .._checks import as_host_floats, as_points, is_concrete
 
 Population = Callable[[PRNGKeyArray, int], Float[Array, "num d"]]
 
@@ -68,10 +68,12 @@ class Dataset(eqx.Module):
         image_shape: tuple[int, int, int] | None = None,
         population: Population | None = None,
     ):
-        if isinstance(points, np.ndarray):
+        if is_concrete(points) and not isinstance(points, jax.Array):
             # Copied by NumPy: JAX reads a NumPy array some time after it is handed over (even if
             # told to copy) or uses its memory in place, so that a later write could reach us.
-            points = points.copy()
+            given, points = points, as_host_floats(points, "points")
+            if points is given or points.base is not None:
+                points = points.copy()
         self.name = str(name)
         self.points = as_points(points, "points")
         num, dim = self.points.shape

@@ -71,6 +71,14 @@ def mean_and_variance(
     return _mean_and_variance_by_jacobian(denoiser, u, sigma.astype(u.dtype))
 
 
+def as_vector(vector: Any, u: Array) -> Float[Array, " d"]:
+    """A vector to be multiplied at the point `u`, of its shape and dtype, or `ValueError`."""
+    vector = as_float_array(vector, "vector").astype(u.dtype)
+    if vector.shape != u.shape:
+        raise ValueError(f"`vector` must have shape {u.shape}, like the point; got {vector.shape}.")
+    return vector
+
+
 def in_dtype_of(base: Any, value: Array) -> Array:
     """A parameter in the dtype of the base's arrays: a wider one would make samples wider than the data."""
     arrays = [x for x in jax.tree.leaves(base) if eqx.is_inexact_array(x)]
@@ -172,7 +180,7 @@ def posterior_covariance_product(
         return denoiser.posterior_covariance_product(u, sigma, vector)
     sigma = require_positive(sigma, "sigma")
     u = as_float_array(u, "u")
-    product = jax.jvp(lambda u: denoiser(u, sigma), (u,), (jnp.asarray(vector, u.dtype),))[1]
+    product = jax.jvp(lambda u: denoiser(u, sigma), (u,), (as_vector(vector, u),))[1]
     return sigma.astype(u.dtype) ** 2 * product
 
 

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
-from ._base import AbstractPosteriorDenoiser
+from ._base import AbstractPosteriorDenoiser, as_vector
 from ._gaussian import host_if_concrete, square_of_level
 
 
@@ -116,7 +116,7 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
     ) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         noise = square_of_level(sigma)
-        return noise * _dot(self._solve(jnp.asarray(vector, u.dtype), noise), self.centred)
+        return noise * _dot(self._solve(as_vector(vector, u), noise), self.centred)
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         return self.mean, _dot(self.centred.T, self.centred) / self.centred.shape[0]

@@ -14,7 +14,7 @@ from .._checks import (
     as_positive_integer,
     require_finite,
 )
-from ._base import AbstractPosteriorDenoiser, representable_noise_level
+from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._largest import LANES
 from ._point_posterior import PosteriorSummary, WeightedChunk, over_posterior, posterior_summary
 from ._point_set import PointSet
@@ -160,7 +160,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         u, sigma = self._query(u, sigma)
         # The rule of differentiation of the posterior mean is the covariance, in closed form.
         mean = lambda u: posterior_summary(self._points, u, sigma).mean  # noqa: E731
-        return sigma**2 * jax.jvp(mean, (u,), (jnp.asarray(vector, u.dtype),))[1]
+        return sigma**2 * jax.jvp(mean, (u,), (as_vector(vector, u),))[1]
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         u, sigma = self._query(u, sigma)

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_points, is_concrete, require_finite
-from ._base import AbstractPosteriorDenoiser
+from ._base import AbstractPosteriorDenoiser, as_vector
 
 
 class GaussianDenoiser(AbstractPosteriorDenoiser):
@@ -239,7 +239,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
     ) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
-        return self.map_modes(jnp.asarray(vector, u.dtype), *self._posterior_spectrum(sigma))
+        return self.map_modes(as_vector(vector, u), *self._posterior_spectrum(sigma))
 
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance Sigma as a (d, d) matrix."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_log_weights, as_points, import_optional
 from .._precision import HIGHEST
-from ._base import AbstractPosteriorDenoiser, representable_noise_level
+from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._gaussian import GaussianDenoiser, from_sample_spectrum, require_rank_and_shrinkage
 
 
@@ -261,7 +261,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
     ) -> Float[Array, " d"]:
         u, sigma, weights, means, mean = self._posterior(u, sigma)
-        vector = jnp.asarray(vector, u.dtype)
+        vector = as_vector(vector, u)
         within = jax.vmap(
             lambda component: component.posterior_covariance_product(u, sigma, vector)
         )(self.components)

@@ -16,13 +16,14 @@ from jaxtyping import Array, Float
 
 from .._checks import (
     RealScalar,
+    as_host_floats,
     as_log_weights,
     is_concrete,
     require_finite,
     require_finite_rows,
 )
 from .._precision import HIGHEST
-from ._base import AbstractPosteriorDenoiser, representable_noise_level
+from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._batching import batched, flattened
 from ._empirical import _add_scatter, equal_chunks
 from ._merge import merge_over_devices, partial_posterior, summary
@@ -252,7 +253,7 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         u, sigma = self._query(u, sigma)
         # The rule of differentiation of the posterior mean is the covariance, in closed form.
         mean = lambda u: _posterior_summary(self._layout, self._points, u, sigma).mean  # noqa: E731
-        return sigma**2 * jax.jvp(mean, (u,), (jnp.asarray(vector, u.dtype),))[1]
+        return sigma**2 * jax.jvp(mean, (u,), (as_vector(vector, u),))[1]
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         return _covariance(self._layout, self._points, *self._query(u, sigma))
@@ -287,14 +288,7 @@ def _host_points(data: Any) -> np.ndarray:
         raise ValueError(
             "`data` must be readable in this process; give each process's rows to `from_process_local`."
         )
-    try:
-        points = np.asarray(data)
-        kind = (
-            points.dtype if jnp.issubdtype(points.dtype, jnp.floating) else jnp.result_type(float)
-        )
-        points = points.astype(jax.dtypes.canonicalize_dtype(kind), casting="same_kind", copy=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`data` must be an array of real numbers: {error}.") from error
+    points = as_host_floats(data, "data")
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(
             f"`data` must have shape (n, d) and hold at least one point; got {points.shape}."

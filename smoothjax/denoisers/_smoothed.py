@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_positive_integer, is_concrete, require_positive
+from ..parametrization import Prediction, affine_form, as_prediction
 from ._base import (
     AbstractDenoiser,
     AbstractPosteriorDenoiser,
@@ -354,8 +355,10 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         if half.shape[0] == 0:
             return jnp.broadcast_to(points, u.shape)
         nodes, weights = (jnp.asarray(x, u.dtype) for x in np.polynomial.hermite_e.hermegauss(60))
-        values = _mean_on_line(points, u + smoothing * nodes, sigma)
-        by_hermite = (weights @ values / math.sqrt(2 * math.pi))[None]
+        # Averaged from a training point on: weights that sum to one to rounding would move data far from the origin.
+        origin = points[points.shape[0] // 2]
+        values = _mean_on_line(points, u + smoothing * nodes, sigma) - origin
+        by_hermite = origin + (weights @ values / math.sqrt(2 * math.pi))[None]
 
         # The poles of D lie about pi `bend` above and below the middles of the gaps. Panels end where they are nearest, and
         # nodes crowd there: in the inner half of a gap at its middle, as narrowly as D bends; in the outer quarters, and
@@ -380,9 +383,8 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         measure *= jnp.exp(-0.5 * ((z - u) / smoothing) ** 2)
         total = jnp.sum(measure)
         resolved = total > 0  # else the perturbation is below a rounding of u
-        by_panels = (
-            jnp.sum(measure * _mean_on_line(points, z, sigma)) / jnp.where(resolved, total, 1)
-        )[None]
+        values = _mean_on_line(points, z, sigma) - origin
+        by_panels = (origin + jnp.sum(measure * values) / jnp.where(resolved, total, 1))[None]
         is_smooth = smoothing < 0.25 * jnp.min(bend)
         return jnp.where(is_smooth | ~resolved, by_hermite, by_panels)
 
@@ -410,23 +412,20 @@ def _of_panels(outer: Array, inner: Array) -> Array:
     return jnp.concatenate([outer[:1], inside, outer[-1:]])
 
 
-Prediction = Literal["score", "eps", "x0"]
-
-
 class NoiseUnconditionedDenoiser(AbstractDenoiser):
     r"""What the best network learns that is not told the noise level.
 
     The training pair's level is drawn from `levels`; given `u` it is known only by its posterior, `pi_i p_i(u)`. The
     network's
     optimum is the mean of its target over that posterior: of the score `(x_0 - u) / sigma_i^2` (weighted by `sigma_i^2`,
-    as the standard loss is), of `(x_0 - u) / sigma_i`, or of `x_0`. What it gives is then read as a denoiser at the
-    level `sigma` that the sampler believes in.
+    as the standard loss is), of the noise `(u - x_0) / sigma_i`, or of `x_0`, v or the velocity. What it gives is then
+    read as a denoiser at the level `sigma` that the sampler believes in.
 
     Args:
         source: training points, shape (n, d), or a denoiser with a log density.
         levels: noise levels, shape (m,).
         probabilities: of the levels, shape (m,); equal by default.
-        prediction: what the network predicts.
+        prediction: what the network predicts, see `parametrization.to_denoised`.
 
     Source: the posterior over noise levels of a blind denoiser; with `prediction="score"` and an unweighted loss it
     would be the score of the mixture of all noisy laws.
@@ -448,10 +447,7 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         base = _as_denoiser(source)
         if not isinstance(base, AbstractPosteriorDenoiser):
             raise ValueError("`source` must be training points, or a denoiser with a log density.")
-        if prediction not in get_args(Prediction):
-            raise ValueError(
-                f"`prediction` must be one of {get_args(Prediction)}; got {prediction!r}."
-            )
+        prediction = as_prediction(prediction)
         levels = require_positive(levels, "levels")
         if levels.ndim != 1 or levels.shape[0] == 0:
             raise ValueError(f"`levels` must have shape (m,); got {levels.shape}.")
@@ -484,10 +480,9 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         weights = self.posterior(u)
         levels = self.levels.astype(u.dtype)
         means = jax.vmap(lambda s: self.base(u, s))(levels)
-        power = {"x0": 0, "eps": 1, "score": 2}[self.prediction]
-        if power == 0:
-            return weights @ means
-        return u + (weights * (sigma / levels) ** power) @ (means - u)
+        skip, scale = affine_form(self.prediction, sigma)
+        skips, scales = affine_form(self.prediction, levels)
+        return skip * u + (weights * (scale / scales)) @ (means - skips[:, None] * u)
 
 
 def _positive_scalar(value: Any, name: str) -> Array:

@@ -25,8 +25,10 @@ from .._checks import (
     as_positive_integer,
     import_optional,
     is_concrete,
+    refuse_masked,
     require_finite_rows,
     require_positive,
+    working_dtype,
 )
 from ..grids import edm_grid
 from ._base import AbstractDenoiser, representable_noise_level
@@ -58,8 +60,9 @@ class StreamedDenoiser(AbstractDenoiser):
     device, which spares the processor nine tenths of that work. All other rows are copied there.
 
     Every call reads the whole training set, so that it pays to give many queries at once: `denoise` takes a batch, and
-    `sample` draws one. The call of a single point is there for the protocol of denoisers, with values only: it cannot be
-    compiled into `jax.jit`, vectorised or differentiated, and hence not be given to `smoothjax.sample`.
+    `sample` draws one. The call of a single point and `mean_and_variance` are there for the protocol of denoisers, with
+    values only: they cannot be compiled into `jax.jit`, vectorised or differentiated, and hence not be given to
+    `smoothjax.sample`.
 
     The first call reads the training set twice more, for its mean and radius, and checks that it is finite.
 
@@ -123,6 +126,12 @@ class StreamedDenoiser(AbstractDenoiser):
         return self._source.centre_and_radius()[1]
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
+        return self.mean_and_variance(u, sigma)[0]
+
+    def mean_and_variance(
+        self, u: Float[Array, " d"], sigma: RealScalar
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """The posterior mean of one point and the trace of the posterior covariance, in one reading of the training set."""
         if not is_concrete(u, sigma):
             raise ValueError(
                 "A streamed denoiser reads its training set on the host: it cannot be compiled, vectorised or "
@@ -130,7 +139,11 @@ class StreamedDenoiser(AbstractDenoiser):
                 "smoothjax.sample."
             )
         u, sigma = self._point(u, sigma)
-        return self.denoise(u[None], sigma)[0]
+        u = u.astype(jnp.promote_types(u.dtype, self._source.dtype))
+        self._source.centre_and_radius()
+        with self._source.bar(1, "denoise") as bar:
+            means, variances = self._moments(u[None], sigma.astype(u.dtype)[None], bar)
+        return means[0], variances[0]
 
     def denoise(
         self, u: Float[ArrayLike, "batch d"], sigma: Float[ArrayLike, "*batch"]
@@ -168,6 +181,10 @@ class StreamedDenoiser(AbstractDenoiser):
             return self._denoise(u.astype(dtype), levels, bar)
 
     def _denoise(self, u: Array, sigma: Array, bar: Any) -> Array:
+        return self._moments(u, sigma, bar)[0]
+
+    def _moments(self, u: Array, sigma: Array, bar: Any) -> tuple[Array, Array]:
+        """Means and traces of the covariances of the posteriors of a batch."""
         source = self._source
         centre, radius = (jnp.asarray(x, source.dtype) for x in source.centre_and_radius())
         state = _nothing(centre, u)
@@ -181,7 +198,18 @@ class StreamedDenoiser(AbstractDenoiser):
             rows.delete()
             if bar is not None:
                 bar.update()
-        return _mean(state, centre, radius, u, sigma)
+        return _mean_and_variance(state, centre, radius, u, sigma)
+
+    def _prior_mean(self, bar: Any) -> Float[Array, " d"]:
+        """The mean of the data under their prior weights."""
+        source = self._source
+        centre = jnp.asarray(source.centre_and_radius()[0], source.dtype)
+        if not source.weighted:
+            return centre
+        # Noise beyond all distances, which tells nothing: the posterior is the prior, to rounding.
+        radius = max(source.centre_and_radius()[1], float(jnp.finfo(source.dtype).tiny))
+        level = jnp.full(1, radius / float(jnp.finfo(source.dtype).eps), source.dtype)
+        return self._denoise(centre[None], level, bar)[0]
 
     def sample(
         self,
@@ -197,13 +225,15 @@ class StreamedDenoiser(AbstractDenoiser):
 
         The same samples, to rounding, as `smoothjax.sample(EmpiricalDenoiser(data), key, num_samples, steps=steps)`, with
         `solver=diffrax.Euler()` for DDIM: from the same noise, on the same grid, `edm_grid(steps, sigma_max, sigma_min)`.
+        The start has the law's first two moments: `u = m + sigma_max z` about the mean m of the data, and half of what the
+        denoiser makes of the noise is added, `u + (D(u, sigma_max) - m) / 2`.
 
         Args:
             key: for the initial noise; sample i depends on the key and on i only.
             num_samples: how many. All take each step together, and share every reading of the training set.
             sigma_max, sigma_min: first and last positive noise level, data units.
             steps: noise levels, the last of which a call of the denoiser ends at zero; at least two. Heun's rule reads the
-                training set `2 steps - 1` times, DDIM `steps` times.
+                training set `2 steps` times, DDIM `steps + 1` times, and prior weights ask for one more.
             solver: `"heun"` or `"ddim"`.
 
         Returns:
@@ -222,9 +252,13 @@ class StreamedDenoiser(AbstractDenoiser):
         source, dtype = self._source, self._source.dtype
         num_samples = as_positive_integer(num_samples, "num_samples")
         grid = edm_grid(steps, jnp.asarray(sigma_max, dtype), jnp.asarray(sigma_min, dtype))
-        u = grid[0] * initial_noise(key, num_samples, self.dim, dtype=dtype)
+        noise = initial_noise(key, num_samples, self.dim, dtype=dtype)
         source.centre_and_radius()
-        with source.bar(2 * steps - 1 if solver == "heun" else steps, "sample") as bar:
+        sweeps = (2 * steps if solver == "heun" else steps + 1) + source.weighted
+        with source.bar(sweeps, "sample") as bar:
+            mean = self._prior_mean(bar)
+            u = mean + grid[0] * noise
+            u = u + 0.5 * (self._denoise(u, jnp.full(num_samples, grid[0]), bar) - mean)
 
             def velocity(u: Array, sigma: Array) -> Array:
                 return (u - self._denoise(u, jnp.full(num_samples, sigma), bar)) / sigma
@@ -264,15 +298,10 @@ class _Source:
             raise ValueError(
                 f"`source` must have shape (n, d) and hold at least one point; got {shape}."
             )
-        if jnp.issubdtype(source.dtype, jnp.floating):
-            dtype = jnp.promote_types(np.dtype(source.dtype).newbyteorder("="), jnp.float32)
-        elif jnp.issubdtype(source.dtype, jnp.integer) or source.dtype == bool:
-            dtype = jnp.result_type(float)
-        else:
-            raise ValueError(f"`source` must hold real numbers; got dtype {source.dtype}.")
+        refuse_masked(source, "source")
         self.rows, self.progress = source, bool(progress)
         self.num_points, self.dim = shape
-        self.dtype = jax.dtypes.canonicalize_dtype(dtype)
+        self.dtype = working_dtype(source.dtype, len(shape), "source")
         # Rows that stand in the file as they are computed with are read from there, past the memory map, whose pages
         # would each be mapped first. A map that was passed in may be of a file that its path no longer names.
         self.file, self.offset = None, 0
@@ -286,7 +315,7 @@ class _Source:
             chunk_size -= chunk_size % ALIGNMENT if chunk_size > ALIGNMENT else 0
         self.chunk_size = min(as_positive_integer(chunk_size, "chunk_size"), self.num_points)
         self.num_chunks = -(-self.num_points // self.chunk_size)
-        self._log_weights = None
+        self._log_weights, self.weighted = None, weights is not None
         if weights is not None:
             log_weights = as_log_weights(weights, self.num_points, "point", self.dtype)
             fill = self.num_chunks * self.chunk_size - self.num_points
@@ -333,7 +362,10 @@ class _Source:
                     f"Rows {start + first} to {start + last} of `source` must have shape "
                     f"{(last - first, self.dim)}; got {rows.shape}."
                 )
-            target[first:last] = rows
+            if np.ma.is_masked(rows):  # Slices of a netCDF variable are masked arrays, gaps or not.
+                refuse_masked(rows, "source")
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                target[first:last] = rows
             if mapped is not None and gives_back:
                 mapped.madvise(advise)
 
@@ -438,8 +470,11 @@ def _take(
 
 
 @jax.jit
-def _mean(state: PartialPosterior, centre: Array, radius: Array, u: Array, sigma: Array) -> Array:
-    def one(state: PartialPosterior, u: Array, sigma: Array) -> Array:
-        return centre + summary(state, centre, u, _level(u, sigma, centre, radius)).mean
+def _mean_and_variance(
+    state: PartialPosterior, centre: Array, radius: Array, u: Array, sigma: Array
+) -> tuple[Array, Array]:
+    def one(state: PartialPosterior, u: Array, sigma: Array) -> tuple[Array, Array]:
+        whole = summary(state, centre, u, _level(u, sigma, centre, radius))
+        return centre + whole.mean, whole.variance
 
     return jax.vmap(one)(state, u, sigma)

@@ -110,7 +110,7 @@ def circle(
                 width=width,
                 num_layers=num_layers,
                 batch_size=batch_size,
-                parametrization="x0",
+                prediction="x0",
             ).model
             denoisers = [member(ensemble, i) for i in range(num_seeds)]
         levels = jnp.asarray([high, low], data.dtype)

@@ -12,6 +12,7 @@ from ..denoisers import AbstractPosteriorDenoiser, Denoiser
 from ._effort import Effort
 from ._settings import CompareSettings, curve_levels
 from ._store import Arrays
+from ._units import spread_of
 
 if TYPE_CHECKING:
     import xarray
@@ -44,7 +45,7 @@ class Comparison:
             "mechanism",
             "memorised [95 %]",
             f"log-likelihood at {float(r.noise_floor):.3g} (nats)",
-            "bits/dim",
+            f"entropy, bits/coordinate (noise alone {float(r.noise_entropy):.2f})",
             "Fréchet",
             f"linearity at {level:.3g}",
         ]
@@ -57,7 +58,7 @@ class Comparison:
                     str(name),
                     _interval(s.memorized, s.memorized_interval),
                     _with_error(s.log_likelihood, s.log_likelihood_se),
-                    f"{float(s.bits_per_dim):.3f}",
+                    f"{float(s.entropy_bits):.3f}",
                     f"{float(s.frechet):.3g}",
                     _with_error(at.linearity_centred, at.linearity_centred_se),
                 ]
@@ -101,7 +102,7 @@ def label(
         "frechet": (),
         "log_likelihood": (),
         "log_likelihood_se": (),
-        "bits_per_dim": (),
+        "entropy_bits": (),
         "log_likelihoods": ("point",),
         "linearity": ("level",),
         "linearity_se": ("level",),
@@ -134,13 +135,15 @@ def label(
         variables[key] = ((), null[key])
     variables["memorized_null_interval"] = (("bound",), null["memorized_null_interval"])
     variables["noise_floor"] = ((), np.asarray(settings.noise_floor))
+    variables["noise_entropy"] = ((), np.asarray(noise_entropy_bits(settings.noise_floor)))
     variables["data_scale"] = (
         (),
-        np.sqrt(np.mean(np.var(np.asarray(train.points, np.float64), axis=0))),
+        np.asarray(spread_of(train.points)),
     )
     units = {
         "log_likelihood": "nats",
-        "bits_per_dim": "bits",
+        "entropy_bits": "bits a coordinate, of densities in data units at the noise floor",
+        "noise_entropy": "bits a coordinate, of noise of the noise floor alone",
         "frechet": "squared data units",
         "terminal_mismatch": "nats",
         "terminal_mismatch_bound": "nats",
@@ -162,6 +165,11 @@ def label(
         results[key].attrs["units"] = unit
     results["level"].attrs["long_name"] = "noise level in data units"
     return results
+
+
+def noise_entropy_bits(sigma: Any) -> float:
+    """Differential entropy of Gaussian noise, in bits a coordinate: what no law at that noise level falls below."""
+    return 0.5 * math.log2(2 * math.pi * math.e * float(sigma) ** 2)
 
 
 def notes(
@@ -201,18 +209,30 @@ def notes(
             if estimated
             else "."
         ),
+        "Entropy: minus that log-likelihood, in bits a coordinate: a differential entropy in data units at noise level "
+        f"{settings.noise_floor:.4g}. The noise alone has {float(results.noise_entropy):.3f}, which no law can fall below "
+        "on average, and data in other units have another value. It is not the bits per dimension of publications, which "
+        "are of bytes, 0 to 255, without this noise: of bytes scaled to [-1, 1], those are larger by log2(127.5) = 6.99 "
+        "besides. Compare mechanisms with one another, not with published numbers.",
         f"At noise level {settings.sigma_max:.4g} the log density of noisy training points is taken for that of the "
         "Gaussian with their mean and covariance where a flow gives a likelihood: the two differ by at most "
         f"{float(results.terminal_mismatch):.2g} nats at the noisy held-out points, and provably by less than "
         f"{float(results.terminal_mismatch_bound):.2g} at all but 2e-8 of the law.",
         "Fréchet: squared 2-Wasserstein distance between Gaussians fitted to samples and held-out points, in data "
         "coordinates; the last row is that of as many training points.",
-        "Linearity: centred score, 1 for an affine denoiser; at the level of the curve nearest to the data's scale.",
+        "Linearity: centred score, 1 for an affine denoiser; at the level of the curve nearest to the data's scale."
+        + (
+            " Not defined in one dimension, where any two numbers are parallel."
+            if train.dim == 1
+            else ""
+        ),
     ]
     return tuple(notes)
 
 
 def _with_error(value: "xarray.DataArray", error: "xarray.DataArray") -> str:
+    if math.isnan(float(value)):
+        return "not defined"
     # Two digits of the error, and no more than anybody reads.
     digits = min(3, max(0, 1 - math.floor(math.log10(float(error))))) if float(error) > 0 else 3
     return f"{float(value):.{digits}f} ± {float(error):.{digits}f}"

@@ -11,7 +11,7 @@ from .._checks import RealScalar
 from ..denoisers import Denoiser
 from ..flows import flow
 from ..learning import NetworkDenoiser, TrainingRun, denoising_loss, train, weight_penalty
-from ..smoothing import Parametrization
+from ..parametrization import Prediction
 
 
 @eqx.filter_jit
@@ -26,7 +26,7 @@ def train_ensemble(
     width: int,
     num_layers: int,
     batch_size: int,
-    parametrization: Parametrization,
+    prediction: Prediction,
     penalty: RealScalar = 0.0,
     learning_rate: float = 2e-3,
 ) -> TrainingRun:
@@ -35,7 +35,7 @@ def train_ensemble(
     def one(key: PRNGKeyArray) -> TrainingRun:
         init, fit = jax.random.split(key)
         model = NetworkDenoiser.relu(
-            data.shape[1], width, num_layers, key=init, parametrization=parametrization
+            data.shape[1], width, num_layers, key=init, prediction=prediction
         )
         model = jax.tree.map(
             lambda x: x.astype(data.dtype) if eqx.is_inexact_array(x) else x, model

@@ -102,7 +102,7 @@ def line_in_plane(
             width=width,
             num_layers=num_layers,
             batch_size=batch_size,
-            parametrization="eps",
+            prediction="eps",
             penalty=jnp.asarray(penalty, data.dtype),  # an array: one compilation for all
         ).model
         measured = []

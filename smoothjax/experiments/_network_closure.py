@@ -202,7 +202,7 @@ def train_on_triples(
         x, u, sigma = problem.draw(draw, num_train)
         x = jax.vmap(problem.data)(u, sigma) if exact else x
         model = NetworkDenoiser.relu(
-            dim, width, num_layers, key=init, parametrization=problem.prediction
+            dim, width, num_layers, key=init, prediction=problem.prediction
         )
         model = jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, model)
 

@@ -21,6 +21,7 @@ from ..measures._numerics import evaluate, mean_over_noises
 from ._effort import ESTIMATED_TOLERANCE, MAX_EVALUATION_POINTS, Effort
 from ._settings import CompareSettings, curve_levels
 from ._store import Arrays
+from ._units import Units
 
 _Part = Callable[[dict[str, Arrays]], Arrays]
 
@@ -72,18 +73,21 @@ def _samples(
     _: dict[str, Arrays],
 ) -> Arrays:
     assert settings.sigma_max is not None and settings.sigma_min is not None
+    units = Units.of(train.points)
+    scale = float(units.scale)
     samples = sample(
-        denoiser,
+        units.denoiser(denoiser),
         key,
         settings.num_samples,
         shape_or_dim=train.dim,
-        sigma_max=settings.sigma_max,
-        sigma_min=settings.sigma_min,
+        sigma_max=settings.sigma_max / scale,
+        sigma_min=settings.sigma_min / scale,
         steps=effort.steps,
         solver=None if effort.steps is None else diffrax.Heun(),
         batch_size=effort.batch_size,
         dtype=train.points.dtype,
     )
+    samples = units.back(samples)
     distance, index = measures.nearest_neighbours(samples, train.points, 1)
     return {"samples": samples, "nearest": index[:, 0], "nearest_distance": distance[:, 0]}
 
@@ -115,25 +119,28 @@ def _likelihood(
     floor, high = settings.noise_floor, settings.sigma_max
     assert floor is not None and high is not None
     noisy = (points + floor * _noise(key, points))[: effort.likelihood_points]
-    prior = GaussianDenoiser.fit(train.points)
+    # The density of the flow in the data's own units, whose volume element makes it one in theirs.
+    units = Units.of(train.points)
+    scale, prior = float(units.scale), GaussianDenoiser.fit(units.into(train.points))
     probe_key = jax.random.fold_in(key, len(points))  # the points' noises take those below
     tolerance = None if effort.num_probes is None else ESTIMATED_TOLERANCE
 
     def one(denoiser: Denoiser, u: Array, i: Array) -> Array:
         if isinstance(denoiser, AbstractPosteriorDenoiser):
             return denoiser.log_density(u, floor)
-        return likelihood_solution(
-            denoiser,
-            u,
-            sigma_min=floor,
-            sigma_max=high,
+        solution = likelihood_solution(
+            units.denoiser(denoiser),
+            units.into(u),
+            sigma_min=floor / scale,
+            sigma_max=high / scale,
             prior=prior,
             num_probes=effort.num_probes,
             # Probes of its own for each point: what they leave uncertain is part of the spread over points.
             key=jax.random.fold_in(probe_key, i),
             rtol=tolerance,
             atol=tolerance,
-        ).value
+        )
+        return solution.value - train.dim * math.log(scale)
 
     run = eqx.filter_jit(
         lambda d, u: in_batches(lambda i: one(d, u[i], i), len(noisy), effort.batch_size)
@@ -146,7 +153,7 @@ def _likelihood(
     return {
         "log_likelihood": mean,
         "log_likelihood_se": error,
-        "bits_per_dim": bits,
+        "entropy_bits": bits,
         "log_likelihoods": np.concatenate([values, unknown]),
     }
 
@@ -164,9 +171,10 @@ def _terminal(
     _: dict[str, Arrays],
 ) -> Arrays:
     """What the Gaussian at the largest noise level leaves out of the law of noisy training points."""
-    high = settings.sigma_max
-    assert high is not None
-    noisy = points + high * _noise(key, points)
+    assert settings.sigma_max is not None
+    units = Units.of(train.points)
+    high, data = settings.sigma_max / float(units.scale), units.into(train.points)
+    noisy = units.into(points) + high * _noise(key, points)
 
     @eqx.filter_jit
     def run(empirical: EmpiricalDenoiser, gaussian: GaussianDenoiser, u: Array) -> Array:
@@ -175,10 +183,10 @@ def _terminal(
 
         return in_batches(one, len(u), None)
 
-    laws = EmpiricalDenoiser(train.points), GaussianDenoiser.fit(train.points)
+    laws = EmpiricalDenoiser(data), GaussianDenoiser.fit(data)
     return {
         "terminal_mismatch": jnp.max(jnp.abs(run(*laws, noisy))),
-        "terminal_mismatch_bound": terminal_mismatch_bound(train.points, high),
+        "terminal_mismatch_bound": terminal_mismatch_bound(data, high),
     }
 
 

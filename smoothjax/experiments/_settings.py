@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from .. import measures
 from .._checks import as_positive_integer, require_positive
 from ..datasets import Dataset
+from ._units import spread_of
 
 # EDM's range 0.002 .. 80 is meant for data of this standard deviation a coordinate.
 EDM_DATA_SCALE = 0.5
@@ -56,7 +57,7 @@ class CompareSettings:
 
     def scaled_to(self, points: Float[Array, "n d"]) -> "CompareSettings":
         """The same with every noise level filled in for a training set."""
-        scale = float(jnp.sqrt(jnp.mean(jnp.var(points, axis=0))))
+        scale = spread_of(points)
         if scale == 0:
             raise ValueError("A comparison needs at least two different training points.")
         sigma_max = 80 / EDM_DATA_SCALE * scale if self.sigma_max is None else self.sigma_max
@@ -79,5 +80,5 @@ class CompareSettings:
 
 def curve_levels(settings: CompareSettings, train: Dataset) -> Float[Array, " levels"]:
     """The noise levels of the curves: from a fiftieth to forty times the data's standard deviation a coordinate."""
-    scale = float(jnp.sqrt(jnp.mean(jnp.var(train.points, axis=0))))
+    scale = spread_of(train.points)
     return jnp.geomspace(scale / 50, 40 * scale, settings.num_levels).astype(train.points.dtype)

@@ -39,7 +39,7 @@ def denoising_loss(
     """Monte Carlo estimate of `E |D(u, sigma) - target|^2 / sigma^2` over fresh noise and noise levels.
 
     Args:
-        model: the network; its parametrisation decides the weight.
+        model: the network; `NetworkDenoiser(weighted=False)` leaves out the weight.
         data: training points, shape (n, d).
         key: of the batch.
         batch_size: draws.

@@ -1,7 +1,6 @@
 """ReLU networks, and the parametrisations that make denoisers of them."""
 
 from collections.abc import Callable
-from typing import get_args
 
 import equinox as eqx
 import jax
@@ -10,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
 from ..denoisers import AbstractDenoiser
-from ..smoothing import Parametrization
+from ..parametrization import Prediction, as_prediction, to_denoised
 
 
 class ReLUNetwork(eqx.Module):
@@ -47,35 +46,35 @@ class ReLUNetwork(eqx.Module):
 class NetworkDenoiser(AbstractDenoiser):
     r"""A network read as a denoiser.
 
-    With output o: `D = u + sigma o` (`"eps"`: o is `sigma * score`, the noise up to sign), `D = u + sigma^2 o` (`"score"`),
-    `D = o` (`"x0"` and `"x0-unweighted"`, which differ in the loss).
+    With output o: `D = o` (`"x0"`), `u - sigma o` (`"eps"`: o is the noise), `u + sigma^2 o` (`"score"`), or as the other
+    predictions have it, see `parametrization.to_denoised`.
 
     Args:
         network: a callable, of the point u or, if `conditioned`, of u with `log sigma` appended: shape (d + 1,).
         dim: dimension d of the data.
-        parametrization: what the network predicts.
+        prediction: what the network predicts.
         conditioned: whether it is told the noise level; without, it is meant for one level only (or is blind).
+        weighted: whether losses weigh the denoiser's squared error by `1 / sigma^2`.
     """
 
     network: Callable[[Float[Array, " in_size"]], Float[Array, " d"]]
     _dim: int = eqx.field(static=True)
-    parametrization: Parametrization = eqx.field(static=True)
+    prediction: Prediction = eqx.field(static=True)
     conditioned: bool = eqx.field(static=True)
+    weighted: bool = eqx.field(static=True)
 
     def __init__(
         self,
         network: Callable[[Float[Array, " in_size"]], Float[Array, " d"]],
         dim: int,
         *,
-        parametrization: Parametrization = "eps",
+        prediction: Prediction = "eps",
         conditioned: bool = True,
+        weighted: bool = True,
     ):
-        if parametrization not in get_args(Parametrization):
-            raise ValueError(
-                f"`parametrization` must be one of {get_args(Parametrization)}; got {parametrization!r}."
-            )
         self.network, self._dim = network, as_positive_integer(dim, "dim")
-        self.parametrization, self.conditioned = parametrization, conditioned
+        self.prediction = as_prediction(prediction)
+        self.conditioned, self.weighted = conditioned, weighted
 
     @classmethod
     def relu(
@@ -85,12 +84,13 @@ class NetworkDenoiser(AbstractDenoiser):
         num_layers: int = 2,
         *,
         key: PRNGKeyArray,
-        parametrization: Parametrization = "eps",
+        prediction: Prediction = "eps",
         conditioned: bool = True,
+        weighted: bool = True,
     ) -> "NetworkDenoiser":
         """One with a fresh `ReLUNetwork` of the right sizes."""
         network = ReLUNetwork(dim + conditioned, dim, width, num_layers, key=key)
-        return cls(network, dim, parametrization=parametrization, conditioned=conditioned)
+        return cls(network, dim, prediction=prediction, conditioned=conditioned, weighted=weighted)
 
     @property
     def dim(self) -> int:
@@ -103,10 +103,8 @@ class NetworkDenoiser(AbstractDenoiser):
     def denoise(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " d"]:
         """The same without checks: what a loss evaluates millions of times."""
         output = self.network(jnp.append(u, jnp.log(sigma)) if self.conditioned else u)
-        if self.parametrization == "eps":
-            return u + sigma * output
-        return u + sigma**2 * output if self.parametrization == "score" else output
+        return to_denoised(self.prediction, output, u, sigma)
 
     def loss_weight(self, sigma: Float[Array, ""]) -> Float[Array, ""]:
         """Weight of the denoiser's squared error in the loss: `1 / sigma^2`, or one if unweighted."""
-        return jnp.ones_like(sigma) if self.parametrization == "x0-unweighted" else 1 / sigma**2
+        return 1 / sigma**2 if self.weighted else jnp.ones_like(sigma)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_points, as_positive_integer, require_positive
+from .._checks import RealScalar, as_float_array, as_points, as_positive_integer, require_positive
 from ..denoisers import AbstractDenoiser
 from ..flows._inputs import as_level
 
@@ -102,7 +102,7 @@ def edm_loss(
             f"`data` must have dimension {model.dim}, the model's; got {data.shape[1]}."
         )
     batch_size = as_positive_integer(batch_size, "batch_size")
-    mean = jnp.asarray(p_mean, data.dtype)
+    mean = as_float_array(p_mean, "p_mean").astype(data.dtype)
     std = jnp.asarray(as_level(p_std, "p_std", data.dtype, or_zero=True))
     pick, level, noise = jax.random.split(key, 3)
     x = data[jax.random.randint(pick, (batch_size,), 0, data.shape[0])]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import RealScalar, as_float_array, as_positive_integer, require_positive
 from ..denoisers._piecewise_linear import as_gaps
 from ..flows._inputs import checked
-from ..smoothing import Parametrization
+from ..parametrization import Prediction
 from ._losses import line_regression_loss, weight_penalty
 from ._networks import NetworkDenoiser
 
@@ -89,7 +89,7 @@ def train_on_line(
     num_layers: int = 2,
     num_steps: int = 6000,
     learning_rate: float = 3e-3,
-    parametrization: Parametrization = "eps",
+    prediction: Prediction = "eps",
 ) -> TrainingRun:
     """Networks for one noise level that regress the exact score of points on a line, for all penalties and seeds at once.
 
@@ -100,7 +100,7 @@ def train_on_line(
         sigma: noise level.
         penalties: on the squared weights, halved; shape (penalties,). Zero is allowed.
         key: seed i has the same initial weights under every penalty.
-        num_seeds, width, num_layers, num_steps, learning_rate, parametrization: see `NetworkDenoiser.relu` and `train`.
+        num_seeds, width, num_layers, num_steps, learning_rate, prediction: see `NetworkDenoiser.relu` and `train`.
 
     Source: Chen, ICLR 2026, section 6 (weight decay and the smoothed score).
     """
@@ -113,7 +113,7 @@ def train_on_line(
 
     def one(penalty: Array, key: PRNGKeyArray) -> TrainingRun:
         model = NetworkDenoiser.relu(
-            1, width, num_layers, key=key, parametrization=parametrization, conditioned=False
+            1, width, num_layers, key=key, prediction=prediction, conditioned=False
         )
         model = jax.tree.map(
             lambda x: x.astype(points.dtype) if eqx.is_inexact_array(x) else x, model

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import RealScalar, as_positive_integer
@@ -64,6 +65,8 @@ def linearity_score(
     sqrt(2/(pi d)). Show the score of the Gaussian and of the empirical denoiser next to a
     network's.
 
+    In one dimension the cosine of two numbers is one whatever the denoiser does: the score is not defined there, and NaN.
+
     Where both vectors vanish exactly the cosine is taken as 1 (the zero map is linear), where one
     does as 0. If D(u) - centre is as small as the rounding of D(u), at noise far above the data's
     spread, the centred score is that of rounding errors.
@@ -103,6 +106,10 @@ def linearity_score(
     num_noises = as_positive_integer(num_noises, "num_noises")
     batch_size = as_positive_integer(batch_size, "batch_size")
     mu = as_centre(centre, data)
+    if data.shape[1] == 1:
+        evaluate(denoiser, data[0], sigma, "denoiser")
+        undefined = jnp.asarray(np.nan, data.dtype)
+        return LinearityScore(Estimate(undefined, undefined), Estimate(undefined, undefined))
     pairing_key, noise_key = jax.random.split(key)
     keys = keys_by_index(noise_key, data.shape[0])
     num_pairs = data.shape[0] // 2

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import as_positive_integer
+from smoothjax._checks import as_positive_integer, require_positive
 from smoothjax.denoisers import Denoiser, ScheduledDenoiser
 
 from ._denoiser_errors import rmse_curve
@@ -102,7 +102,7 @@ def calibrate_patch_size(
         raise ValueError(
             f"`patch_sizes` must be one size or more, all different; got {tuple(patch_sizes)}."
         )
-    levels = jnp.asarray(levels)
+    levels = require_positive(levels, "levels")
     if levels.ndim == 1 and not np.all(np.asarray(levels[:-1] < levels[1:])):
         raise ValueError(f"`levels` must increase strictly; got {levels}.")
 

@@ -78,7 +78,7 @@ def evaluate(
     denoiser: Callable[[Array, Array], Array], u: Float[Array, " d"], sigma: Array, name: str
 ) -> Float[Array, " d"]:
     """`denoiser(u, sigma)`, refusing an output of another shape: it would broadcast unnoticed."""
-    output = jnp.asarray(denoiser(u, sigma))
+    output = as_float_array(denoiser(u, sigma), f"{name}(u, sigma)")
     if output.shape != u.shape:
         raise ValueError(
             f"`{name}` must map a point of shape {u.shape} and a noise level to shape {u.shape}; "

@@ -1,7 +1,6 @@
 """Score smoothing on a line: laws, losses, non-smoothness and the strengths of smoothing they imply."""
 
 from ._fixed_points import stable_fixed_points as stable_fixed_points
-from ._functionals import Parametrization as Parametrization
 from ._functionals import effective_kappa as effective_kappa
 from ._functionals import effective_penalty as effective_penalty
 from ._functionals import kappa_for_loss as kappa_for_loss

@@ -1,6 +1,6 @@
 """What smoothing costs and what it buys: the denoising loss, the non-smoothness of a score, and the strengths they imply."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,12 +13,11 @@ from .._checks import RealScalar, as_float_array, is_concrete, require_positive
 from ..denoisers import Denoiser, EmpiricalDenoiser
 from ..denoisers._piecewise_linear import Gaps, as_gaps
 from ..flows._inputs import as_level
+from ..parametrization import Prediction, affine_form, as_prediction
 from ._bisection import bisect
 from ._law import legendre, mean_square_error, nodes_towards_zero
 from ._line_mixture import mixture_log_density
 from ._tails import inverse_first_tail, second_tail
-
-Parametrization = Literal["score", "eps", "x0", "x0-unweighted"]
 
 
 def minimum_mean_square_error(points: Float[Array, " n"], sigma: RealScalar) -> Float[Array, ""]:
@@ -198,25 +197,32 @@ def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[
 
 
 def effective_penalty(
-    penalty: RealScalar, sigma: RealScalar, parametrization: Parametrization
+    penalty: RealScalar, sigma: RealScalar, prediction: Prediction, *, weighted: bool = True
 ) -> Float[Array, ""]:
-    """The penalty on a network `sigma * score` that acts like `penalty` on a network of another parametrisation.
+    """The penalty on a network that predicts the noise that acts like `penalty` on one that predicts something else.
+
+    The non-smoothness R of a network's output is what the penalty acts on; it scales as the output does, whatever its sign,
+    and takes no notice of a part linear in u.
 
     Args:
         penalty: of the squared weights, halved, in the loss.
         sigma: noise level.
-        parametrization: what the network predicts: `"eps"` (the noise up to sign, `sigma * score`; loss L), `"score"`
-            (loss L, that is `sigma^2` times the squared error), `"x0"` (the denoiser's correction `D - u`; squared error
-            over `sigma^2`) or `"x0-unweighted"` (the same, plain squared error).
+        prediction: what the network predicts, see `parametrization.to_denoised`.
+        weighted: whether the loss is L, the denoiser's squared error over `sigma^2`, or the plain squared error.
+
+    Raises:
+        ValueError: for a penalty or noise level that is not positive, or an unknown prediction.
+
+    Example:
+        >>> from smoothjax.smoothing import effective_penalty
+        >>> [round(float(effective_penalty(1e-3, 0.1, p)), 6) for p in ("eps", "x0", "score")]
+        [0.001, 0.0001, 0.01]
     """
-    if parametrization not in get_args(Parametrization):
-        raise ValueError(
-            f"`parametrization` must be one of {get_args(Parametrization)}; got {parametrization!r}."
-        )
+    prediction = as_prediction(prediction)
     penalty = require_positive(penalty, "penalty")
     sigma = require_positive(sigma, "sigma").astype(penalty.dtype)
-    power = {"score": -1, "eps": 0, "x0": 1, "x0-unweighted": -1}[parametrization]
-    return penalty * sigma**power
+    scale = jnp.abs(affine_form(prediction, sigma)[1])
+    return penalty * (sigma if weighted else 1 / sigma) / scale
 
 
 def effective_kappa(

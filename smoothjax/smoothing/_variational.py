@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import RealScalar, import_optional, require_positive
+from .._checks import RealScalar, as_host_floats, import_optional, require_positive
 from ..denoisers._piecewise_linear import as_gaps
 
 # In noise levels: how far from a point the grid is fine. The law has 1e-15 of its mass beyond.
@@ -54,7 +54,7 @@ class SmoothestScore:
 
     def __call__(self, u: Any) -> np.ndarray:
         """The score at states of any shape, in inverse data units."""
-        u = np.asarray(u, np.float64)
+        u = as_host_floats(u, "u", np.float64)
         cell = np.clip(np.searchsorted(self.u, u) - 1, 0, len(self.u) - 2)
         slope = (np.diff(self.score) / np.diff(self.u))[cell]
         return self.score[cell] + slope * (u - self.u[cell])
@@ -162,7 +162,7 @@ class _Discretised(NamedTuple):
 
 def _discretise(points: Any, sigma: RealScalar, step: float) -> _Discretised:
     as_gaps(points, 0.0)  # raises what is wrong with them
-    points = np.sort(np.asarray(points, np.float64).ravel())
+    points = np.sort(as_host_floats(points, "points", np.float64).ravel())
     if len(points) < 2:
         raise ValueError("`points` must be at least two: one has no gap to smooth.")
     sigma = _positive(sigma, "sigma")

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer, require_positive
 from ..denoisers import AbstractDenoiser
+from ..parametrization import Prediction, as_prediction
 from ._law import AbstractLaw
-from ._training_set import DenoisingProblem, Prediction, output_form
+from ._training_set import DenoisingProblem, output_form
 
 HIGHEST = jax.lax.Precision.HIGHEST
 Kernel = Callable[[Array, Array, Array, Array], Array]
@@ -35,7 +36,7 @@ class KernelDenoiser(AbstractDenoiser):
     u: Float[Array, "P d"]
     sigma: Float[Array, " P"]
     coefficients: Float[Array, "P d"]
-    prediction: Prediction = eqx.field(static=True, default="x0")
+    prediction: Prediction = eqx.field(static=True, default="x0", converter=as_prediction)
     initial: Function | None = None
 
     @property

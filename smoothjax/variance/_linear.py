@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import RealScalar, as_positive_integer, require_positive
 from ..denoisers import AbstractDenoiser
 from ..flows._inputs import checked
+from ..parametrization import Prediction, as_prediction
 from ..processes import AbstractProcess
 from ._features import Features, combine_features
-from ._training_set import DenoisingProblem, Prediction, UniformTimes, output_form
+from ._training_set import DenoisingProblem, UniformTimes, output_form
 
 
 class LinearDenoiser(AbstractDenoiser):
@@ -27,7 +28,7 @@ class LinearDenoiser(AbstractDenoiser):
 
     features: Features
     weights: Float[Array, "d F"]
-    prediction: Prediction = eqx.field(static=True, default="x0")
+    prediction: Prediction = eqx.field(static=True, default="x0", converter=as_prediction)
 
     @property
     def dim(self) -> int:

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
+from ..parametrization import Prediction, as_prediction
 from ._features import Features
 from ._law import AbstractLaw
 from ._linear import LinearDenoiser, LinearProblem, gram_factor, ridge_solution, train_linear
-from ._training_set import Prediction, output_form, spread_nodes
+from ._training_set import output_form, spread_nodes
 
 HIGHEST = jax.lax.Precision.HIGHEST
 # Steps of the two fixed points of the deterministic equivalent; they contract, slowly near the interpolation peak.
@@ -42,7 +43,7 @@ class LinearModelLaw(AbstractLaw):
     features: Features
     mean_weights: Float[Array, "d F"]
     factor: Float[Array, "d F r"]
-    prediction: Prediction = eqx.field(static=True, default="x0")
+    prediction: Prediction = eqx.field(static=True, default="x0", converter=as_prediction)
 
     @property
     def dim(self) -> int:

@@ -12,8 +12,9 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer, require_positive
 from ..denoisers import AbstractDenoiser
+from ..parametrization import Prediction, as_prediction, to_denoised
 from ._tangent_kernels import ReLUTangentKernel
-from ._training_set import DenoisingProblem, Prediction, TrainingSet, output_form
+from ._training_set import DenoisingProblem, TrainingSet
 
 
 class TangentNetwork(eqx.Module):
@@ -103,7 +104,7 @@ class OutputDenoiser(AbstractDenoiser):
         *,
         prediction: Prediction = "x0",
     ):
-        self.model, self.prediction = model, prediction
+        self.model, self.prediction = model, as_prediction(prediction)
         self._dim = as_positive_integer(dim, "dim")
 
     @property
@@ -112,8 +113,7 @@ class OutputDenoiser(AbstractDenoiser):
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
-        base, scale = output_form(self.prediction, u, sigma)
-        return base + scale * self.model(u, sigma)
+        return to_denoised(self.prediction, self.model(u, sigma), u, sigma)
 
 
 def gradient_descent(

@@ -1,7 +1,7 @@
 """What models are trained on to denoise: noisy points, their noise levels, and targets in the form of a prediction."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import RealScalar, as_float_array
 from ..denoisers import EmpiricalDenoiser
 from ..flows._inputs import checked
+from ..parametrization import Prediction, affine_form, as_prediction
 from ..processes import AbstractProcess
 
-Prediction = Literal["x0", "eps", "score"]
 # Noise levels drawn for each node: quantiles of so many are as good as those of their law.
 LEVELS_PER_NODE = 16
 # Of random numbers: exact in float32, cells' midpoints included.
@@ -35,7 +35,8 @@ class UniformTimes(eqx.Module):
     high: RealScalar
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
-        t = jax.random.uniform(key, (num,), minval=self.low, maxval=self.high)
+        low, high = as_float_array(self.low, "low"), as_float_array(self.high, "high")
+        t = jax.random.uniform(key, (num,), minval=low, maxval=high)
         return self.process.noise_level(t)
 
 
@@ -51,7 +52,8 @@ class LogUniformLevels(eqx.Module):
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         fraction = jax.random.uniform(key, (num,))
-        return jnp.asarray(self.low) * jnp.asarray(self.high / self.low) ** fraction
+        low, high = as_float_array(self.low, "low"), as_float_array(self.high, "high")
+        return low * (high / low) ** fraction
 
 
 class TrainingSet(NamedTuple):
@@ -66,9 +68,10 @@ class DenoisingProblem(eqx.Module):
     """What a model is trained on and how its output is read: all but the model.
 
     Triples have `x_0` from the training points, sigma from `levels`, `u = x_0 + sigma z`. A model f is read as
-    `D = f` (`"x0"`), `u + sigma f` (`"eps"`: f is `sigma * score`, the noise up to sign) or `u + sigma^2 f` (`"score"`),
-    that is `D = b + c f`. Its loss is the mean of `|D - x_0|^2 / sigma^2`, whatever the prediction: a weight `w = c^2 /
-    sigma^2` on the squared error of f.
+    `D = b + c f`: `f` (`"x0"`), `u - sigma f` (`"eps"`: f is the noise), `u + sigma^2 f` (`"score"`), or as the other
+    predictions have it, see `parametrization.to_denoised`. Its loss is the mean of `|D - x_0|^2 / sigma^2`, whatever the
+    prediction: a weight `w = c^2 / sigma^2` on the squared error of f. Its root is taken with the sign of c, wherever
+    `sqrt(w)` stands in this module.
 
     The target of denoising score matching is a training point, noise around its posterior mean. Between the noise levels of
     `exact_targets` the posterior mean itself takes its place: the inputs stay the same draw by draw, the targets lose their
@@ -108,11 +111,7 @@ class DenoisingProblem(eqx.Module):
         exact_targets: tuple[RealScalar, RealScalar] | None = None,
     ):
         self.data = data if isinstance(data, EmpiricalDenoiser) else EmpiricalDenoiser(data)
-        if prediction not in get_args(Prediction):
-            raise ValueError(
-                f"`prediction` must be one of {get_args(Prediction)}; got {prediction!r}."
-            )
-        self.levels, self.prediction = levels, prediction
+        self.levels, self.prediction = levels, as_prediction(prediction)
         self.exact_targets = None
         if exact_targets is not None:
             self.exact_targets = _as_interval(exact_targets, self.data.data.dtype)
@@ -127,7 +126,7 @@ class DenoisingProblem(eqx.Module):
         return TrainingSet(x, u, sigma)
 
     def root_weight(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, ""]:
-        """`sqrt(w) = c / sigma`. Weights span many orders of magnitude, and their roots half as many."""
+        """`sqrt(w) = c / sigma`, with the sign of c. Weights span many orders of magnitude, and their roots half as many."""
         return output_form(self.prediction, u, sigma)[1] / sigma
 
     def target(
@@ -211,6 +210,5 @@ def _as_interval(levels: Any, dtype: Any) -> tuple[Array, Array]:
 
 def output_form(prediction: Prediction, u: Array, sigma: Array) -> tuple[Array, Array]:
     """`(b, c)` of `D = b + c f`."""
-    if prediction == "x0":
-        return jnp.zeros_like(u), jnp.ones_like(sigma)
-    return u, sigma if prediction == "eps" else sigma**2
+    skip, scale = affine_form(prediction, sigma)
+    return skip * u, scale
