@@ -975,3 +975,28 @@ def test_samples_of_the_digits_in_40_steps(x64):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_leading_order_excess_risk_of_elliptical_data():
+    """Gaussian vectors of two random lengths, k = 3: fits of many training sets, their excess risk in closed form."""
+    rng = np.random.default_rng(5)
+    variances, sigma, N, num = np.array([2.0, 0.5, 0.1]), 0.5, 2000, 1500
+    lengths, chance = np.array([0.5, 5.5]), np.array([0.9, 0.1])  # squares, of mean 1
+    kurtosis = chance @ lengths**2 - 1
+    square = rng.choice(lengths, (num, N, 1), p=chance)
+    points = rng.standard_normal((num, N, 3)) * np.sqrt(variances * square)
+    mean = points.mean(axis=1)
+    centred = points - mean[:, None]
+    covariance = np.einsum("kni,knj->kij", centred, centred) / N
+    gains = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(3))
+    off = gains - np.diag(variances / (variances + sigma**2))
+    shift = np.einsum("kij,kj->ki", np.eye(3) - gains, mean)
+    risks = np.einsum("kij,j,kij->k", off, variances + sigma**2, off) + np.sum(shift**2, axis=1)
+    risk = gaussian.leading_order_excess_risk
+    expected = float(risk(variances, sigma, N, elliptical_kurtosis=kurtosis))
+    # The next order is smaller by the kurtosis and the number of directions over N.
+    error = 4 * risks.std(ddof=1) / np.sqrt(num) + 4 * (1 + kurtosis) * 3 / N * expected
+    assert abs(risks.mean() - expected) < error
+    assert abs(risks.mean() - float(risk(variances, sigma, N))) > 5 * error
+    with pytest.raises(ValueError, match="more than -1"):
+        risk(variances, sigma, N, elliptical_kurtosis=-1.0)

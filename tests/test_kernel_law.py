@@ -310,6 +310,52 @@ def test_tangent_kernels(num_layers, width, num, x64):
         assert np.all(np.abs(np.mean(drawn, 0) - expected) < 4 * error + slack * np.abs(expected))
 
 
+def arc_cosine_recursion(num_layers, bias_scale, x, y):
+    """The tangent kernel from covariances, in float64, whose determinant cancels like the square of the angle."""
+    bias = bias_scale**2
+    xx, xy, yy = (np.dot(a, b) / len(x) + bias for a, b in ((x, x), (x, y), (y, y)))
+    tangent = xy
+    for layer in range(2, num_layers + 1):
+        gain = 0.5 if layer == num_layers else 1.0
+        angle = 0.0 if np.array_equal(x, y) else np.arccos(xy / np.sqrt(xx * yy))
+        falls = (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
+        xy = gain * np.sqrt(xx * yy) * falls + bias
+        xx, yy = gain * xx + bias, gain * yy + bias
+        tangent = tangent * gain * (1 - angle / np.pi) + xy
+    return tangent
+
+
+@pytest.mark.parametrize("num_layers", [2, 3, 5])
+@pytest.mark.parametrize("bias_scale", [0.0, 0.3])
+def test_tangent_kernel_at_and_near_identical_inputs(num_layers, bias_scale, dtype):
+    rng = np.random.default_rng(num_layers)
+    eps = np.finfo(dtype).eps
+    kernel = variance.ReLUTangentKernel(num_layers, lambda u, _: u, bias_scale=bias_scale)
+    of_points = jax.jit(lambda x, y: kernel(x, jnp.ones((), dtype), y, jnp.ones((), dtype)))
+    gradient = jax.jit(jax.grad(of_points))
+    for apart in (0.0, 1e-4, 1e-2, 1.0):
+        x = rng.standard_normal(6).astype(dtype)
+        y = (x + apart * rng.standard_normal(6)).astype(dtype)
+        wide, other = x.astype(float), y.astype(float)
+        expected = arc_cosine_recursion(num_layers, bias_scale, wide, other)
+        # An angle is off by some roundings; that of the reference by one of float64 over the angle.
+        cancelled = 0 if apart == 0 else np.finfo(float).eps / apart
+        assert abs(of_points(x, y) / expected - 1) < num_layers * (4 * eps + 8 * cancelled)
+        slope = np.asarray(gradient(x, y))
+        assert np.all(np.isfinite(slope))
+        if apart >= 1e-2:
+            step = 1e-3 * apart
+            differences = [
+                arc_cosine_recursion(num_layers, bias_scale, wide + side * step * e, other)
+                for e in np.eye(6)
+                for side in (1, -1)
+            ]
+            expected = (np.array(differences[::2]) - differences[1::2]) / (2 * step)
+            # Errors relative to the angle; of the quotient, its step squared.
+            bound = 32 * num_layers * (eps + cancelled / step * apart) / apart + 1e-5
+            assert np.max(np.abs(slope - expected)) < bound * np.max(np.abs(expected))
+
+
 def test_bad_input():
     problem, key = score_problem(), jax.random.key(0)
     make = variance.KernelLaw.gradient_flow

@@ -20,6 +20,7 @@ from smoothjax.measures import (
     nearest_neighbours,
     pearson_r2,
     rmse_curve,
+    same_noise_similarity,
     sliced_wasserstein,
     wasserstein_1d,
     wilson_interval,
@@ -611,6 +612,55 @@ def test_frechet_distance_of_nearby_sets_in_float32():
     assert result == pytest.approx(expected, rel=2 * 5 * eps(jnp.float32) / 1e-3)
     same = float(frechet_distance(jnp.asarray(first), jnp.asarray(first)))
     assert 0 <= same < (20 * eps(jnp.float32)) ** 2 * np.sum(np.var(first, 0))
+
+
+@pytest.mark.parametrize("amplitude", [1e-3, 1e-4])
+@pytest.mark.parametrize("traced", [False, True])
+def test_frechet_distance_whose_small_modes_hold_it(amplitude, traced):
+    """Spectra over four decades in float32, with modes in no order: below the root of epsilon a mode needs its rotation."""
+    rng = np.random.default_rng(0)
+    spread = 3 * np.arange(1, 501.0)[rng.permutation(500)] ** -1.5
+    mix = np.linalg.qr(rng.standard_normal((500, 500)))[0]
+    first = (rng.standard_normal((600, 500)) * spread) @ mix
+    second = first + amplitude * rng.standard_normal(first.shape)
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    # The dual form tr S1 + tr S2 - 2 |A^T B|_*, with A and B the centred rows: it cancels, but in float64.
+    a, b = ((x - x.mean(0)) / np.sqrt(600) for x in (first.astype(float), second.astype(float)))
+    fidelity = np.sum(np.linalg.svd(a @ b.T, compute_uv=False))
+    cancelled = np.sum(a**2) + np.sum(b**2) - 2 * fidelity
+    expected = np.sum((first.mean(0, float) - second.mean(0, float)) ** 2) + cancelled
+    function = jax.jit(frechet_distance) if traced else frechet_distance
+    result = function(jnp.asarray(first), jnp.asarray(second))
+    assert result.dtype == np.float32
+    # Of the reference 600 roundings of the trace at most; of the result one of float32.
+    rounding = 600 * np.finfo(float).eps * np.sum(a**2)
+    np.testing.assert_allclose(result, expected, rtol=1e-7, atol=rounding)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(1e5, 1.0), (0.0, 1e-6), (0.0, 1e6)])
+def test_distances_of_data_far_from_the_origin_and_in_other_units(dtype, shift, scale):
+    """In units of the data they are those of centred data, up to the rounding of the data as given."""
+    rng = np.random.default_rng(1)
+    first, second = rng.standard_normal((2, 300, 8))
+    second = 1.5 * second + 0.3
+
+    def measured(shift, scale):
+        x, y = (jnp.asarray(scale * (points + shift), dtype) for points in (first, second))
+        sliced = sliced_wasserstein(x, y, jax.random.key(0), num_projections=16)
+        numbers = [
+            jnp.sqrt(frechet_distance(x, y)) / scale,
+            wasserstein_1d(x[:, 0], y[:, 0]) / scale,
+            sliced.value / scale,
+            determination_r2(x[:, 0], 0.8 * x[:, 0] + 0.2 * x[:1, 0] + 0.5 * (y[:, 0] - y[:1, 0])),
+            pearson_r2(x[:, 0], x[:, 0] + y[:, 0]),
+            same_noise_similarity(x, y, centre=jnp.zeros(8)).shuffled_rms.value / scale,
+        ]
+        return np.array(numbers, float)
+
+    # A rounding of the shifted data moves each value by at most eps shift / 2, and these means over 300 by less.
+    rounding = 4 * eps(dtype) * shift + 200 * eps(dtype)
+    np.testing.assert_allclose(measured(shift, scale), measured(0, 1), rtol=rounding, atol=rounding)
+    assert rounding < 0.06
 
 
 def test_frechet_distance_with_fewer_points_than_features(dtype):

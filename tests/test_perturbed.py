@@ -249,3 +249,23 @@ def test_wide_queries_of_narrow_points(x64):
     assert got.dtype == np.float64
     expected = by_definition(points, moves, u, 0.7)
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance(points, moves, u, 0.7))
+
+
+def test_near_duplicates_whose_products_differ_by_more_than_what_underflows():
+    """In float32 their weights by products differ by hundreds of nats: a mass that underflows is not one that is nothing."""
+    d, sigma, smoothing = 3072, 2e-3, 2e-6
+    rng = np.random.default_rng(0)
+    base, apart = rng.standard_normal((2, 8, d))
+    apart *= 1e-2 / np.linalg.norm(apart, axis=1, keepdims=True)
+    points = np.concatenate([base - apart / 2, base + apart / 2]).astype(np.float32)
+    G = sj.GaussianSmoothedDenoiser(points, smoothing, 8, jax.random.key(0))
+    moves = smoothing * np.asarray(G.perturbations, float)
+    queries = ((points[:8].astype(float) + points[8:]) / 2).astype(np.float32)
+    for u, first, second in zip(queries, points[:8], points[8:], strict=True):
+        step = second.astype(float) - first
+        expected = by_definition(points, moves, u, np.float32(sigma))
+        difference = np.asarray(G(jnp.asarray(u), sigma), float) - expected
+        # The share of the second: a rounding of a moved coordinate of size 1 is off by 2^-24 at random, and moves the logit
+        # by |step| / sigma^2 of it at six standard deviations and the share by a quarter of that; the mean has 8.
+        bound = 6 * np.linalg.norm(step) / sigma**2 * 2 * 2.0**-24 / 4 / np.sqrt(8)
+        assert abs(difference @ step / (step @ step)) < bound + 16 * 2.0**-24 / 1e-2

@@ -54,6 +54,8 @@ BLOCK = 16
 NEAR = 2.0
 # Doubtful perturbations of a query that are weighed again at once, and points of each.
 TOGETHER, LARGEST = 8, 16
+# Weights that are smaller than the exponential of this are summed by a bound: some of the sum may have underflown.
+UNDERFLOWN = -60.0
 # Perturbed queries that are weighed by themselves at once.
 GROUP = 16
 
@@ -351,15 +353,34 @@ def _weights(
         return jnp.dot(weights, share, precision=HIGHEST), jnp.zeros_like(part.counts)
 
     def careful():
-        # Of all but the largest. What underflows is below the tolerated mass in any case; equally large ones are doubtful.
-        others = jnp.sum(jnp.where(logits < highest, weights, 0), axis=0) + jnp.exp(left_out)
+        # Of all but the largest; equally large ones are doubtful.
+        below = logits < highest
+        largest_below = jnp.max(jnp.where(below, logits, -jnp.inf), axis=0)
+        others = _log_mass(
+            jnp.sum(jnp.where(below, weights, 0), axis=0),
+            (largest_below - highest) / query.sigma**2,
+            len(logits),
+            left_out,
+        )
         equal = jnp.sum((logits == highest).astype(jnp.int32), axis=0)
-        known = (tolerated == jnp.inf) | ((equal == 1) & (jnp.log(others) <= tolerated))
+        known = (tolerated == jnp.inf) | ((equal == 1) & (others <= tolerated))
         total = jnp.dot(weights, jnp.where(known, share, 0), precision=HIGHEST)
         waiting = part.counts & ~known
         return _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting, total)
 
     return lax.cond(jnp.all(tolerated == jnp.inf), trusted, careful)
+
+
+def _log_mass(
+    mass: Float[Array, " m"], largest: Float[Array, " m"], num: int, left_out: Float[Array, ""]
+) -> Float[Array, " m"]:
+    """Logarithm of the mass of `num` weights and of what was left out: a bound where the sum of the weights underflows.
+
+    `largest` is the logarithm of the largest of the weights. What is tolerated may be far below the smallest number.
+    """
+    bound = largest + math.log(num)
+    summed = jnp.log(jnp.where(largest > UNDERFLOWN, mass, 1))
+    return jnp.logaddexp(jnp.where(largest > UNDERFLOWN, summed, bound), left_out)
 
 
 def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting, total):
@@ -374,10 +395,12 @@ def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting
         columns = logits[:, taken].T
         values, where = largest(columns, num_largest)
         relative = (columns - values[:, :1]) / query.sigma**2
-        left = jnp.exp(left_out)
+        left = jnp.full(group, left_out)
         if num_largest < k:
-            left += jnp.sum(jnp.where(columns <= values[:, -1:], jnp.exp(relative), 0), axis=1)
-        precise = (these < m) & (jnp.log(left) <= tolerated[taken])
+            rest = jnp.sum(jnp.where(columns <= values[:, -1:], jnp.exp(relative), 0), axis=1)
+            most = (values[:, -1] - values[:, 0]) / query.sigma**2
+            left = _log_mass(rest, most, k, left_out)
+        precise = (these < m) & (left <= tolerated[taken])
 
         visited = where if rows is None else rows[where]
         at = query.u + part.moves[taken]

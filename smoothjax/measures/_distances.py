@@ -10,10 +10,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import as_float_array, as_points, as_positive_integer, require_finite
+from smoothjax._checks import (
+    as_float_array,
+    as_points,
+    as_positive_integer,
+    is_concrete,
+    require_finite,
+)
 
 from ._estimate import Estimate, root_of_mean
-from ._numerics import centred, checked, keys_by_index, map_in_blocks, norm
+from ._numerics import checked, keys_by_index, map_in_blocks, norm
 
 _PROJECTIONS_AT_ONCE = 16
 
@@ -43,9 +49,11 @@ def frechet_distance(first: Float[Array, "m p"], second: Float[Array, "n p"]) ->
     and S2 = B B^T, taken from the QR decomposition of the centred features, the covariance part is
     the least of |A - B Q|_F^2 over orthogonal Q, which one singular value decomposition of B^T A
     attains. Evaluated as that sum of squares the result is non-negative and suffers no
-    cancellation: its relative error in the distance is a few roundings of |A| / distance, so
-    float32 is enough until the two sets differ by less than about 1e-6 of their spread. Singular
-    covariances, as with fewer points than features, are no special case.
+    cancellation. The small modes of B^T A, whose rotation single precision would lose, can hold all
+    of the distance: decompositions and sums are done in float64 by NumPy on the host, whatever the
+    dtype of the features (inside of `jax.jit` by a callback). So the distance is that of the
+    features as given, to a few roundings of float64 times |A| / distance. Singular covariances, as
+    with fewer points than features, are no special case.
 
     The fit to finitely many points biases it upwards, by order p^2 (1/m + 1/n) times a variance:
     compare only values at equal sizes. Gradients through it are not supported (those of the
@@ -62,28 +70,27 @@ def frechet_distance(first: Float[Array, "m p"], second: Float[Array, "n p"]) ->
         D. C. Dowson, B. V. Landau (1982), The Fréchet distance between multivariate normal
         distributions, J. Multivar. Anal. 12, 450-455.
     """
-    return _frechet(*_same_width(first, second))
+    first, second = _same_width(first, second)
+    if is_concrete(first) and is_concrete(second):
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(_frechet(np.asarray(first), np.asarray(second)))
+    result = jax.ShapeDtypeStruct((), first.dtype)
+    return jax.pure_callback(_frechet, result, first, second, vmap_method="sequential")
 
 
-@jax.jit
-def _frechet(first: Array, second: Array) -> Array:
-    coarse1, fine1, rows1 = centred(first)
-    coarse2, fine2, rows2 = centred(second)
-    shift = (coarse1 - coarse2) + (fine1 - fine2)
-    factor1, factor2 = _covariance_factor(rows1), _covariance_factor(rows2)
-    rank = max(factor1.shape[1], factor2.shape[1])
-    factor1 = jnp.pad(factor1, ((0, 0), (0, rank - factor1.shape[1])))
-    factor2 = jnp.pad(factor2, ((0, 0), (0, rank - factor2.shape[1])))
-    overlap = jnp.matmul(factor2.T, factor1, precision=lax.Precision.HIGHEST)
-    left, _, right = jnp.linalg.svd(overlap)
-    rotation = jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
-    residual = factor1 - jnp.matmul(factor2, rotation, precision=lax.Precision.HIGHEST)
-    return jnp.sum(shift**2) + jnp.sum(residual**2)
-
-
-def _covariance_factor(rows: Float[Array, "n p"]) -> Float[Array, "p r"]:
-    """A with A A^T = rows^T rows / n, r = min(n, p)."""
-    return jnp.linalg.qr(rows / math.sqrt(rows.shape[0]), mode="r").T
+def _frechet(first: Any, second: Any) -> np.ndarray:
+    """In float64 on the host, returned in the dtype of the features."""
+    means, factors = [], []
+    for rows in (first, second):
+        wide = np.asarray(rows, np.float64)
+        means.append(wide.mean(axis=0))
+        # A with A A^T the covariance, of shape (p, min(n, p)).
+        factors.append(np.linalg.qr((wide - means[-1]) / math.sqrt(wide.shape[0]), mode="r").T)
+    rank = max(factor.shape[1] for factor in factors)
+    one, two = (np.pad(factor, ((0, 0), (0, rank - factor.shape[1]))) for factor in factors)
+    left, _, right = np.linalg.svd(two.T @ one)
+    total = np.sum((means[0] - means[1]) ** 2) + np.sum((one - two @ (left @ right)) ** 2)
+    return np.asarray(total, np.asarray(first).dtype)
 
 
 def wasserstein_1d(

@@ -75,10 +75,14 @@ def _similarity(first: Array, second: Array, centre: Array) -> SameNoiseSimilari
     cosines = _cosine(x, y)
 
     # |x_i - y_j|^2 is a sum of inner products of these rows.
-    size_x, size_y = jnp.sum(x**2, 1, keepdims=True) / d, jnp.sum(y**2, 1, keepdims=True) / d
+    # From the middle of all endpoints: the given centre may be far from them, and squares from it would cancel.
+    middle = jnp.mean(0.5 * (x + y), axis=0)
+    of_x, of_y = x - middle, y - middle
+    size_x = jnp.sum(of_x**2, axis=1, keepdims=True) / d
+    size_y = jnp.sum(of_y**2, axis=1, keepdims=True) / d
     one = jnp.ones_like(size_x)
-    rows_x = jnp.concatenate([size_x, one, -2 / d * x], axis=1)
-    rows_y = jnp.concatenate([one, size_y, y], axis=1)
+    rows_x = jnp.concatenate([size_x, one, -2 / d * of_x], axis=1)
+    rows_y = jnp.concatenate([one, size_y, of_y], axis=1)
     shuffled_square, squares_left_out = _over_pairs(rows_x, rows_y, squares)
     shuffled_cosine, cosines_left_out = _over_pairs(_unit(x), _unit(y), cosines)
 

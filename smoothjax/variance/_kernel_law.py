@@ -1,20 +1,25 @@
 """The law of kernel smoothers: kernel ridge regression, and gradient flow on a kernel for a finite time."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer, require_positive
+from .._checks import RealScalar, as_positive_integer, is_concrete, require_positive
 from ..denoisers import AbstractDenoiser
+from ..flows._inputs import checked as refuse
 from ..parametrization import Prediction, as_prediction
 from ._law import AbstractLaw
 from ._training_set import DenoisingProblem, output_form
 
 HIGHEST = jax.lax.Precision.HIGHEST
+# Largest share of the fit that the rounding of the kernel may move; the mean itself then errs by some hundredths of it.
+MOST_MOVED = 0.1
 Kernel = Callable[[Array, Array, Array, Array], Array]
 """Any positive semi-definite `(u, sigma, v, tau) -> ()`."""
 Function = Callable[[Array, Array], Array]
@@ -229,7 +234,9 @@ class KernelLaw(AbstractLaw):
             ridge: epsilon, positive, relative to the mean over samples.
 
         Raises:
-            ValueError: for a ridge that is not positive, or not at least one sample.
+            ValueError: for a ridge that is not positive, or not at least one sample; where the ridge is so small that the
+                rounding of the kernel decides: machine epsilon times the largest eigenvalue of the Gram matrix is then not
+                far below `ridge P`. (Inside `jax.jit` this raises when the function runs.)
         """
         epsilon = require_positive(ridge, "ridge")
         P = as_positive_integer(num_train, "num_train")
@@ -267,7 +274,8 @@ class KernelLaw(AbstractLaw):
                 with normal weights. Its covariance is not checked against `initial_covariance`.
 
         Raises:
-            ValueError: for a duration that is not positive, or an `initial_model` without `initial_covariance`.
+            ValueError: for a duration that is not positive, or an `initial_model` without `initial_covariance`; where
+                training is so long that the rounding of the kernel decides, as for a small ridge, `P / duration` its part.
         """
         duration = require_positive(duration, "duration")
         P = as_positive_integer(num_train, "num_train")
@@ -283,44 +291,93 @@ class KernelLaw(AbstractLaw):
         return eqx.tree_at(lambda law: law.initial, law, initial, is_leaf=lambda x: x is None)
 
 
-def _ridge_filter(values: Array, strength: Array) -> Array:
+def _ridge_filter(values: np.ndarray, strength: np.ndarray) -> np.ndarray:
     return 1 / (values + strength)
 
 
-def _flow_filter(values: Array, time: Array) -> Array:
+def _flow_filter(values: np.ndarray, time: np.ndarray) -> np.ndarray:
     # (1 - exp(-omega tau / P)) / omega, and its limit tau / P where omega vanishes.
-    large = values * time > jnp.finfo(values.dtype).eps
-    return jnp.where(large, -jnp.expm1(-values * time) / jnp.where(large, values, 1), time)
+    large = values * time > np.finfo(values.dtype).eps
+    return np.where(large, -np.expm1(-values * time) / np.where(large, values, 1), time)
 
 
-@eqx.filter_jit
+Filter = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
 def _smoothed(
     problem: DenoisingProblem,
     kernel: Kernel,
     P: int,
     key: PRNGKeyArray,
-    spectrum: Callable[[Array, Array], Array],
+    spectrum: Filter,
     strength: Array,
 ) -> KernelLaw:
-    _, u, sigma = problem.draw(key, P)
-    root = jax.vmap(problem.root_weight)(u, sigma)
-    # Weighted on both sides: weights span many orders of magnitude, and dividing by them would lose the small ones.
-    values, vectors = jnp.linalg.eigh(_weighted_gram(problem, kernel, u, sigma))
-    gains = spectrum(jnp.maximum(values, 0), strength.astype(values.dtype))
-    smoother = root[:, None] * jnp.matmul(vectors * gains, vectors.T, precision=HIGHEST)
-    means = jax.vmap(problem.data)(u, sigma)
-    targets = jax.vmap(problem.target)(means, u, sigma)
-    noise = jax.vmap(problem.target_noise)(u, sigma)
+    u, sigma, root, gram, targets, noise = _drawn(problem, kernel, P, key)
+    given = (gram, root, targets, strength)
+    solve = functools.partial(_solved, spectrum)
+    if is_concrete(given):
+        with jax.ensure_compile_time_eval():
+            solved = [jnp.asarray(x) for x in solve(*(np.asarray(x) for x in given))]
+    else:
+        kinds = [jax.ShapeDtypeStruct(x.shape, gram.dtype) for x in (gram, targets)]
+        kinds += 2 * [jax.ShapeDtypeStruct((), gram.dtype)]
+        solved = jax.pure_callback(solve, tuple(kinds), *given, vmap_method="sequential")
+    smoother, mean_coefficients, moved, ratio = solved
+    message = (
+        f"The kernel is too nearly singular for {gram.dtype.name}: its rounding moves what training fits by up to "
+        f"{_shown(moved)} of itself, where at most {MOST_MOVED} can be had; machine epsilon times the largest eigenvalue of "
+        f"the weighted Gram matrix is {_shown(ratio)} of what regularises it (`ridge * P`, or `P / duration`). Take a "
+        "larger ridge or a shorter training, or float64 throughout"
+    )
+    smoother = refuse(smoother, ~(moved <= MOST_MOVED), message)
     return KernelLaw(
         problem,
         kernel,
         u,
         sigma,
         smoother,
-        mean_coefficients=jnp.matmul(smoother, targets, precision=HIGHEST),
+        mean_coefficients=mean_coefficients,
         noise=noise,
         noise_covariance=jnp.einsum("nik,njk->nij", noise, noise, precision=HIGHEST),
     )
+
+
+def _shown(value: Array) -> str:
+    return f"{float(value):.2g}" if is_concrete(value) else "(not known while traced)"
+
+
+def _solved(spectrum: Filter, gram: Any, root: Any, targets: Any, strength: Any) -> Any:
+    """Smoother, mean coefficients and how far rounding moves them, in float64 by NumPy; returned in the dtype of `gram`.
+
+    Small eigenvalues decide where training is long: an eigendecomposition in single precision gives them to a rounding of
+    the largest only. What the rounding of the kernel itself does is tried: with errors E of random signs and of a machine
+    epsilon of each entry, `|S^(1/2) E S^(1/2)|`, S the filter of the Gram matrix, relative to what is fitted.
+    """
+    dtype = np.asarray(gram).dtype
+    gram, root, targets, strength = (
+        np.asarray(x, np.float64) for x in (gram, root, targets, strength)
+    )
+    values, vectors = np.linalg.eigh(gram)
+    gains = spectrum(np.maximum(values, 0), strength)
+    smoother = root[:, None] * ((vectors * gains) @ vectors.T)
+    epsilon = float(np.finfo(dtype).eps)
+    errors = epsilon * np.abs(gram) * np.random.default_rng(0).choice([-1.0, 1.0], gram.shape)
+    half = vectors * np.sqrt(gains)
+    moved = np.linalg.norm(half.T @ np.triu(errors) @ half, 2)
+    ratio = epsilon * values[-1] * gains[0]
+    return tuple(np.asarray(x, dtype) for x in (smoother, smoother @ targets, moved, ratio))
+
+
+@eqx.filter_jit
+def _drawn(problem: DenoisingProblem, kernel: Kernel, P: int, key: PRNGKeyArray) -> tuple:
+    """Training inputs, the roots of their weights, and what there is to fit."""
+    _, u, sigma = problem.draw(key, P)
+    root = jax.vmap(problem.root_weight)(u, sigma)
+    # Weighted on both sides: weights span many orders of magnitude, and dividing by them would lose the small ones.
+    gram = _weighted_gram(problem, kernel, u, sigma)
+    means = jax.vmap(problem.data)(u, sigma)
+    targets = jax.vmap(problem.target)(means, u, sigma)
+    return u, sigma, root, gram, targets, jax.vmap(problem.target_noise)(u, sigma)
 
 
 @eqx.filter_jit

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer
+from ..measures._numerics import norm, safe_sqrt
 
 
 class ReLUTangentKernel(eqx.Module):
@@ -17,7 +18,8 @@ class ReLUTangentKernel(eqx.Module):
 
     With weights `sqrt(2 / fan in) w` (the last layer and the first: `1 / sqrt(fan in)`) and biases `bias_scale b`, all w and
     b standard normal and trained: the parametrisation in which the kernel has a limit. The kernel falls off from `z = z'`
-    like the angle between the two, which nearly parallel embeddings give to the root of the machine epsilon only.
+    like the angle between the two, which is taken from differences: near and at `z = z'` the kernel is right to some
+    roundings. There the derivative is the mean of both sides'.
 
     Args:
         num_layers: linear maps, at least 2.
@@ -65,19 +67,47 @@ class ReLUTangentKernel(eqx.Module):
     def _both(self, u: Any, sigma: Any, v: Any, tau: Any) -> tuple[Array, Array]:
         x, y = self.embedding(u, sigma), self.embedding(v, tau)
         bias = self.bias_scale**2
-        xx, xy, yy = (jnp.sum(a * b) / x.size + bias for a, b in ((x, x), (x, y), (y, y)))
+        x, y = (
+            jnp.append(z / math.sqrt(z.size), jnp.asarray(self.bias_scale, z.dtype)) for z in (x, y)
+        )
+        lengths = norm(x), norm(y)
+        xy = jnp.sum(x * y)
+        # Kahan's angle, and the difference of the squared lengths: neither cancels where x and y are close.
+        angle = 2 * jnp.arctan2(
+            norm(lengths[1] * x - lengths[0] * y), norm(lengths[1] * x + lengths[0] * y)
+        )
+        difference = jnp.sum((x - y) * (x + y))
+        first, second = lengths
         tangent = xy
         for layer in range(2, self.num_layers + 1):
             # E relu(a) relu(b) and E step(a) step(b) of Gaussians with these covariances, twice each (He's factor), but
             # for the last layer.
             gain = 0.5 if layer == self.num_layers else 1.0
-            sine = jnp.sqrt(jnp.maximum(xx * yy - xy**2, 0))
-            angle = jnp.arctan2(sine, xy)
-            step = gain * (1 - angle / math.pi)
-            xy = gain * (sine + (math.pi - angle) * xy) / math.pi + bias
-            xx, yy = gain * xx + bias, gain * yy + bias
-            tangent = tangent * step + xy
+            product, between = gain * first * second, _quotient(difference, first + second)
+            # The cosine falls to (sin + (pi - angle) cos) / pi, and this is one less that.
+            lost = 2 * jnp.sin(angle / 2) ** 2 - _sine_less_arc_cosine(angle) / math.pi
+            tangent = tangent * (gain * (1 - angle / math.pi))
+            xy = product * (1 - lost) + bias
+            # The determinant of the next layer's covariance: no term is negative.
+            square = product**2 * lost * (2 - lost)
+            square += bias * (gain * between**2 + 2 * product * lost)
+            angle = jnp.arctan2(safe_sqrt(square), xy)
+            difference = gain * difference
+            first, second = safe_sqrt(gain * first**2 + bias), safe_sqrt(gain * second**2 + bias)
+            tangent = tangent + xy
         return xy, tangent
+
+
+def _quotient(numerator: Array, denominator: Array) -> Array:
+    """Zero where the denominator is."""
+    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), 0)
+
+
+def _sine_less_arc_cosine(angle: Array) -> Array:
+    """`sin a - a cos a`, by its series where the two are close."""
+    square = angle**2
+    series = 1 / 3 - square * (1 / 30 - square * (1 / 840 - square / 45360))
+    return jnp.where(angle < 0.1, angle * square * series, jnp.sin(angle) - angle * jnp.cos(angle))
 
 
 def append_log_level(u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " d+1"]:
