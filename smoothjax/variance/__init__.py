@@ -1,5 +1,6 @@
 """Generalisation through variance: laws of trained models, their V-kernels and what they make of the flow."""
 
+from ._drawn_endpoint_density import DrawnEndpointDensity as DrawnEndpointDensity
 from ._dynamics import flow_of_models as flow_of_models
 from ._endpoint_density import EndpointDensity as EndpointDensity
 from ._endpoint_moments import EndpointMoments as EndpointMoments

@@ -180,13 +180,7 @@ def controlled_moments(
 
     of_mean, of_products = (slope[fold] for slope in jax.lax.map(slopes, kept))
     # The mean of these is the sample covariance.
-    products = _products(x - jnp.mean(x, axis=0)) * (num / (num - 1))
-    covariance = jnp.mean(products, axis=0)
-    variance = jnp.diagonal(covariance, axis1=1, axis2=2)
-    # What the error of the mean adds to a sample covariance's: all there is if endpoints are two points of equal shares.
-    own = variance[:, :, None] * variance[:, None, :] + covariance**2
-    own = own / (num * (num - 1))
-
+    products, own = _covariance_terms(x)
     plain_mean, plain_products = _mean(x, 0), _mean(products, own)
     mean = _mean(x - of_mean * first, 0, plain_mean[1])
     moment = _mean(products - of_products * second, own, plain_products[1])
@@ -202,6 +196,27 @@ def controlled_moments(
         moment[2],
         num,
     )
+
+
+def _covariance_terms(x: Float[Array, "n *k d"]) -> tuple[Array, Array]:
+    """What the sample covariance is the mean of; and what the mean's error adds to the square of the covariance's.
+
+    The latter is all there is if the values are two points of equal shares. `Var s_ij = (m_iijj - c_ij^2) / n
+    + (c_ii c_jj + c_ij^2) / (n (n - 1))`, with the fourth central moment.
+    """
+    num = x.shape[0]
+    products = _products(x - jnp.mean(x, axis=0)) * (num / (num - 1))
+    covariance = jnp.mean(products, axis=0)
+    variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    own = _products(variance) + covariance**2
+    return products, own / (num * (num - 1))
+
+
+def variance_of(values: Float[Array, " n"]) -> tuple[Array, Array]:
+    """Sample variance of independent values, and its standard error."""
+    products, own = _covariance_terms(values[:, None])
+    variance, error, _ = _mean(products, own)
+    return variance[0, 0], error[0, 0]
 
 
 def _products(x: Float[Array, "*n d"]) -> Float[Array, "*n d d"]:
