@@ -93,7 +93,8 @@ def test_reduction(repeated):
         known = np.median(np.asarray(reported), axis=0)
         seen = reduction[0] < 1e6
         assert np.all(np.abs(np.log(known[0][seen] / reduction[0][seen])) < 0.7)
-    assert np.all(found.mean_reduction[:, 0, 1] > 100)
+    # The quadratic rest of the wide coordinate: 9 against 0.02.
+    assert np.median(found.mean_reduction[:, 0, 1]) > 200
     assert np.all(found.mean_reduction[:, 1] > 1e6)
 
 
@@ -156,12 +157,11 @@ def test_intervals(x64):
         found.covariance_interval(reach=-1.0)
 
 
-@pytest.mark.parametrize("prediction", ["x0", "score"])
-def test_coordinates(prediction, x64):
+def test_coordinates(x64):
     """A drawn model is the mean model with the directions times its coordinates: to rounding, of targets u / sigma."""
     levels = variance.LogUniformLevels(0.3, 3.0)
     data = np.array([[-1.0, 0.0], [0.0, 0.5], [1.0, 0.3]])
-    problem = variance.DenoisingProblem(data, levels, prediction=prediction)
+    problem = variance.DenoisingProblem(data, levels, prediction="score")
     kernel = lambda u, s, v, t: jnp.exp(-jnp.sum((u - v) ** 2) / 8 - jnp.log(s / t) ** 2 / 2)  # noqa: E731
     laws = [variance.KernelLaw.ridge(problem, kernel, 20, jax.random.key(0), ridge=0.1)]
     laws.append(variance.LinearModelLaw(lambda u, s: u, jnp.eye(2), jnp.asarray(FACTOR)))
@@ -172,12 +172,13 @@ def test_coordinates(prediction, x64):
             linear = law.mean_denoiser(u, sigma) + law.directions(u, sigma) @ law.coordinates(key)
             np.testing.assert_allclose(law.sample(key)(u, sigma), linear, atol=1e-10)
     # Of mean zero and covariance one, of targets with three values each.
-    z = np.asarray(jax.vmap(laws[0].coordinates)(jax.random.split(jax.random.key(9), 4000)))
+    z = np.asarray(jax.vmap(laws[0].coordinates)(jax.random.split(jax.random.key(9), 1000)))
     noisy = np.asarray(jnp.sum(laws[0].noise ** 2, axis=1)).ravel() > 1e-2
-    assert np.all(np.abs(z.mean(0))[noisy] < 5 / 4000**0.5)
+    assert np.all(np.abs(z.mean(0))[noisy] < 5 / 1000**0.5)
     np.testing.assert_allclose(z.var(0)[noisy].mean(), 1, atol=0.1)
 
 
+@pytest.mark.slow
 def test_of_random_slopes_and_a_separatrix(x64):
     """One coordinate `D = g u`: lognormal moments in closed form. The other ends at -1 or 1, `D = sign(u + h)`-like."""
 

@@ -183,11 +183,14 @@ def controlled_moments(
     products, own = _covariance_terms(x)
     plain_mean, plain_products = _mean(x, 0), _mean(products, own)
     mean = _mean(x - of_mean * first, 0, plain_mean[1])
-    moment = _mean(products - of_products * second, own, plain_products[1])
+    controlled = jnp.mean(products - of_products * second, axis=0)
+    # About the controlled mean, for the scatter alone: the other's error is in `own`, and would count twice.
+    about = _products(x - mean[0]) * (num / (num - 1))
+    moment = _mean(about - of_products * second, own, plain_products[1])
     square = _products(scale)
     return EndpointMoments(
         middle + scale * mean[0],
-        square * moment[0],
+        square * controlled,
         scale * mean[1],
         square * moment[1],
         _ratio(plain_mean[1], mean[1]) ** 2,
