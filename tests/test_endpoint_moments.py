@@ -166,13 +166,18 @@ def test_coordinates(x64):
     laws = [variance.KernelLaw.ridge(problem, kernel, 20, jax.random.key(0), ridge=0.1)]
     laws.append(variance.LinearModelLaw(lambda u, s: u, jnp.eye(2), jnp.asarray(FACTOR)))
     u, sigma = jnp.array([0.4, -0.2]), jnp.asarray(1.3)
+
+    @eqx.filter_jit
+    def both(law, key):
+        linear = law.mean_denoiser(u, sigma) + law.directions(u, sigma) @ law.coordinates(key)
+        return law.sample(key)(u, sigma), linear
+
     for law in laws:
         for i in range(3):
-            key = jax.random.key(i)
-            linear = law.mean_denoiser(u, sigma) + law.directions(u, sigma) @ law.coordinates(key)
-            np.testing.assert_allclose(law.sample(key)(u, sigma), linear, atol=1e-10)
+            np.testing.assert_allclose(*both(law, jax.random.key(i)), atol=1e-10)
     # Of mean zero and covariance one, of targets with three values each.
-    z = np.asarray(jax.vmap(laws[0].coordinates)(jax.random.split(jax.random.key(9), 1000)))
+    draw = eqx.filter_jit(lambda law, keys: jax.vmap(law.coordinates)(keys))
+    z = np.asarray(draw(laws[0], jax.random.split(jax.random.key(9), 1000)))
     noisy = np.asarray(jnp.sum(laws[0].noise ** 2, axis=1)).ravel() > 1e-2
     assert np.all(np.abs(z.mean(0))[noisy] < 5 / 1000**0.5)
     np.testing.assert_allclose(z.var(0)[noisy].mean(), 1, atol=0.1)
