@@ -73,7 +73,7 @@ def test_semiclassical_endpoint(x64):
     a, b = (jax.tree.map(lambda leaf: leaf[i], found) for i in (0, 1))  # noqa: B023
     np.testing.assert_allclose(a.covariance, first[0] @ first[0].T, atol=3e-5 * scale**2)
     np.testing.assert_allclose(a.covariance_with(b), first[0] @ first[1].T, atol=3e-5 * scale**2)
-    expected = np.linalg.norm(a.shift) / np.sqrt(np.trace(a.covariance))
+    expected = np.abs(a.shift) / np.sqrt(np.diagonal(a.covariance))
     np.testing.assert_allclose(a.chi, expected, rtol=1e-12)
     with pytest.raises(ValueError, match=r"must have shape \(2,\); got \(1,\)"):
         variance.semiclassical(law, jnp.zeros(1), high, low)
@@ -118,7 +118,7 @@ def test_against_drawn_models(x64):
     weights = stats.norm.pdf(np.linspace(-4, 4, 41), scale=2.0)
     weights /= weights.sum()
     found = endpoints(law, starts, high, low)
-    chi = np.asarray(jax.vmap(lambda end: end.chi)(found))
+    chi = np.asarray(jax.vmap(lambda end: end.chi[0])(found))
     assert chi.max() < 0.1
     draw = functools.partial(
         variance.flow_of_models, key=jax.random.key(5), starts=starts, sigma_from=high, sigma_to=low
@@ -268,100 +268,40 @@ def test_orthants_of_scipy(x64):
 
 
 @pytest.mark.exhaustive
-def test_moments_fall_back_on_drawn_models(x64):
-    """Twenty-five times the covariance: some starts' expansion fails, and only these are drawn."""
-    law, high, low, num = scaled(line_law(), 5.0), 3.0, 0.3, 200
-    starts, key = jnp.linspace(-4, 4, 9)[:, None], jax.random.key(7)
-    found = variance.endpoint_moments(law, starts, high, low, key, num_models=num, rtol=1e-7)
+def test_warnings_of_large_shifts(x64):
+    """Twenty-five times the covariance: at some starts the shift is not small."""
+    law, high, low = scaled(line_law(), 5.0), 3.0, 0.3
+    starts = jnp.linspace(-4, 4, 9)[:, None]
     direct = endpoints(law, starts, high, low)
-    chi = np.asarray(jax.vmap(lambda end: end.chi)(direct))
-    valid = np.asarray(found.is_semiclassical)
-    assert np.array_equal(valid, chi <= 0.3) and 0 < valid.sum() < 9
-    np.testing.assert_allclose(found.mean[valid], direct.mean[valid], atol=1e-5)
-    covariance = np.einsum("kir,kjr->kij", direct.factor, direct.factor)
-    np.testing.assert_allclose(found.covariance[valid], covariance[valid], atol=1e-5)
-    assert np.all(found.mean_error[valid] == 0) and np.all(found.covariance_error[valid] == 0)
-    ends = variance.flow_of_models(law, key, starts[~valid], high, low, num_models=num, rtol=1e-7)
-    ends = np.asarray(ends)[..., 0]
-    # The same models and tolerances: the same numbers.
-    np.testing.assert_allclose(found.mean[~valid, 0], ends.mean(0), atol=1e-12)
-    spread = ends.var(0, ddof=1)
-    np.testing.assert_allclose(found.covariance[~valid, 0, 0], spread, rtol=1e-10)
-    np.testing.assert_allclose(found.mean_error[~valid, 0], np.sqrt(spread / num), rtol=1e-10)
-    square = (ends - ends.mean(0)) ** 2
-    error = square.std(0, ddof=1) / num**0.5
-    np.testing.assert_allclose(found.covariance_error[~valid, 0, 0], error, rtol=1e-10)
-
-    bad = int(np.sum(~valid))
-    with pytest.warns(UserWarning, match=f"chi exceeds 0.3 at {bad} of 9 starts"):
+    chi = np.asarray(jax.vmap(lambda end: end.chi[0])(direct))
+    small = chi <= 0.3
+    assert 0 < small.sum() < 9
+    with pytest.warns(
+        UserWarning, match=f"0.3 standard deviations at {np.sum(~small)} of 9 starts"
+    ):
         variance.EndpointDensity(direct)
-    with pytest.warns(UserWarning, match="chi exceeds 0.3 at 1 of 1 starts"):
+    with pytest.warns(UserWarning, match="at 1 of 1 starts"):
         variance.semiclassical(law, starts[int(np.argmax(chi))], high, low)
-    kept = jax.tree.map(lambda leaf: leaf[valid], direct)
+    kept = jax.tree.map(lambda leaf: leaf[small], direct)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         variance.EndpointDensity(kept)
         eqx.filter_jit(variance.EndpointDensity)(direct)
     with pytest.raises(ValueError, match="leading axis; got a mean flow of shape"):
         variance.EndpointDensity(jax.tree.map(lambda leaf: leaf[0], direct))
-    with pytest.raises(ValueError, match="`num_models` must be at least 2; got 1"):
-        variance.endpoint_moments(law, starts, high, low, key, num_models=1)
-    with pytest.raises(ValueError, match=r"points of `starts` must have shape \(1,\); got \(2,\)"):
-        variance.endpoint_moments(law, jnp.zeros((3, 2)), high, low, key, num_models=2)
-    with pytest.raises(ValueError, match=r"outside of `jax.jit`"):
-        jax.jit(lambda u: variance.endpoint_moments(law, u, high, low, key, num_models=2))(starts)
-
-
-def test_moments_of_random_slopes(x64):
-    """`D = diag(g) u` with normal g: endpoints `u exp((g - 1) L)` and lognormal moments, in closed form.
-
-    Along the first axis models hardly differ, and second order does; along the others models are drawn.
-    """
-    factor = np.zeros((2, 2, 2))
-    factor[0, 0], factor[1, 1] = (0.05, 0.0), (0.15, 0.2)
-    law = variance.LinearModelLaw(lambda u, sigma: u, jnp.zeros((2, 2)), jnp.asarray(factor))
-    starts, num, L = np.array([[2.0, 0.0], [0.0, 1.0], [0.2, 1.5]]), 500, 3.0
-    high, low, key = 2.0, 2.0 * np.exp(-L), jax.random.key(0)
-    found = variance.endpoint_moments(law, starts, high, low, key, num_models=num, rtol=1e-9)
-    np.testing.assert_array_equal(found.is_semiclassical, [True, False, False])
-    # Of log endpoints: covariance S. To second order the mean is 1 + S / 2 times the mean model's, the covariance S.
-    scales = factor[[0, 1], [0, 1]]
-    S, fall = L**2 * scales @ scales.T, np.exp(-L)
-    end = 2 * fall
-    # Two integrations to 1e-9 a step.
-    np.testing.assert_allclose(found.mean[0], [end * (1 + S[0, 0] / 2), 0], atol=1e-7)
-    np.testing.assert_allclose(found.covariance[0], np.diag([end**2 * S[0, 0], 0]), atol=1e-7)
-    assert not np.any(found.mean_error[0]) and not np.any(found.covariance_error[0])
-
-    # The same models, their endpoints in closed form; and the delete-one jackknife for the error of a covariance, which is
-    # n / (n - 2) times the standard error of the mean product.
-    draw = jax.jit(jax.vmap(lambda i: law.sample(jax.random.fold_in(key, i)).weights))
-    slopes = np.diagonal(np.asarray(draw(jnp.arange(num))), axis1=1, axis2=2)
-    ends = starts[1:] * fall * np.exp(slopes * L)[:, None]
-    np.testing.assert_allclose(found.mean[1:], ends.mean(0), atol=1e-7)
-    errors = ends.std(0, ddof=1) / np.sqrt(num)
-    np.testing.assert_allclose(found.mean_error[1:], errors, atol=1e-7)
-    for k in (0, 1):
-        x = ends[:, k]
-        np.testing.assert_allclose(found.covariance[k + 1], np.cov(x.T), atol=1e-7)
-        without = np.array([np.cov(np.delete(x, i, 0).T) for i in range(num)])
-        jackknife = without.std(0) * np.sqrt(num - 1)
-        np.testing.assert_allclose(
-            found.covariance_error[k + 1], jackknife * (num - 2) / num, atol=1e-7
-        )
-        # Within four of these of the law itself.
-        mean = starts[k + 1] * fall * np.exp(np.diag(S) / 2)
-        assert np.all(np.abs(found.mean[k + 1] - mean) <= 4 * found.mean_error[k + 1])
-        exact = np.outer(mean, mean) * np.expm1(S)
-        gap = np.abs(found.covariance[k + 1] - exact)
-        assert np.all(gap <= 4 * found.covariance_error[k + 1])
 
 
 def test_chi_where_models_do_not_differ():
     zero, one = jnp.zeros(2), jnp.ones(2)
-    assert variance.Semiclassical(one, zero, jnp.zeros((2, 3))).chi == 0
+    assert np.all(variance.Semiclassical(one, zero, jnp.zeros((2, 3))).chi == 0)
     lost = variance.Semiclassical(one, one, jnp.zeros((2, 3)))
-    assert lost.chi == jnp.inf and not lost.is_valid
+    assert np.all(lost.chi == jnp.inf)
     unknown = jax.tree.map(lambda leaf: (jnp.nan * leaf)[None], lost)
     with pytest.warns(UserWarning, match="at 1 of 1 starts"):
         variance.EndpointDensity(unknown)
+
+
+def test_chi_of_each_component():
+    """A wide component hides nothing of another."""
+    end = synthetic([0.0, 0.0], [0.0, 0.5], [[3.0, 0.0], [0.0, 0.1]])
+    np.testing.assert_allclose(end.chi, [0, 5])

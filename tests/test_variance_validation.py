@@ -392,7 +392,7 @@ def test_jackknife():
         "central": np.broadcast_to(central, (11, 3)),
         "predicted": mass[:, 0],
         "predicted_without_shift": mass[:, 0],
-        "valid": 1.0,
+        "small_shift": 1.0,
     }
     found = _summary(part, (0.0, 1.0))
     np.testing.assert_allclose(found["mass"], mass.mean(1))
@@ -436,7 +436,7 @@ def test_second_order(x64):
         gap, beyond = np.mean((x > 0.25) & (x < 0.75)), np.mean(x > 1.15)
         np.testing.assert_allclose(found[name][0], [1 - gap - beyond, gap, beyond], atol=1e-9)
     chi = np.abs(ends.shift[:, 0]) / np.linalg.norm(ends.factor[:, 0], axis=1)
-    np.testing.assert_allclose(found["valid"], np.mean(chi <= 0.3))
+    np.testing.assert_allclose(found["small_shift"], np.mean(chi <= 0.3))
 
 
 @pytest.mark.exhaustive

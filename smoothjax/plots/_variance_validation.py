@@ -159,7 +159,7 @@ def plot_gap_emptying(results: Any) -> "Figure":
                 column[1].plot(spreads, expected, style, color=colour, lw=1)
         column[1].axhline(0, color="k", lw=0.6)
         column[1].set(
-            title=f"ridge {ridge:g}, P = {size}: second order valid for {float(one.valid):.0%}",
+            title=f"ridge {ridge:g}, P = {size}: small shift at {float(one.small_shift):.0%}",
             xlabel="spread of the models",
         )
         column[1].title.set_fontsize(9)

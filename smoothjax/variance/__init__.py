@@ -1,7 +1,10 @@
 """Generalisation through variance: laws of trained models, their V-kernels and what they make of the flow."""
 
+from ._drawn_endpoint_density import DrawnEndpointDensity as DrawnEndpointDensity
 from ._dynamics import flow_of_models as flow_of_models
 from ._endpoint_density import EndpointDensity as EndpointDensity
+from ._endpoint_moments import EndpointMoments as EndpointMoments
+from ._endpoint_moments import endpoint_moments as endpoint_moments
 from ._features import Features as Features
 from ._features import FourierSeries as FourierSeries
 from ._features import GaussianBumps as GaussianBumps
@@ -20,9 +23,7 @@ from ._naive import NaiveLaw as NaiveLaw
 from ._naive import NaiveStrength as NaiveStrength
 from ._naive import naive_flow as naive_flow
 from ._relative_variance import relative_variance as relative_variance
-from ._semiclassical import EndpointMoments as EndpointMoments
 from ._semiclassical import Semiclassical as Semiclassical
-from ._semiclassical import endpoint_moments as endpoint_moments
 from ._semiclassical import semiclassical as semiclassical
 from ._tangent_kernels import EmpiricalTangentKernel as EmpiricalTangentKernel
 from ._tangent_kernels import ReLUTangentKernel as ReLUTangentKernel

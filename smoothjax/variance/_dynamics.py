@@ -49,10 +49,23 @@ def flow_of_models(
         raise ValueError(f"`starts` must have shape (num, d); got {starts.shape}.")
 
     def one(i: Array) -> Array:
-        model = law.sample(jax.random.fold_in(key, i))
+        model = law.sample(_key_of_model(key, i))
         solve = lambda u: flow(  # noqa: E731
             model, u, sigma_from, sigma_to, rtol=rtol, levels=levels, solver=solver
         )
         return jax.vmap(solve)(starts)
 
     return jax.lax.map(one, jax.numpy.arange(as_positive_integer(num_models, "num_models")))
+
+
+@eqx.filter_jit
+def coordinates_of_models(
+    law: Any, key: PRNGKeyArray, *, num_models: int
+) -> Float[Array, "models r"]:
+    """Coordinates, along the law's directions, of the models that `flow_of_models` draws with the same key."""
+    one = lambda i: law.coordinates(_key_of_model(key, i))  # noqa: E731
+    return jax.lax.map(one, jax.numpy.arange(num_models))
+
+
+def _key_of_model(key: PRNGKeyArray, i: Array) -> PRNGKeyArray:
+    return jax.random.fold_in(key, i)

@@ -25,6 +25,9 @@ class EndpointDensity(eqx.Module):
     Averaged over models, a start x_T with weight w ends in a normal law of its own: `q = sum w N(mean(x_T), Sigma(x_T))`. A
     single model generates less than that, each start going to one place; `mass_variance` says how models differ.
 
+    That holds as far as models differ little against the distance to the boundary of a basin, which nothing in `ends` shows.
+    `DrawnEndpointDensity` gives the same of drawn models, without that assumption and with standard errors.
+
     Args:
         ends: of K starts, every leaf with a leading axis: `jax.vmap` of `semiclassical`.
         weights: of the starts, shape (K,), normalised here: of quadrature nodes for the law of the starts, or equal (the
@@ -32,7 +35,7 @@ class EndpointDensity(eqx.Module):
             (or the bandwidth's) for q to be smooth.
 
     Warns:
-        Of starts with `chi > 0.3`, if values are known: what they add to q is not to be trusted.
+        Of starts with `chi > 0.3`, if values are known: what they add to q is wrong. No warning says nothing.
 
     Raises:
         ValueError: for one start without a leading axis, or weights of another length, negative or all zero.
@@ -137,16 +140,20 @@ class EndpointDensity(eqx.Module):
 
     def _edges(self, low: RealScalar, high: RealScalar) -> Float[Array, "K 2"]:
         """Both bounds in the units of each endpoint's normal law."""
-        if self.dim != 1:
-            raise ValueError(f"Masses of intervals need d = 1; got d = {self.dim}.")
-        if is_concrete(low, high) and not np.all(np.asarray(low) < np.asarray(high)):
-            raise ValueError(f"`low` must lie below `high`; got {low} and {high}.")
+        require_interval(self.dim, low, high)
         mean, dtype = self.ends.mean, self.ends.mean_flow.dtype
         spread = jnp.linalg.norm(self.ends.factor[:, 0, :], axis=1, keepdims=True)
         # Without spread the endpoint is on one side of a bound, far in these units.
         spread = jnp.maximum(spread, jnp.finfo(dtype).tiny)
         bounds = jnp.stack([as_float_array(low, "low"), as_float_array(high, "high")])
         return (bounds.astype(dtype) - mean) / spread
+
+
+def require_interval(dim: int, low: RealScalar, high: RealScalar) -> None:
+    if dim != 1:
+        raise ValueError(f"Masses of intervals need d = 1; got d = {dim}.")
+    if is_concrete(low, high) and not np.all(np.asarray(low) < np.asarray(high)):
+        raise ValueError(f"`low` must lie below `high`; got {low} and {high}.")
 
 
 @eqx.filter_jit

@@ -129,16 +129,8 @@ class KernelLaw(AbstractLaw):
         Raises:
             ValueError: where initial functions have a covariance, but nothing that draws them (`initial_model`).
         """
-        points, log_prior = self.problem.data.data, jnp.log(self.problem.data.weights)
         of_targets, of_function = jax.random.split(key)
-
-        def draw(key: PRNGKeyArray, u: Array, sigma: Array) -> Array:
-            logits = log_prior - jnp.sum((points - u) ** 2, axis=1) / (2 * sigma**2)
-            return points[jax.random.categorical(key, logits)]
-
-        keys = jax.random.split(of_targets, self.u.shape[0])
-        x = jax.vmap(draw)(keys, self.u, self.sigma)
-        targets = jax.vmap(self.problem.target)(x, self.u, self.sigma)
+        targets = self._draw_targets(of_targets)
         initial = None
         if self.initial is not None:
             if self.initial.model is None:
@@ -155,6 +147,40 @@ class KernelLaw(AbstractLaw):
             self.kernel, self.u, self.sigma, coefficients, prediction, initial=initial
         )
 
+    def coordinates(self, key: PRNGKeyArray) -> Float[Array, " r"]:
+        """Of the model that `sample(key)` draws, along the `directions`: z with `D = mean_denoiser + directions z`.
+
+        Of mean zero and covariance one, but zero where a target has no noise. Not normal: targets are few points.
+
+        Raises:
+            ValueError: for a law over random initial functions, as `directions`.
+        """
+        self._require_fixed_start()
+        means = jax.vmap(lambda u, s: self.problem.target(self.problem.data(u, s), u, s))
+        deviations = self._draw_targets(jax.random.split(key)[0]) - means(self.u, self.sigma)
+        # The root is vectors times singular values.
+        square = jnp.sum(self.noise**2, axis=1)
+        along = jnp.einsum("nik,ni->nk", self.noise, deviations, precision=HIGHEST)
+        return jnp.where(square > 0, along / jnp.where(square > 0, square, 1), 0).ravel()
+
+    def _draw_targets(self, key: PRNGKeyArray) -> Float[Array, "P d"]:
+        points, log_prior = self.problem.data.data, jnp.log(self.problem.data.weights)
+
+        def draw(key: PRNGKeyArray, u: Array, sigma: Array) -> Array:
+            logits = log_prior - jnp.sum((points - u) ** 2, axis=1) / (2 * sigma**2)
+            return points[jax.random.categorical(key, logits)]
+
+        keys = jax.random.split(key, self.u.shape[0])
+        x = jax.vmap(draw)(keys, self.u, self.sigma)
+        return jax.vmap(self.problem.target)(x, self.u, self.sigma)
+
+    def _require_fixed_start(self) -> None:
+        if self.initial is not None:
+            raise ValueError(
+                "The covariance of random initial functions has no finite factor. Make the law without "
+                "`initial_covariance` (of f - f_0), or draw models: `sample`, `flow_of_models`."
+            )
+
     def directions(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d r"]:
         """What each of the r = P d independent random directions of the targets does to the denoiser at `(u, sigma)`.
 
@@ -163,11 +189,7 @@ class KernelLaw(AbstractLaw):
         Raises:
             ValueError: for a law over random initial functions, whose covariance has no finite factor.
         """
-        if self.initial is not None:
-            raise ValueError(
-                "The covariance of random initial functions has no finite factor. Make the law without "
-                "`initial_covariance` (of f - f_0), or draw models: `sample`, `flow_of_models`."
-            )
+        self._require_fixed_start()
         weights, scale = self._weights(u, sigma)
         columns = jnp.einsum("n,nik->ink", scale * weights, self.noise, precision=HIGHEST)
         return columns.reshape(self.dim, -1).astype(u.dtype)

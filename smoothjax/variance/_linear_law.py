@@ -55,9 +55,13 @@ class LinearModelLaw(AbstractLaw):
 
     def sample(self, key: PRNGKeyArray) -> LinearDenoiser:
         """A model with Gaussian weights."""
-        z = jax.random.normal(key, self.factor.shape[-1:], self.factor.dtype)
+        z = self.coordinates(key)
         weights = self.mean_weights + jnp.matmul(self.factor, z, precision=HIGHEST)
         return LinearDenoiser(self.features, weights, self.prediction)
+
+    def coordinates(self, key: PRNGKeyArray) -> Float[Array, " r"]:
+        """Of the model that `sample(key)` draws, along the `directions`: z with `D = mean_denoiser + directions z`."""
+        return jax.random.normal(key, self.factor.shape[-1:], self.factor.dtype)
 
     def directions(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d r"]:
         """What each of the r independent random directions of the weights does to the denoiser at `(u, sigma)`."""

@@ -8,17 +8,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_points, as_positive_integer, is_concrete
+from .._checks import RealScalar, as_positive_integer, is_concrete
 from ..flows._inputs import as_level, as_state, checked
 from ..flows._probability_flow import default_solver, tolerances
-from ._dynamics import flow_of_models
 from ._kernel_law import KernelLaw
 from ._linear_law import LinearModelLaw
 
-# Beyond this ratio of shift to standard deviation the endpoint is no longer nearly Gaussian (seen in retrained models).
-VALID_RATIO = 0.3
+# Beyond this ratio of shift to standard deviation the second order is not small. Below, it may fail all the same.
+LARGE_RATIO = 0.3
 
 
 class Semiclassical(eqx.Module):
@@ -61,19 +60,16 @@ class Semiclassical(eqx.Module):
         return jnp.matmul(self.factor, other.factor.T, precision="highest")
 
     @property
-    def chi(self) -> Float[Array, ""]:
-        """Length of the shift over the root of the covariance's trace; 0 where models do not differ.
+    def chi(self) -> Float[Array, " d"]:
+        """Size of the shift over the standard deviation, of each component; 0 where there is no shift.
 
-        Above 0.3 do not use this law: the trajectory passes the boundary of a basin, and the endpoint is multimodal. Draw
-        models instead and follow their flows: `endpoint_moments` does where it is needed, `flow_of_models` for all starts.
+        No test of validity. Where it is large, the expansion cannot be trusted: the trajectory passes near the boundary of
+        a basin, and models end on either side. Where it is small, it may fail as much: on the boundary itself the shift
+        vanishes by symmetry, and rare models that end elsewhere do not show in it. `endpoint_moments` draws models.
         """
-        length, spread = jnp.linalg.norm(self.shift), jnp.linalg.norm(self.factor)
-        return jnp.where(length == 0, 0, length / jnp.where(length == 0, 1, spread))
-
-    @property
-    def is_valid(self) -> Bool[Array, ""]:
-        """Whether `chi` is at most 0.3."""
-        return self.chi <= VALID_RATIO
+        size, spread = jnp.abs(self.shift), jnp.linalg.norm(self.factor, axis=1)
+        # Not `size == 0`, which would hide NaN; a shift without spread is infinitely many of them.
+        return jnp.where(size == 0, 0, size / jnp.where(size == 0, 1, spread))
 
 
 def semiclassical(
@@ -100,10 +96,11 @@ def semiclassical(
         rtol, atol, max_steps: of the adaptive solver, as in `flow_solution`; `atol` is also that of J and m, in data units.
 
     Returns:
-        A `Semiclassical`. Look at `.chi` before use.
+        A `Semiclassical`, right as far as models differ little against the distance to the boundary of a basin, which
+        nothing in it shows. `endpoint_moments` needs no such assumption.
 
     Warns:
-        Where `chi` exceeds 0.3, if its value is known: outside of `jax.jit` and `jax.vmap`.
+        Where `chi` exceeds 0.3, if its value is known: outside of `jax.jit` and `jax.vmap`. No warning says nothing.
 
     Raises:
         ValueError: for a bad shape or noise level, or a law without directions.
@@ -111,8 +108,8 @@ def semiclassical(
     Source: Vastola, ICLR 2025, the semiclassical expansion of the path integral, carried to the second-order mean.
     """
     u = as_state(u)
-    _require_dim(law, u, "u")
-    start, end = _levels(sigma_from, sigma_to, u.dtype)
+    require_dim(law, u, "u")
+    start, end = as_levels(sigma_from, sigma_to, u.dtype)
     rtol, atol = tolerances(u.dtype, rtol, atol)
     max_steps = as_positive_integer(max_steps, "max_steps")
     found = _integrate(law, u, start, end, rtol, atol, max_steps, True)[0]
@@ -120,135 +117,30 @@ def semiclassical(
     return found
 
 
-class EndpointMoments(eqx.Module):
-    """Mean and covariance of endpoints over trained models, and how each was found; see `endpoint_moments`."""
-
-    mean: Float[Array, "num d"]
-    covariance: Float[Array, "num d d"]
-    is_semiclassical: Bool[Array, " num"]
-    """Whether the start's moments are the semiclassical ones; elsewhere models were drawn."""
-    mean_error: Float[Array, "num d"]
-    """Standard errors over models. Zero where nothing was drawn: there the error is that of the expansion."""
-    covariance_error: Float[Array, "num d d"]
-    """As `mean_error`."""
-
-
-def endpoint_moments(
-    law: LinearModelLaw | KernelLaw,
-    starts: Float[Array, "num d"],
-    sigma_from: RealScalar,
-    sigma_to: RealScalar,
-    key: PRNGKeyArray,
-    *,
-    num_models: int,
-    rtol: float | None = None,
-    atol: float | None = None,
-    max_steps: int = 4096,
-) -> EndpointMoments:
-    """Mean and covariance of many endpoints over trained models: semiclassical where that is valid, else from drawn models.
-
-    Where `chi` exceeds 0.3, or the expansion's equations cannot be solved, the flows of `num_models` models are followed,
-    the same for all starts. Endpoints are then often multimodal: mean and covariance are right, but no longer the whole law.
-
-    Args:
-        law: models, as for `semiclassical`.
-        starts: states at `sigma_from`, shape (num, d).
-        sigma_from, sigma_to: noise levels, both positive.
-        key: of the drawn models, as in `flow_of_models`.
-        num_models: at least 2; the standard errors are over models, and fall as its root.
-        rtol, atol, max_steps: as for `semiclassical`; the drawn models' flows take `rtol`.
-
-    Raises:
-        ValueError: for bad shapes, noise levels or numbers; under `jax.jit`, which starts need models must be known.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, smoothjax as sj
-        >>> levels = sj.variance.LogUniformLevels(0.1, 10.0)
-        >>> problem = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
-        >>> kernel = sj.variance.ReLUTangentKernel(2)
-        >>> law = sj.variance.KernelLaw.ridge(problem, kernel, 200, jax.random.key(0), ridge=0.1)
-        >>> starts = jnp.array([[-4.0], [0.0], [6.0]])
-        >>> ends = sj.variance.endpoint_moments(law, starts, 5.0, 0.2, jax.random.key(1), num_models=100)
-        >>> ends.mean.shape, ends.covariance.shape
-        ((3, 1), (3, 1, 1))
-    """
-    starts = as_points(starts, "starts")
-    _require_dim(law, starts[0], "starts")
-    start, end = _levels(sigma_from, sigma_to, starts.dtype)
-    if as_positive_integer(num_models, "num_models") < 2:
-        raise ValueError(f"`num_models` must be at least 2; got {num_models}.")
-    if not is_concrete(law, starts, start, end):
-        raise ValueError(
-            "`endpoint_moments` picks the starts that need models by their values: call it outside of `jax.jit`."
-        )
-    steps = as_positive_integer(max_steps, "max_steps")
-    tolerance = tolerances(starts.dtype, rtol, atol)
-    found, solved = _integrate_all(law, starts, start, end, *tolerance, steps)
-    covariance = jax.vmap(lambda end: end.covariance)(found)
-    valid = np.asarray(solved & jax.vmap(lambda end: end.is_valid)(found))
-    moments = EndpointMoments(
-        found.mean,
-        covariance,
-        jnp.asarray(valid),
-        jnp.zeros_like(found.mean),
-        jnp.zeros_like(covariance),
-    )
-    if np.all(valid):
-        return moments
-    drawn = flow_of_models(
-        law, key, starts[~valid], start, end, num_models=num_models, rtol=tolerance[0]
-    )
-    sampled = _moments_of(drawn)
-    pick = lambda all, some: all.at[~valid].set(some.astype(all.dtype))  # noqa: E731
-    return EndpointMoments(
-        pick(moments.mean, sampled[0]),
-        pick(moments.covariance, sampled[1]),
-        moments.is_semiclassical,
-        pick(moments.mean_error, sampled[2]),
-        pick(moments.covariance_error, sampled[3]),
-    )
-
-
-@jax.jit
-def _moments_of(drawn: Float[Array, "models num d"]) -> tuple[Array, Array, Array, Array]:
-    """Mean and covariance over models, and the standard errors of both."""
-    num = drawn.shape[0]
-    mean = jnp.mean(drawn, axis=0)
-    centred = drawn - mean
-    products = centred[..., :, None] * centred[..., None, :]
-    covariance = jnp.sum(products, axis=0) / (num - 1)
-    return (
-        mean,
-        covariance,
-        jnp.std(drawn, axis=0, ddof=1) / num**0.5,
-        jnp.std(products, axis=0, ddof=1) / num**0.5,
-    )
-
-
 def warn_of_large_shifts(ends: Semiclassical) -> None:
     """Warns, where values are known, of starts whose `chi` exceeds 0.3. `ends` of one start or of many."""
     if not is_concrete(ends):
         return
-    each = lambda end: end.chi  # noqa: E731
+    each = lambda end: jnp.max(end.chi)  # noqa: E731
     chi = np.asarray(each(ends) if ends.mean_flow.ndim == 1 else jax.vmap(each)(ends)).ravel()
     # Not `chi > 0.3`, which would let NaN pass.
-    num = int(np.sum(~(chi <= VALID_RATIO)))
+    num = int(np.sum(~(chi <= LARGE_RATIO)))
     if num:
         warnings.warn(
-            f"chi exceeds {VALID_RATIO} at {num} of {chi.size} starts (up to {np.max(chi):.3g}): the expansion does not "
-            "hold there, as trajectories that pass the boundary of a basin may end on either side. Draw models instead: "
-            "`endpoint_moments` does for such starts, `flow_of_models` for all.",
+            f"The second-order shift is more than {LARGE_RATIO} standard deviations at {num} of {chi.size} starts (up to "
+            f"{np.max(chi):.3g}): the expansion cannot be trusted there, nor at starts near them, whose shift may be small "
+            "where it fails. Draw models: `endpoint_moments`, or `DrawnEndpointDensity` of `flow_of_models`.",
             stacklevel=3,
         )
 
 
-def _require_dim(law: Any, u: Array, name: str) -> None:
+def require_dim(law: Any, u: Array, name: str) -> None:
     if u.shape != (law.dim,):
         each = "points of " if name == "starts" else ""
         raise ValueError(f"{each}`{name}` must have shape ({law.dim},); got {u.shape}.")
 
 
-def _levels(sigma_from: RealScalar, sigma_to: RealScalar, dtype: Any) -> tuple[Any, Any]:
+def as_levels(sigma_from: RealScalar, sigma_to: RealScalar, dtype: Any) -> tuple[Any, Any]:
     start = as_level(sigma_from, "sigma_from", dtype)
     end = as_level(sigma_to, "sigma_to", dtype)
     return start, checked(
@@ -257,8 +149,13 @@ def _levels(sigma_from: RealScalar, sigma_to: RealScalar, dtype: Any) -> tuple[A
 
 
 @eqx.filter_jit
-def _integrate_all(law, starts, start, end, rtol, atol, max_steps):
-    one = lambda u: _integrate(law, u, start, end, rtol, atol, max_steps, False)  # noqa: E731
+def expand_all(law, starts, start, end, rtol, atol, max_steps) -> Semiclassical:
+    """The expansions from many starts. Where the equations are not solved, the factor is not finite."""
+
+    def one(u: Array) -> Semiclassical:
+        found, solved = _integrate(law, u, start, end, rtol, atol, max_steps, False)
+        return eqx.tree_at(lambda f: f.factor, found, jnp.where(solved, found.factor, jnp.nan))
+
     return jax.vmap(one)(starts)
 
 
