@@ -47,9 +47,9 @@ class HostFunction(eqx.Module):
         >>> import jax, jax.numpy as jnp
         >>> from smoothjax.interop import HostFunction
         >>> shrink = HostFunction(lambda x, t: x / (1 + t[:, None] ** 2))
-        >>> jax.vmap(shrink, in_axes=(0, None))(jnp.ones((2, 3)), 1.0)
-        Array([[0.5, 0.5, 0.5],
-               [0.5, 0.5, 0.5]], dtype=float32)
+        >>> print(jax.vmap(shrink, in_axes=(0, None))(jnp.ones((2, 3)), 1.0))
+        [[0.5 0.5 0.5]
+         [0.5 0.5 0.5]]
     """
 
     function: Callable[..., Any] = eqx.field(static=True)
@@ -236,10 +236,10 @@ class PredictionDenoiser(AbstractDenoiser):
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> from smoothjax.interop import PredictionDenoiser
-        >>> eps = lambda x, t: x  # for standard normal data x_t is standard normal, and E[z | x_t] = sigma_t x_t
-        >>> D = PredictionDenoiser(eps, 1, prediction="eps", process=sj.VariancePreserving())
-        >>> D(jnp.ones(1), 1e6)
-        Array([0.], dtype=float32)
+        >>> eps = lambda x, t: t * x / (1 + t**2)  # the mean of the noise for standard normal data, with sigma = t
+        >>> D = PredictionDenoiser(eps, 1, prediction="eps", process=sj.EDM())
+        >>> print(D(jnp.array([3.0]), 1.0))  # u / (1 + sigma^2)
+        [1.5]
     """
 
     network: Network
@@ -376,7 +376,8 @@ def from_torch(
 
     Example:
         >>> import torch, smoothjax as sj  # doctest: +SKIP
-        >>> D = sj.interop.from_torch(unet.eval(), (32, 32, 3), prediction="eps", process=sj.interop.DDPMSchedule.linear())
+        >>> ddpm = sj.interop.DDPMSchedule.linear()  # doctest: +SKIP
+        >>> D = sj.interop.from_torch(unet.eval(), (32, 32, 3), prediction="eps", process=ddpm)  # doctest: +SKIP
     """
     torch = import_optional("torch", extra="torch")
     image_shape = shape_or_dim if isinstance(shape_or_dim, tuple) else None

@@ -9,7 +9,7 @@ import smoothjax as sj
 from smoothjax.denoisers import _truncated
 from smoothjax.denoisers._certified import Concentration
 from smoothjax.denoisers._truncated import certified_batch
-from smoothjax.flows._settling import barycentres, stays_on_point
+from smoothjax.flows._settling import barycentres, heaviest_point, stays_on_point
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,39 @@ def test_concentration_bounds_all_other_weights(images, dtype, monkeypatch, x64)
                 assert relative.max() <= np.exp(-gap) + 1e-30
                 seen += 1
     assert seen >= 40
+
+
+@pytest.mark.parametrize("of", ["float32", "float64"])
+def test_concentration_from_all_products_bounds_all_other_weights(images, of, x64):
+    """Whether or not it could serve the proof; in float64 nearly as tight as can be."""
+    points, rng = images.astype(of), np.random.default_rng(1)
+    exact = points.astype(np.float64)
+    for sigma in (0.05, 0.2, 0.4, 0.6, 5.0):
+        u = (points[rng.integers(0, 400, 40)] + sigma * rng.standard_normal((40, 96))).astype(of)
+        found = heaviest_point(sj.EmpiricalDenoiser(points)._points, jnp.asarray(u), sigma)
+        for query, row, others, gap in zip(u, *map(np.asarray, found), strict=True):
+            weights = weights_at(exact, query.astype(np.float64), sigma)
+            relative = np.delete(weights, row) / weights[row]
+            assert relative.sum() <= others
+            assert relative.max() <= np.exp(-gap) + 1e-30
+            if of == "float64":
+                assert row == np.argmax(weights) and others <= 1.02 * relative.sum() + 1e-290
+                assert gap >= -0.998 * np.log(max(relative.max(), 1e-290)) - 1e-6
+
+
+def test_replay_of_a_small_set_settles_where_the_flow_ends(images, x64):
+    """Small sets have no screens: the products with all points must serve the proof."""
+    D, key = sj.TruncatedDenoiser(images), jax.random.key(7)
+    assert not D._stages
+    levels = sj.log_uniform_grid(60, 40.0, 0.002)
+    found = sj.replay(D, key, 8, levels=levels)
+    noise = np.asarray(sj.initial_noise(key, 8, 96, dtype=np.float64))
+    for z, point, row, settled in zip(noise, *map(np.asarray, found[:3]), strict=True):
+        _, outputs = followed(images, 40 * z, 40.0, 0.02, 1000)
+        assert np.linalg.norm(outputs[-1] - images[row]) < 1e-6
+        np.testing.assert_array_equal(point, images[row])
+        assert settled > 0.05
+    assert np.all(found.evaluations < 50)
 
 
 def test_what_stays_is_where_the_flow_ends(images, x64):

@@ -139,8 +139,8 @@ def score(denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar) -> Float
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> gaussian = sj.GaussianDenoiser(jnp.zeros(2), jnp.eye(2))
-        >>> sj.score(gaussian, jnp.array([1.0, 2.0]), 1.0)
-        Array([-0.5, -1. ], dtype=float32)
+        >>> print(sj.score(gaussian, jnp.array([1.0, 2.0]), 1.0))
+        [-0.5 -1. ]
     """
     sigma = require_positive(sigma, "sigma")
     u = as_float_array(u, "u")

@@ -44,10 +44,10 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.denoisers.DualGaussianDenoiser(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
-        >>> D(jnp.array([1.0, 1.0]), 1.0).round(3)
-        Array([0.5, 0. ], dtype=float32)
-        >>> D.coefficients(jnp.array([1.0, 1.0]), 1.0).round(3)
-        Array([ 0.25, -0.25], dtype=float32)
+        >>> print(D(jnp.array([1.0, 1.0]), 1.0).round(3))
+        [0.5 0. ]
+        >>> print(D.coefficients(jnp.array([1.0, 1.0]), 1.0).round(3))
+        [ 0.25 -0.25]
     """
 
     mean: Float[Array, " d"]

@@ -36,8 +36,8 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.GaussianDenoiser(jnp.zeros(2), jnp.diag(jnp.array([3.0, 1.0])))
-        >>> D(jnp.array([1.0, 1.0]), 1.0)
-        Array([0.75, 0.5 ], dtype=float32)
+        >>> print(D(jnp.array([1.0, 1.0]), 1.0))
+        [0.75 0.5 ]
     """
 
     mean: Float[Array, " d"]

@@ -31,8 +31,8 @@ class LineDenoiser(AbstractDenoiser):
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> along = sj.PiecewiseLinearDenoiser(jnp.array([-1.0, 1.0]), kappa=0.5)
         >>> D = sj.LineDenoiser(along, direction=jnp.array([0.0, 2.0]))
-        >>> D(jnp.array([3.0, 0.25]), 1.0)
-        Array([0. , 0.5], dtype=float32)
+        >>> print(D(jnp.array([3.0, 0.25]), 1.0))
+        [0.  0.5]
     """
 
     tangent_denoiser: Denoiser

@@ -132,8 +132,8 @@ class PiecewiseLinearDenoiser(AbstractDenoiser):
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.PiecewiseLinearDenoiser(jnp.array([-1.0, 1.0]), kappa=0.5)
-        >>> D(jnp.array([0.25]), 1.0)  # delta = 1/2: 0.25 / (1 - 1/2)
-        Array([0.5], dtype=float32)
+        >>> print(D(jnp.array([0.25]), 1.0))  # delta = 1/2: 0.25 / (1 - 1/2)
+        [0.5]
     """
 
     gaps: Gaps

@@ -57,8 +57,8 @@ class TemperedDenoiser(AbstractDenoiser):
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
-        >>> sj.TemperedDenoiser(jnp.array([[-1.0], [1.0]]), 2.0)(jnp.array([1.0]), 1.0)  # tanh(1 / 2)
-        Array([0.46211717], dtype=float32)
+        >>> print(sj.TemperedDenoiser(jnp.array([[-1.0], [1.0]]), 2.0)(jnp.array([1.0]), 1.0).round(4))  # tanh(1 / 2)
+        [0.4621]
     """
 
     base: Denoiser
@@ -173,8 +173,8 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> D = sj.GaussianSmoothedDenoiser(jnp.array([[-1.0], [1.0]]), 0.5, 4, jax.random.key(0), draws="antithetic")
-        >>> D(jnp.zeros(1), 0.1)
-        Array([0.], dtype=float32)
+        >>> print(D(jnp.zeros(1), 0.1))
+        [0.]
     """
 
     base: Denoiser

@@ -78,8 +78,8 @@ def gaussian_sampler_factors(
     Example:
         >>> import diffrax, jax.numpy as jnp, smoothjax as sj
         >>> from smoothjax.flows import gaussian_sampler_factors
-        >>> gaussian_sampler_factors(jnp.array([1.0, 0.0]), [1.0, 0.5, 0.0], solver=diffrax.Euler())
-        Array([0.6, 0. ], dtype=float32)
+        >>> print(gaussian_sampler_factors(jnp.array([1.0, 0.0]), [1.0, 0.5, 0.0], solver=diffrax.Euler()))
+        [0.6 0. ]
     """
     variances = as_float_array(variances, "variances")
     require_finite(variances, "variances")

@@ -38,8 +38,8 @@ def piecewise_linear_flow(
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
-        >>> sj.piecewise_linear_flow(jnp.array([-1.0, 1.0]), 0.5, jnp.array([0.25, 1.5]), 1.0, 0.0)
-        Array([0.5, 1. ], dtype=float32)
+        >>> print(sj.piecewise_linear_flow(jnp.array([-1.0, 1.0]), 0.5, jnp.array([0.25, 1.5]), 1.0, 0.0))
+        [0.5 1. ]
     """
     gaps = as_gaps(points, kappa)
     u = as_float_array(u, "u")

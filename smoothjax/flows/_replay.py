@@ -20,7 +20,7 @@ from ._adapted_grid import adapted_grid
 from ._exponential import History, multistep
 from ._inputs import as_levels, checked
 from ._sampling import initial_state, noise_of, over_batches
-from ._settling import barycentres, stays_on_point
+from ._settling import barycentres, heaviest_point, stays_on_point
 
 DEFAULT_LEVELS = 20
 # Samples of a smoothing that are followed at once: many, and few.
@@ -82,7 +82,7 @@ def replay(
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> D = sj.TruncatedDenoiser(jax.random.normal(jax.random.key(0), (200, 100)))
-        >>> found = sj.replay(D, jax.random.key(1), 10)
+        >>> found = sj.replay(D, jax.random.key(1), 10, levels=sj.log_uniform_grid(24, 80.0, 0.002))
         >>> bool(jnp.all(found.points == D.data[found.rows])), bool(jnp.all(found.settled > 0.1))
         (True, True)
     """
@@ -125,9 +125,14 @@ class _Followed(NamedTuple):
 
 def _follow_points(denoiser: TruncatedDenoiser, end: Array) -> _Followed:
     data = denoiser.data
+    # Screens say how far the point outweighs the others; small sets have none, and a product with all points is cheap.
+    screened = bool(denoiser._stages) or denoiser._tree is not None
 
     def call(u: Array, sigma: Array, open_: Array) -> tuple[Array, Concentration]:
         mean, found = certified_batch(denoiser, u, jnp.full(len(u), sigma), open_)
+        if not screened:
+            weigh = lambda u: heaviest_point(denoiser.exact._points, u, sigma)  # noqa: E731
+            found = _of_some(weigh, u, open_, found)
         return mean.value, found
 
     def ends(found: Concentration, u: Array, sigma: Array, previous: Array, open_: Array):

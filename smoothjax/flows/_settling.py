@@ -52,6 +52,59 @@ def stays_on_point(
     return (gap > 0) & stays & (moved <= denoiser.tolerance)
 
 
+def concentrations(
+    points: PointSet,
+    moves: Float[Array, "m d"],
+    along: Float[Array, "n m"],
+    u: Float[Array, "batch d"],
+    sigma: Array,
+) -> Concentration:
+    """How far one training point outweighs all others at each perturbed state: arrays of shape (batch, m).
+
+    From the products with all points, in one pass, rounding included. Arguments as in `barycentres`.
+    """
+    n = len(points.points)
+
+    def at_state(inputs: tuple[Array, Array]) -> Concentration:
+        product, error = inputs
+        best, largest, second, others = _two_largest(product[:, None] + along)
+        doubt = 2 * error / sigma**2
+        gap = 0.999 * (largest - second) / sigma**2 - doubt
+        # Two bounds of the others' weights: their sum, as precise as the logits, and their number times the largest.
+        total = jnp.sum(jnp.exp((others - largest) / sigma**2), axis=0)
+        by_sum = jnp.log(1.01 * total + n * jnp.finfo(u.dtype).tiny) + doubt
+        mass = jnp.exp(jnp.minimum(by_sum, math.log(n) - gap)) + jnp.finfo(u.dtype).tiny
+        return Concentration(best.astype(jnp.int32), mass, gap)
+
+    return lax.map(at_state, _logits(points, moves, u))
+
+
+def heaviest_point(points: PointSet, u: Float[Array, "batch d"], sigma: Array) -> Concentration:
+    """How far one training point outweighs all others at each state, from the products with all of them."""
+    n, d = points.points.shape
+    none = jnp.zeros((1, d), u.dtype), jnp.zeros((n, 1), u.dtype)
+    return Concentration(*(x[:, 0] for x in concentrations(points, *none, u, sigma)))
+
+
+def _logits(points: PointSet, moves: Array, u: Array) -> tuple[Array, Array]:
+    """Of the points, times sigma squared and up to what they have in common; and bounds of their errors."""
+    d, reach = u.shape[1], jnp.linalg.norm(moves, axis=1)
+    products, size = products_with(points, u)
+    terms = size[:, None] + points.radius * (reach + points.radius)
+    return products, 0.51 * (d + 10) * jnp.finfo(u.dtype).eps * terms
+
+
+def _two_largest(values: Float[Array, "n m"]) -> tuple[Array, Array, Array, Array]:
+    """Of each column: the row of the largest, it, the second largest, and all others."""
+    n = len(values)
+    row = jnp.arange(n)[:, None]
+    largest = jnp.max(values, axis=0)
+    # The first: `jnp.argmax` is not vectorised.
+    best = jnp.min(jnp.where(values == largest, row, n - 1), axis=0)
+    others = jnp.where(row == best, -jnp.inf, values)
+    return best, largest, jnp.max(others, axis=0), others
+
+
 class Barycentre(NamedTuple):
     """The mean of the training points that have most weight at the perturbed points."""
 
@@ -79,44 +132,18 @@ def barycentres(
         sigma: their noise level.
         end: the flow's last noise level.
     """
-    n, d = points.points.shape
-    eps, reach = jnp.finfo(u.dtype).eps, jnp.linalg.norm(moves, axis=1)
+    eps = jnp.finfo(u.dtype).eps
     radius, diameter = points.radius, 2.001 * points.radius
-
-    def logits(u: Array) -> tuple[Array, Array]:
-        """Of the points, times sigma squared and up to what they have in common; and bounds of their errors."""
-        products, size = products_with(points, u)
-        terms = size[:, None] + radius * (reach + radius)
-        return products, 0.51 * (d + 10) * eps * terms
-
-    def two_largest(product: Array) -> tuple[Array, Array, Array, Array]:
-        values, row = product[:, None] + along, jnp.arange(n)[:, None]
-        largest = jnp.max(values, axis=0)
-        # The first: `jnp.argmax` is not vectorised.
-        best = jnp.min(jnp.where(values == largest, row, n - 1), axis=0)
-        others = jnp.where(row == best, -jnp.inf, values)
-        return best, largest, jnp.max(others, axis=0), others
-
-    def at_state(inputs: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        product, error = inputs
-        best, largest, second, others = two_largest(product)
-        doubt = 2 * error / sigma**2
-        gap = 0.999 * (largest - second) / sigma**2 - doubt
-        # Two bounds of the others' weights: their sum, as precise as the logits, and their number times the largest.
-        total = jnp.sum(jnp.exp((others - largest) / sigma**2), axis=0)
-        by_sum = jnp.log(1.01 * total + n * jnp.finfo(u.dtype).tiny) + doubt
-        return best, gap, jnp.exp(jnp.minimum(by_sum, math.log(n) - gap))
-
-    rows, gap, mass = lax.map(at_state, logits(u))
+    rows, mass, gap = concentrations(points, moves, along, u, sigma)
     nearest = points.points[rows]
     point = points.centre + jnp.mean(nearest - points.centre, axis=1)
 
     def at_end(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         product, error = inputs
-        best, largest, second, _ = two_largest(product)
+        best, largest, second, _ = _two_largest(product[:, None] + along)
         return best, jnp.stack([largest - second - 2 * error, largest - second + 2 * error])
 
-    best, difference = lax.map(at_end, logits(point))
+    best, difference = lax.map(at_end, _logits(points, moves, point))
     # Squares of distances differ by twice as much as logits.
     own = jnp.linalg.norm(point[:, None] + moves - nearest, axis=2)
     other = jnp.sqrt(own**2 + 2 * jnp.maximum(difference[:, 1], 0))
@@ -127,4 +154,4 @@ def barycentres(
     stays = jnp.all((best == rows) & (gap > 0) & (difference[:, 0] > 0), axis=1)
     stays &= 2.01 * diameter * jnp.mean(mass, axis=1) < jnp.min(margin, axis=1)
     left = diameter * jnp.mean(mass * jnp.exp(-(sigma / end - 1) * jnp.maximum(gap, 0)), axis=1)
-    return Barycentre(point, rows.astype(jnp.int32), stays & (left <= eps * radius))
+    return Barycentre(point, rows, stays & (left <= eps * radius))

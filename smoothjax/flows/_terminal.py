@@ -36,8 +36,8 @@ def terminal_mismatch_bound(
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
-        >>> sj.terminal_mismatch_bound(jnp.array([[-1.0], [1.0]]), 80.0)
-        Array(8.712816e-05, dtype=float32)
+        >>> round(float(sj.terminal_mismatch_bound(jnp.array([[-1.0], [1.0]]), 80.0)), 8)
+        8.713e-05
     """
     data = as_points(data)
     n, d = data.shape

@@ -34,8 +34,8 @@ def third_cumulant_norm(
     Example:
         >>> import jax.numpy as jnp
         >>> from smoothjax import gaussian
-        >>> gaussian.third_cumulant_norm(jnp.array([[0.0], [0.0], [3.0]]))  # (-1 - 1 + 8) / 3
-        Array(2., dtype=float32)
+        >>> print(gaussian.third_cumulant_norm(jnp.array([[0.0], [0.0], [3.0]])))  # (-1 - 1 + 8) / 3
+        2.0
     """
     data = as_points(data)
     n = data.shape[0]

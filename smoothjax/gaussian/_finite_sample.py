@@ -59,8 +59,8 @@ def effective_noise_level(
     Example:
         >>> import jax.numpy as jnp
         >>> from smoothjax import gaussian
-        >>> gaussian.effective_noise_level(jnp.ones(100), 0.1, 51)  # half as many points as directions
-        Array(1.0100484, dtype=float32)
+        >>> print(gaussian.effective_noise_level(jnp.ones(100), 0.1, 51).round(3))  # half as many points as directions
+        1.01
     """
     return _of_fit(_Fit.level, *_checked(variances, sigma, num_train))
 

@@ -29,8 +29,8 @@ def wasserstein_2(first: GaussianDenoiser, second: GaussianDenoiser) -> Float[Ar
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> from smoothjax import gaussian
         >>> wide = sj.GaussianDenoiser(jnp.zeros(2), jnp.diag(jnp.array([4.0, 1.0])))
-        >>> gaussian.wasserstein_2(wide, sj.GaussianDenoiser(jnp.zeros(2), jnp.eye(2)))
-        Array(1., dtype=float32)
+        >>> print(gaussian.wasserstein_2(wide, sj.GaussianDenoiser(jnp.zeros(2), jnp.eye(2))).round(5))
+        1.0
     """
     if first.dim != second.dim:
         raise ValueError(

@@ -41,8 +41,8 @@ class AffineDenoiser(AbstractDenoiser):
         >>> import jax.numpy as jnp
         >>> from smoothjax.learning import AffineDenoiser
         >>> D = AffineDenoiser(0.5 * jnp.eye(2), jnp.array([1.0, 0.0]), 1.0)
-        >>> D(jnp.array([2.0, 4.0]), 1.0)
-        Array([2., 2.], dtype=float32)
+        >>> print(D(jnp.array([2.0, 4.0]), 1.0))
+        [2. 2.]
     """
 
     matrix: Float[Array, "d d"]

@@ -31,10 +31,10 @@ def determination_r2(
             which it is undefined. (Inside `jax.jit` a constant target raises when the function
             runs.)
 
-    ```python
-    >>> determination_r2(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0]))
-    Array(-1., dtype=float32)
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.determination_r2(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0])))
+        -1.0
     """
     prediction, target = _checked_pair(prediction, target)
     target = _require_varying(target, "target")
@@ -57,10 +57,10 @@ def pearson_r2(prediction: Float[Array, "..."], target: Float[Array, "..."]) -> 
             which it is undefined. (Inside `jax.jit` a constant array raises when the function
             runs.)
 
-    ```python
-    >>> pearson_r2(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0]))
-    Array(1., dtype=float32)
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.pearson_r2(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0])))
+        1.0
     """
     prediction, target = _checked_pair(prediction, target)
     x, _ = _deviations(_require_varying(prediction, "prediction"))

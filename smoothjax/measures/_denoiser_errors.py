@@ -64,12 +64,13 @@ def denoiser_rmse(
         ValueError: on fewer than two points, a non-positive sigma, or a denoiser whose output does
             not have shape (d,).
 
-    ```python
-    >>> shrink = lambda u, sigma: u / (1 + sigma**2)
-    >>> data = jax.random.normal(jax.random.key(0), (500, 3))
-    >>> denoiser_rmse(shrink, lambda u, sigma: u, data, 1.0, jax.random.key(1))   # sqrt(2)/2
-    0.701 ± 0.014
-    ```
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> shrink = lambda u, sigma: u / (1 + sigma**2)
+        >>> data = jax.random.normal(jax.random.key(0), (500, 3))
+        >>> found = sj.denoiser_rmse(shrink, lambda u, sigma: u, data, 1.0, jax.random.key(1))
+        >>> bool(abs(found.value - 0.5**0.5) < 4 * found.standard_error)  # of u / 2, with u of variance 2
+        True
     """
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)
@@ -102,12 +103,13 @@ def mean_denoiser_distance(
 
     Args and what is raised: as for `denoiser_rmse`.
 
-    ```python
-    >>> shrink = lambda u, sigma: u / (1 + sigma**2)
-    >>> data = jax.random.normal(jax.random.key(0), (500, 3))
-    >>> mean_denoiser_distance(shrink, lambda u, sigma: u, data, 1.0, jax.random.key(1))
-    0.641 ± 0.013
-    ```
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> shrink = lambda u, sigma: u / (1 + sigma**2)
+        >>> data = jax.random.normal(jax.random.key(0), (500, 3))
+        >>> found = sj.measures.mean_denoiser_distance(shrink, lambda u, sigma: u, data, 1.0, jax.random.key(1))
+        >>> bool(abs(found.value - 2 / (3 * jnp.pi) ** 0.5) < 4 * found.standard_error)  # the mean length in 3-D
+        True
     """
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)
@@ -152,12 +154,12 @@ def normalised_mse(
         ValueError: as `denoiser_rmse` does, on a centre of the wrong shape, and where the reference is the constant
             `centre`. (Inside `jax.jit` the last raises when the function runs.)
 
-    ```python
-    >>> data = jax.random.normal(jax.random.key(0), (500, 3))
-    >>> shrink, half = lambda u, sigma: u / (1 + sigma**2), lambda u, sigma: 0.5 * u / (1 + sigma**2)
-    >>> normalised_mse(half, shrink, data, 1.0, jax.random.key(1), centre=jnp.zeros(3))
-    0.25 ± 0
-    ```
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> data = jax.random.normal(jax.random.key(0), (500, 3))
+        >>> shrink, half = lambda u, sigma: u / (1 + sigma**2), lambda u, sigma: 0.5 * u / (1 + sigma**2)
+        >>> sj.normalised_mse(half, shrink, data, 1.0, jax.random.key(1), centre=jnp.zeros(3))
+        0.25 ± 0
     """
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)

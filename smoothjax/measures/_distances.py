@@ -110,10 +110,10 @@ def wasserstein_1d(
     Raises:
         ValueError: on empty or non-finite values, or an order below 1.
 
-    ```python
-    >>> wasserstein_1d(jnp.array([0.0, 2.0]), jnp.array([1.0]))
-    Array(1., dtype=float32)
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.wasserstein_1d(jnp.array([0.0, 2.0]), jnp.array([1.0])))
+        1.0
     """
     order = _checked_order(order)
     arrays = []

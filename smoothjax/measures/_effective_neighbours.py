@@ -22,8 +22,8 @@ def effective_neighbours(data: Any, u: Float[Array, " d"], sigma: RealScalar) ->
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
-        >>> sj.effective_neighbours(jnp.array([[-1.0], [1.0]]), jnp.array([0.0]), 0.1)
-        Array(2., dtype=float32)
+        >>> print(sj.effective_neighbours(jnp.array([[-1.0], [1.0]]), jnp.array([0.0]), 0.1))
+        2.0
     """
     denoiser = data if isinstance(data, EmpiricalDenoiser) else EmpiricalDenoiser(data)
     return jnp.exp(denoiser.posterior_entropy(u, sigma))

@@ -23,10 +23,10 @@ class Estimate(eqx.Module):
 
     It is a pytree, so functions that return one can be jitted, vmapped and differentiated.
 
-    ```python
-    >>> Estimate(jnp.array(0.1234), jnp.array(0.0041))
-    0.123 ± 0.004
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> sj.Estimate(jnp.array(0.1234), jnp.array(0.0041))
+        0.123 ± 0.004
 
     Attributes:
         value: the estimate.

@@ -69,14 +69,13 @@ def gaussianity_index(
     Raises:
         ValueError: on fewer than two points, a non-positive sigma, or a denoiser whose output does not have shape (d,).
 
-    ```python
-    >>> from smoothjax.denoisers import EmpiricalDenoiser, GaussianDenoiser
-    >>> train, held_out = jax.random.normal(jax.random.key(0), (2, 50, 3))
-    >>> memory, gaussian = EmpiricalDenoiser(train), GaussianDenoiser.fit(train)
-    >>> found = gaussianity_index(gaussian, memory, gaussian, held_out, 0.5, jax.random.key(1))
-    >>> found.index, bool(found.meaningful)
-    (1 ± 0, True)
-    ```
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> train, held_out = jax.random.normal(jax.random.key(0), (2, 50, 3))
+        >>> memory, gaussian = sj.EmpiricalDenoiser(train), sj.GaussianDenoiser.fit(train)
+        >>> found = sj.gaussianity_index(gaussian, memory, gaussian, held_out, 0.5, jax.random.key(1))
+        >>> found.index, bool(found.meaningful)
+        (1 ± 0, True)
     """
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)

@@ -48,11 +48,11 @@ def generalization_score(
         X. Li, Y. Dai, Q. Qu (2024), Understanding generalizability of diffusion models requires rethinking the hidden
         Gaussian structure, NeurIPS, arXiv:2410.24060.
 
-    ```python
-    >>> data, null = jnp.array([[1.0], [3.0]]), jnp.array([[2.0], [4.0]])
-    >>> generalization_score(jnp.array([[1.0], [2.0]]), data, null=null).score.value  # (0 + 1/2) / 2
-    Array(0.25, dtype=float32)
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> data, null = jnp.array([[1.0], [3.0]]), jnp.array([[2.0], [4.0]])
+        >>> print(sj.generalization_score(jnp.array([[1.0], [2.0]]), data, null=null).score.value)  # (0 + 1/2) / 2
+        0.25
     """
     data = checked(as_points, data)
 

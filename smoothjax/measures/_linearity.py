@@ -94,12 +94,12 @@ def linearity_score(
         X. Li, Y. Dai, Q. Qu (2024), Understanding generalizability of diffusion models requires
         rethinking the hidden Gaussian structure, NeurIPS, arXiv:2410.24060 (the raw score).
 
-    ```python
-    >>> data = 1 + jax.random.normal(jax.random.key(0), (100, 3))
-    >>> affine = lambda u, sigma: 1 + (u - 1) / (1 + sigma**2)
-    >>> linearity_score(affine, data, 1.0, jax.random.key(1), centre=jnp.ones(3)).centred.value
-    Array(1., dtype=float32)
-    ```
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> data = 1 + jax.random.normal(jax.random.key(0), (100, 3))
+        >>> affine = lambda u, sigma: 1 + (u - 1) / (1 + sigma**2)
+        >>> print(sj.linearity_score(affine, data, 1.0, jax.random.key(1), centre=jnp.ones(3)).centred.value.round(5))
+        1.0
     """
     data = as_data(data, 4, "for two pairs and a standard error")
     sigma = as_noise_level(sigma, data.dtype)

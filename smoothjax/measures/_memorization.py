@@ -152,11 +152,11 @@ def memorization_fraction(
         when they fail to memorize, ICML workshop on structured probabilistic inference (the ratio
         1/3).
 
-    ```python
-    >>> data, null = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.4], [1.6], [0.1]])
-    >>> print(memorization_fraction(jnp.array([[0.01], [1.5]]), data, null=null))
-    0.50 [0.09, 0.91], null 0.33 [0.06, 0.79]
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> data, null = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.4], [1.6], [0.1]])
+        >>> print(sj.memorization_fraction(jnp.array([[0.01], [1.5]]), data, null=null))
+        0.50 [0.09, 0.91], null 0.33 [0.06, 0.79]
     """
     if not is_concrete(samples, data, null):
         raise ValueError(

@@ -51,10 +51,11 @@ def nearest_neighbours(
     Raises:
         ValueError: on shapes that do not match, non-finite entries, or k > n.
 
-    ```python
-    >>> nearest_neighbours(jnp.array([[0.2]]), jnp.array([[1.0], [0.0], [5.0]]))
-    (Array([[0.2, 0.8]], dtype=float32), Array([[1, 0]], dtype=int32))
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> distances, rows = sj.nearest_neighbours(jnp.array([[0.2]]), jnp.array([[1.0], [0.0], [5.0]]), k=2)
+        >>> print(distances, rows)
+        [[0.2 0.8]] [[1 0]]
     """
     points, data = checked(as_points, points, "points"), checked(as_points, data)
     k, batch_size = as_positive_integer(k, "k"), as_positive_integer(batch_size, "batch_size")

@@ -56,12 +56,12 @@ def same_noise_similarity(
     Raises:
         ValueError: on shapes that do not match, fewer than three rows, or non-finite entries.
 
-    ```python
-    >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    >>> found = same_noise_similarity(x, 2 * x, centre=jnp.zeros(2))
-    >>> round(float(found.cosine.value), 6), round(float(found.shuffled_cosine.value), 6)
-    (1.0, -0.333333)
-    ```
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> found = sj.same_noise_similarity(x, 2 * x, centre=jnp.zeros(2))
+        >>> round(float(found.cosine.value), 6), round(float(found.shuffled_cosine.value), 6)
+        (1.0, -0.333333)
     """
     first, second = _endpoints((first, "first"), (second, "second"))
     return _similarity(first, second, as_centre(centre, first))

@@ -36,8 +36,8 @@ def stable_fixed_points(
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.GaussianSmoothedLineDenoiser(jnp.array([-1.0, 1.0]), 0.6)
-        >>> sj.smoothing.stable_fixed_points(D, -2.0, 2.0).round(3)
-        array([-0.837,  0.837], dtype=float32)
+        >>> print(sj.smoothing.stable_fixed_points(D, -2.0, 2.0).round(3))
+        [-0.837  0.837]
     """
     require_larger(high, low, "interval", strict=True)
     grid = jnp.linspace(low, high, as_positive_integer(num, "num") + 1)

@@ -27,8 +27,8 @@ def relative_variance(
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
-        >>> sj.variance.relative_variance(D, jnp.zeros(1), 0.5)
-        Array(1., dtype=float32)
+        >>> print(sj.variance.relative_variance(D, jnp.zeros(1), 0.5))
+        1.0
     """
     u = as_float_array(u, "u")
     mean, variance = mean_and_variance(denoiser, u, sigma)

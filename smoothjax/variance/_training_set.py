@@ -91,10 +91,10 @@ class DenoisingProblem(eqx.Module):
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> levels = sj.variance.LogUniformLevels(0.1, 10.0)
         >>> problem = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels, exact_targets=(0.0, 1.0))
-        >>> problem.target(jnp.array([1.0]), jnp.array([0.0]), jnp.array(0.5))  # the posterior mean is 0
-        Array([0.], dtype=float32)
-        >>> problem.target(jnp.array([1.0]), jnp.array([0.0]), jnp.array(2.0))
-        Array([0.5], dtype=float32)
+        >>> print(problem.target(jnp.array([1.0]), jnp.array([0.0]), jnp.array(0.5)))  # the posterior mean is 0
+        [0.]
+        >>> print(problem.target(jnp.array([1.0]), jnp.array([0.0]), jnp.array(2.0)))
+        [0.5]
     """
 
     data: EmpiricalDenoiser

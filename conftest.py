@@ -24,6 +24,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("doctest")
     if not config.getoption("--exhaustive"):
         skip = pytest.mark.skip(reason="long, and represented by others; pytest --exhaustive")
         for item in items:
@@ -36,6 +39,13 @@ def _few_compiled_programs():
     """Every compiled program maps memory, of which a process may have some 65,000 pieces: beyond, XLA crashes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _examples_write_elsewhere(request):
+    """Examples in docstrings that write files do so in a folder of their own."""
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
 
 
 @pytest.fixture
