@@ -81,11 +81,12 @@ def frechet_distance(first: Float[Array, "m p"], second: Float[Array, "n p"]) ->
 def _frechet(first: Any, second: Any) -> np.ndarray:
     """In float64 on the host, returned in the dtype of the features."""
     means, factors = [], []
-    for rows in (first, second):
-        wide = np.asarray(rows, np.float64)
+    for points in (first, second):
+        wide = np.asarray(points, np.float64)
         means.append(wide.mean(axis=0))
         # A with A A^T the covariance, of shape (p, min(n, p)).
-        factors.append(np.linalg.qr((wide - means[-1]) / math.sqrt(wide.shape[0]), mode="r").T)
+        rows = (wide - means[-1]) / math.sqrt(wide.shape[0])
+        factors.append(np.asarray(np.linalg.qr(rows, mode="r")).T)
     rank = max(factor.shape[1] for factor in factors)
     one, two = (np.pad(factor, ((0, 0), (0, rank - factor.shape[1]))) for factor in factors)
     left, _, right = np.linalg.svd(two.T @ one)
