@@ -35,11 +35,12 @@ def as_prediction(value: Any, name: str = "prediction") -> Prediction:
         ('eps', 'v', 'x0')
     """
     found = ALIASES.get(value, value) if isinstance(value, str) else None
-    if found not in get_args(Prediction):
-        raise ValueError(
-            f"`{name}` must be one of {get_args(Prediction)}, or an alias ({', '.join(ALIASES)}); got {value!r}."
-        )
-    return found
+    for prediction in get_args(Prediction):
+        if found == prediction:
+            return prediction
+    raise ValueError(
+        f"`{name}` must be one of {get_args(Prediction)}, or an alias ({', '.join(ALIASES)}); got {value!r}."
+    )
 
 
 def affine_form(

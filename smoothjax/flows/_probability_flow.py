@@ -94,8 +94,8 @@ def flow(
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
-        >>> sj.flow(D, jnp.array([0.4]), 2.0, 0.0)  # replays a training point
-        Array([1.], dtype=float32)
+        >>> print(sj.flow(D, jnp.array([0.4]), 2.0, 0.0).round(5))  # replays a training point
+        [1.]
     """
     return flow_solution(
         denoiser,
