@@ -1,12 +1,18 @@
 """Deterministic samplers with few calls of the denoiser on given work, beside public ones with as many calls."""
 
+import argparse
+import datetime
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from machine import Row
+from empirical_denoiser import environment
+from machine import Row, device
+from tqdm import tqdm
 
 import smoothjax as sj
 
@@ -16,6 +22,7 @@ try:
 except ImportError:
     diffusers = torch = None
 
+PART = "w1s-calls"
 CALLS = 8, 12, 18, 24
 SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
 REFERENCE_LEVELS = 400
@@ -136,20 +143,33 @@ def few_calls_rows(
 
 
 def main() -> None:
-    """Prints the table: `JAX_ENABLE_X64=1 python benchmarks/few_calls_workloads.py IMAGES NUM_NOISES`."""
-    import sys
-
-    from tqdm import tqdm
-
-    data = sj.datasets.load(sys.argv[1])
-    notes: list[str] = []
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("images", help="idx file or folder, with labels; JAX_ENABLE_X64=1 in front")
+    parser.add_argument("--noises", type=int, default=64)
+    parser.add_argument("--results", type=Path, help="JSON of suite.py whose part is replaced")
+    options = parser.parse_args()
+    data, notes, rows = sj.datasets.load(options.images), [], []
     with tqdm() as bar:
-        for one in few_calls_rows(
-            data.points, np.asarray(data.labels), int(sys.argv[2]), notes, bar
-        ):
+        for one in few_calls_rows(data.points, np.asarray(data.labels), options.noises, notes, bar):
+            rows.append(one)
             numbers = [f"{v:9.2g}" for v in one.values() if isinstance(v, float)]
             bar.write(f"{one['work']:12} {one['contestant']:45} " + " ".join(numbers))
     print("\n".join(notes))
+    if options.results is not None:
+        results = json.loads(options.results.read_text())
+        part = {
+            "part": PART,
+            "title": "Few calls of the denoiser",
+            "device": device(),
+            "settings": {"noises": options.noises},
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "load_average_before": None,
+            "environment": environment(),
+            "notes": notes,
+            "rows": rows,
+        }
+        others = [one for one in results["parts"] if one["part"] != PART]
+        options.results.write_text(json.dumps({"parts": [*others, part]}, indent=1))
 
 
 if __name__ == "__main__":
