@@ -30,15 +30,21 @@ def adaptive(denoiser: sj.AbstractDenoiser, num: int, key: Any) -> jax.Array:
     return sj.sample(denoiser, key, num, solver=solver, rtol=1e-2, batch_size=num)
 
 
+def starts(denoiser: sj.AbstractDenoiser, key: Any, num: int) -> jax.Array:
+    """States at the largest noise that `sample` and `replay` start from."""
+    noise = sj.initial_noise(key, num, denoiser.dim, dtype=jnp.float32)
+    return jax.vmap(lambda z: sj.initial_state(denoiser, z, jnp.float32(SIGMA_MAX)))(noise)
+
+
 def torch_heun(
-    data: np.ndarray, noise: np.ndarray, steps: int, moves: np.ndarray | None = None
+    data: np.ndarray, states: np.ndarray, steps: int, moves: np.ndarray | None = None
 ) -> Callable[[], Any]:
-    """EDM's Heun sampler with the dense denoiser in PyTorch, from the given standard normal noise.
+    """EDM's Heun sampler with the dense denoiser in PyTorch, from the given states.
 
     With `moves`, of the denoiser averaged over these perturbations of the state.
     """
     count = 1 if moves is None else len(moves)
-    dense = PyTorch(data, count * len(noise), torch_device())
+    dense = PyTorch(data, count * len(states), torch_device())
     apart = None if moves is None else torch.from_numpy(moves).to(torch_device())
 
     def one(u: Any, sigma: float) -> Any:
@@ -47,7 +53,7 @@ def torch_heun(
         moved = (u[:, None] + apart).reshape(-1, u.shape[1])
         return dense(moved, sigma).reshape(len(u), count, -1).mean(1)
 
-    start = SIGMA_MAX * torch.from_numpy(noise).to(torch_device())
+    start = torch.from_numpy(states).to(torch_device())
     levels = [float(level) for level in sj.edm_grid(steps, SIGMA_MAX, SIGMA_MIN)]
 
     def run() -> Any:
@@ -82,7 +88,7 @@ def sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> Iterator[R
     key = jax.random.key(0)
     dense, truncated = sj.EmpiricalDenoiser(data), sj.TruncatedDenoiser(data)
     points = np.asarray(dense.data)
-    noise = np.asarray(sj.initial_noise(key, num, points.shape[1], dtype=jnp.float32))
+    states = np.asarray(starts(dense, key, num))
     reference = np.asarray(sj.sample(dense, key, num, steps=steps))
     again = sj.sample(dense, key, num, steps=steps // 2)
     doubt = agreement(points, reference, again)["error"]
@@ -99,7 +105,7 @@ def sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> Iterator[R
     if torch is None:
         notes.append("PyTorch is not installed: no rows of it.")
     else:
-        calls["PyTorch eager, EDM-Heun 18"] = torch_heun(points, noise, 18)
+        calls["PyTorch eager, EDM-Heun 18"] = torch_heun(points, states, 18)
     first = {name: first_call(call) for name, call in calls.items()}
     for name, seconds in in_turn(calls, rounds, rng(), 0).items():
         found = calls[name]()
@@ -118,7 +124,7 @@ def smoothed_sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> I
     denoiser = sj.GaussianSmoothedDenoiser(data, smoothing, draws, jax.random.key(1))
     base: Any = denoiser.base
     points = np.asarray(base.data)
-    noise = np.asarray(sj.initial_noise(key, num, points.shape[1], dtype=jnp.float32))
+    states = np.asarray(starts(denoiser, key, num))
     reference = np.asarray(sj.sample(denoiser, key, num, steps=steps, batch_size=num))
     calls: dict[str, Call] = {
         "smoothjax replay": lambda: jax.block_until_ready(
@@ -132,7 +138,7 @@ def smoothed_sampling_rows(data: np.ndarray, quick: bool, notes: list[str]) -> I
         notes.append("PyTorch is not installed: no rows of it.")
     else:
         moves = np.float32(smoothing) * np.asarray(denoiser.perturbations)
-        calls["PyTorch eager, EDM-Heun 18"] = torch_heun(points, noise, 18, moves)
+        calls["PyTorch eager, EDM-Heun 18"] = torch_heun(points, states, 18, moves)
     first = {name: first_call(call) for name, call in calls.items()}
     for name, seconds in in_turn(calls, rounds, rng(), 0).items():
         found = calls[name]()
@@ -224,8 +230,7 @@ def precision_rows(data: np.ndarray, quick: bool, notes: list[str], bar: Any) ->
     grids = (6, 12) if quick else (6, 9, 12, 18, 32, 64)
     denoiser = sj.EmpiricalDenoiser(data)
     points = np.asarray(denoiser.data)
-    noise = sj.initial_noise(jax.random.key(1), num, points.shape[1], dtype=jnp.float32)
-    u = SIGMA_MAX * noise
+    u = starts(denoiser, jax.random.key(1), num)
 
     def grid(steps: int) -> tuple[float, ...]:
         return tuple(float(x) for x in sj.edm_grid(steps, SIGMA_MAX, SIGMA_MIN))
