@@ -47,6 +47,7 @@ _SHARES = (
     (0.4885, 0.479, 0.4659, 0.4587, 0.4555, 0.455, 0.4577, 0.463, 0.4729, 0.4878, 0.5069, 0.5248, 0.5489),
 )  # fmt: skip
 
+EQUAL = 1.01  # steps that differ by no more are of a constant ratio
 # Of the mean over a step, in log r. To rounding for steps up to a factor of a thousand.
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 
@@ -65,7 +66,9 @@ def grid_weights(levels: Float[Array, " m"], order: int) -> GridWeights:
     starts, ends = levels[:-1], levels[1:]
     steps = jnp.arange(len(levels) - 1)
     size = jnp.abs(jnp.log(ends / starts))
-    predictor, corrector = _powers(size, order)
+    # The powers are those of equal steps; on other grids the variable is log r.
+    equal = jnp.max(size) <= EQUAL * jnp.min(size)
+    predictor, corrector = (jnp.where(equal, power, 0) for power in _powers(size, order))
     past = steps[:, None] - jnp.arange(order)
     known = past >= 0
     nodes = levels[jnp.maximum(past, 0)]
