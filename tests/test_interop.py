@@ -163,6 +163,7 @@ def test_samples_and_likelihoods_through_the_host(x64):
     exact = sj.GaussianDenoiser(mean, np.diag(scale**2))
     D = from_numpy(function, 2, jvp=jvp)
     options = {"sigma_max": 10.0, "sigma_min": 0.01, "steps": 8}
+    options["mean"] = mean
     got = sj.sample(D, jax.random.key(0), 5, dtype=jnp.float64, **options)
     want = sj.sample(exact, jax.random.key(0), 5, **options)
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)

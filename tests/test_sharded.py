@@ -98,7 +98,7 @@ def test_errors():
             "known at construction",
             lambda: jax.jit(lambda x: sj.ShardedDenoiser(x, mesh, "a").dim)(points),
         ),
-        ("real numbers", lambda: sj.ShardedDenoiser(points.astype(complex), mesh, "a")),
+        ("must be real", lambda: sj.ShardedDenoiser(points.astype(complex), mesh, "a")),
         (r"`u` must have shape \(2,\)", lambda: sj.ShardedDenoiser(points, mesh, "a")(points, 1.0)),
     ):
         with pytest.raises(ValueError, match=match):

@@ -106,7 +106,7 @@ def test_gaussian_denoiser_is_measured_as_such(measured, bench):
     )
     grid = sj.edm_grid(18, 20.0, 0.002)
     one = sj.GaussianDenoiser.fit(train)
-    sampler = lambda z: flows.gaussian_sampler(one, 20 * z, grid)  # noqa: E731
+    sampler = lambda z: flows.gaussian_sampler(one, one.mean + 20 * z, grid)  # noqa: E731
     expected = jax.jit(jax.vmap(sampler))(noises)
     # 35 calls, each with a few roundings of states that start at norm 200.
     np.testing.assert_allclose(

@@ -294,6 +294,9 @@ def explain_denoiser(
     def field(name: str) -> Arrays:
         return {"outputs": _outputs(denoiser(name), clean, noise, grid)}
 
+    # The same starting states for all.
+    common_mean = jnp.mean(jnp.asarray(train.points), axis=0)
+
     def samples(name: str) -> Arrays:
         drawn = sample(
             denoiser(name),
@@ -304,6 +307,7 @@ def explain_denoiser(
             sigma_min=sigma_min,
             solver=diffrax.Euler(),
             steps=steps,
+            mean=common_mean,
             batch_size=BATCH_SIZE,
             dtype=dtype,
         )

@@ -128,11 +128,10 @@ class Yardstick:
         }
 
     def generate(self, denoiser: Denoiser, train: Float[Array, "n d"]) -> Float[Array, "samples d"]:
-        """What the denoiser generates from the common noises."""
+        """What the denoiser generates from the common noises about the training mean, the same states for all."""
         key, dim = jax.random.fold_in(self.key, 0), train.shape[1]
-        return sample(
-            denoiser, key, self.num_samples, shape_or_dim=dim, dtype=train.dtype, **SAMPLER
-        )
+        common = {"mean": jnp.mean(train, axis=0), "dtype": train.dtype, **SAMPLER}
+        return sample(denoiser, key, self.num_samples, shape_or_dim=dim, **common)
 
     def curves(self, denoiser: Denoiser, train: Float[Array, "n d"]) -> Arrays:
         """Distances to the references, the index between them, and linearity, at every noise level."""

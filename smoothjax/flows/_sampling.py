@@ -46,15 +46,16 @@ def initial_state(
 ) -> Float[Array, " d"]:
     """State at the noise level where a sample of `sample` starts, from its standard normal noise.
 
-    `m + sigma z` with the mean m of the denoiser's law, where it is known or given; else `sigma z`. Where the denoiser is
-    an exact posterior mean it also has the law's covariance C: `(D(m + sigma z) - m) / 2` is the first term,
-    `C z / 2 sigma`, of `sqrt(C + sigma^2) z - sigma z`. What is left is of relative order `(C / sigma^2)^2`.
+    With `mean` given, `mean + sigma z`, the same for every denoiser. Without it, `sigma z`; or, where the denoiser is an
+    exact posterior mean, a state with the mean m and the covariance C of its law: `m + sigma z + (D(m + sigma z) - m) / 2`,
+    whose last term is the first, `C z / 2 sigma`, of `sqrt(C + sigma^2) z - sigma z`. What is left is of relative order
+    `(C / sigma^2)^2`.
 
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`.
         z: standard normal, shape (d,): a row of `initial_noise`. For many, `jax.vmap`.
         sigma: positive noise level, in data units.
-        mean: of the data, shape (d,), for a denoiser that does not know it.
+        mean: of the data, shape (d,), for a denoiser that does not know it, or for common starts.
 
     Returns:
         The state, shape (d,), in data units.
@@ -66,13 +67,13 @@ def initial_state(
         >>> round(float(found[0]), 2)
         23.1
     """
-    if mean is None and not isinstance(denoiser, AbstractPosteriorDenoiser):
-        return sigma * z
-    m = denoiser.mean_and_covariance()[0] if mean is None else mean  # pyright: ignore
-    u = m.astype(z.dtype) + sigma * z
+    if mean is not None:
+        return mean.astype(z.dtype) + sigma * z
     if not isinstance(denoiser, AbstractPosteriorDenoiser):
-        return u
-    return u + 0.5 * (denoised(denoiser, u, sigma) - m.astype(z.dtype))
+        return sigma * z
+    m = denoiser.mean_and_covariance()[0].astype(z.dtype)
+    u = m + sigma * z
+    return u + 0.5 * (denoised(denoiser, u, sigma) - m)
 
 
 def sample(
@@ -106,8 +107,8 @@ def sample(
         num_samples: how many.
         shape_or_dim: dimension d, or a shape to give each sample; read off the denoiser if it is this library's.
         sigma_max: initial noise level. Where the denoiser is an exact posterior mean, the start has the mean and, by one
-            more call of the denoiser, the spread of its law; otherwise `mean`, and the spread is neglected, an error of
-            relative order `(scale / sigma_max)^2` in the variance.
+            more call of the denoiser, the spread of its law; otherwise, and with `mean` given, the spread is neglected, an
+            error of relative order `(scale / sigma_max)^2` in the variance.
         sigma_min: noise level of the last call. Memorisation is only visible if it lies well below the spacing of the data.
         rtol, atol, solver: of the adaptive solver, see `flow_solution`.
         steps: a fixed number of noise levels instead, from `sigma_max` to `sigma_min`. With
@@ -119,8 +120,9 @@ def sample(
         stochasticity: 0 for the probability flow, 1 for the reverse SDE; see `reverse_sde`, whose default solver is the one
             here.
         denoise: end with a call of the denoiser at `sigma_min`; otherwise return the noisy state there.
-        mean: of the data, shape (d,), for a denoiser that does not know it, such as a network. Zero by default: for data far
-            from the origin give it, or a `sigma_max` that is large beside it.
+        mean: of the data, shape (d,), for a denoiser that does not know it, such as a network (zero by default: for data
+            far from the origin give it, or a `sigma_max` that is large beside it); and for a comparison of denoisers, which
+            then all start from the same states.
         batch_size: samples computed at a time (default 512).
         dtype: of the samples; by default that of the denoiser's arrays.
 

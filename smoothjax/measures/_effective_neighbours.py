@@ -22,7 +22,7 @@ def effective_neighbours(data: Any, u: Float[Array, " d"], sigma: RealScalar) ->
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
-        >>> print(sj.effective_neighbours(jnp.array([[-1.0], [1.0]]), jnp.array([0.0]), 0.1))
+        >>> print(sj.effective_neighbours(jnp.array([[-1.0], [1.0]]), jnp.array([0.0]), 0.1).round(3))
         2.0
     """
     denoiser = data if isinstance(data, EmpiricalDenoiser) else EmpiricalDenoiser(data)

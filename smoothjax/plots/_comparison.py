@@ -180,6 +180,10 @@ def plot_curves(comparison: Comparison) -> "Figure":
     linearity.set_title("How affine each denoiser is", loc="left", fontsize=10)
     linearity.set_ylabel("linearity score, centred")
     linearity.set_ylim(top=1.02)
+    if not np.any(np.isfinite(results.linearity_centred.values)):
+        linearity.set_xlim(level[0], level[-1])
+        where = {"transform": linearity.transAxes, "ha": "center", "va": "center"}
+        linearity.text(0.5, 0.5, "not defined in one dimension", color="#666666", **where)
     number = results.effective_neighbours.values
     band(neighbours, level, number, results.effective_neighbours_se.values, COLOURS[-1], "mean")
     neighbours.plot(
