@@ -155,7 +155,7 @@ def test_samples_start_from_the_same_noises(run, images):
         NETWORK: sj.LocalDenoiser(train.points.reshape(-1, 4, 4), 3),
     }
     for name, denoiser in denoisers.items():
-        u = levels[0] * noise
+        u = np.mean(train.points, axis=0) + levels[0] * noise
         for now, after in itertools.pairwise(levels):
             denoised = denoise(denoiser, u, jnp.asarray(now, u.dtype))
             u = denoised + after / now * (u - denoised)

@@ -292,7 +292,8 @@ def test_emergence(tmp_path):
     slack = 100 * eps(points)  # other programs of the same expressions, with values of order one
     np.testing.assert_allclose(late.rmse.sel(place), distance(model).value, atol=slack)
     start = jax.random.fold_in(jax.random.key(0), 0)
-    samples = sj.sample(model, start, NUM_SAMPLES, sigma_max=20.0, sigma_min=0.002, steps=18)
+    settings = {"sigma_max": 20.0, "sigma_min": 0.002, "steps": 18, "mean": jnp.mean(points, 0)}
+    samples = sj.sample(model, start, NUM_SAMPLES, **settings)
     np.testing.assert_array_equal(late.samples, samples)
     # Towards the Gaussian first, and no copies yet.
     assert late.rmse.sel(place) < early.rmse.sel(place)
