@@ -15,6 +15,10 @@ import pytest
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") not in ("0", "false"))
 
 
+# Programs of their own, which switch float64 on: not to be imported for their examples.
+collect_ignore = ["tests/sharded_checks.py", "tests/sharded_process.py"]
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--exhaustive",
