@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
 from ..flows._inputs import as_level, as_state, checked
-from ..flows._probability_flow import default_solver, tolerances
+from ..flows._probability_flow import default_solver, largest, tolerances
 from ._kernel_law import KernelLaw
 from ._linear_law import LinearModelLaw
 
@@ -171,18 +171,13 @@ def _integrate(law, u, start, end, rtol, atol, max_steps, throw):
         dt0=None,
         y0=(u, jnp.zeros((u.size, rank), u.dtype), jnp.zeros_like(u)),
         args=law,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=largest),
         max_steps=max_steps,
         throw=throw,
     )
     assert solution.ys is not None
     state, response, shift = (y[0] for y in solution.ys)
     return Semiclassical(state, shift, response), diffrax.is_okay(solution.result)
-
-
-def _largest(errors: Any) -> Array:
-    """Every component within the tolerance: a mean would hide the state's error behind those of many directions."""
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(error)) for error in jax.tree.leaves(errors)]))
 
 
 def _velocities(log_sigma, carried, law):
