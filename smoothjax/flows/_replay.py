@@ -31,7 +31,15 @@ SLOW = 0.05
 
 
 class Replay(NamedTuple):
-    """What an exactly learned training set generates, sample by sample."""
+    """What an exactly learned training set generates, sample by sample.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.TruncatedDenoiser(jnp.array([[-1.0], [1.0]]), 2)
+        >>> found = sj.replay(D, jax.random.key(0), 4, levels=[80.0, 10.0, 1.0, 0.1])
+        >>> bool(jnp.all(found.points == D.data[found.rows])), int(found.evaluations.max()) <= 4
+        (True, True)
+    """
 
     points: Float[Array, "num_samples d"]
     """Outputs of the denoiser at the last noise level."""
