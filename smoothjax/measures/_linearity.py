@@ -31,6 +31,14 @@ class LinearityScore(eqx.Module):
     Attributes:
         raw: the published score, which is 1 for linear maps.
         centred: the score about the centre, which is 1 for affine maps that fix the centre.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> data = jax.random.normal(jax.random.key(0), (20, 3))
+        >>> affine = lambda u, sigma: 1 + 0.5 * (u - 1)
+        >>> found = sj.linearity_score(affine, data, 1.0, jax.random.key(1), centre=jnp.ones(3))
+        >>> round(float(found.centred.value), 5), bool(found.raw.value < 1)
+        (1.0, True)
     """
 
     raw: Estimate
@@ -145,6 +153,14 @@ class LinearityComparison(eqx.Module):
         denoiser: scores of the denoiser in question.
         empirical: scores of the memorizing denoiser.
         gaussian: scores of the Gaussian denoiser.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> train = jax.random.normal(jax.random.key(0), (20, 2))
+        >>> memory, gaussian = sj.EmpiricalDenoiser(train), sj.GaussianDenoiser.fit(train)
+        >>> found = sj.linearity_comparison(memory, memory, gaussian, train, 0.5, jax.random.key(1))
+        >>> bool(found.denoiser.centred.value == found.empirical.centred.value)
+        True
     """
 
     denoiser: LinearityScore
@@ -176,6 +192,14 @@ def linearity_comparison(
 
     Raises:
         ValueError: as `linearity_score` does.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> train = jax.random.normal(jax.random.key(0), (20, 2))
+        >>> memory, gaussian = sj.EmpiricalDenoiser(train), sj.GaussianDenoiser.fit(train)
+        >>> found = sj.linearity_comparison(gaussian, memory, gaussian, train, 0.5, jax.random.key(1))
+        >>> round(float(found.denoiser.centred.value), 5), bool(found.empirical.centred.value < 1)
+        (1.0, True)
     """
     scores = [
         linearity_score(
