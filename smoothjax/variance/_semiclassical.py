@@ -21,7 +21,14 @@ LARGE_RATIO = 0.3
 
 
 class Semiclassical(eqx.Module):
-    """Law of the endpoint over trained models, to second order."""
+    """Law of the endpoint over trained models, to second order.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> found = sj.variance.Semiclassical(jnp.array([2.0]), jnp.array([0.25]), jnp.array([[3.0, 4.0]]))
+        >>> print(found.mean, found.covariance, found.chi)
+        [2.25] [[25.]] [0.05]
+    """
 
     mean_flow: Float[Array, " d"]
     """Endpoint of the mean model's flow."""
@@ -106,6 +113,13 @@ def semiclassical(
         ValueError: for a bad shape or noise level, or a law without directions.
 
     Source: Vastola, ICLR 2025, the semiclassical expansion of the path integral, carried to the second-order mean.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.LinearModelLaw(lambda u, sigma: u, jnp.array([[0.0]]), jnp.array([[[0.1]]]))
+        >>> found = sj.semiclassical(law, jnp.array([4.0]), 2.0, 1.0)  # D = w u ends at 2 * 2^w
+        >>> [round(float(x[0]), 4) for x in (found.mean_flow, found.factor[:, 0] / (0.2 * jnp.log(2.0)))]
+        [2.0, 1.0]
     """
     u = as_state(u)
     require_dim(law, u, "u")
