@@ -158,12 +158,10 @@ def posterior_covariance(
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
-        >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
-        >>> print(sj.posterior_covariance(D, jnp.array([0.0]), 0.1).round(5))  # both points are as likely
-        [[1.]]
-        >>> shrink = lambda u, sigma: u / (1 + sigma**2)  # data N(0, 1): by Tweedie's formula
-        >>> print(sj.posterior_covariance(shrink, jnp.array([3.0]), 1.0))
-        [[0.5]]
+        >>> law = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> shrink = lambda u, sigma: u / (1 + sigma**2)  # the same, by Tweedie's formula
+        >>> [sj.posterior_covariance(D, jnp.array([3.0]), 1.0).round(5).tolist() for D in (law, shrink)]
+        [[[0.5]], [[0.5]]]
     """
     if isinstance(denoiser, AbstractPosteriorDenoiser):
         return denoiser.posterior_covariance(u, sigma)
@@ -216,9 +214,9 @@ def proxy_score_covariance(
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
-        >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
-        >>> print(sj.proxy_score_covariance(D, jnp.array([0.0]), 0.5).round(4))  # variance 1, over 0.5^4
-        [[16.]]
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> print(sj.proxy_score_covariance(D, jnp.array([0.0]), 2.0).round(5))  # variance 4 / 5, over 2^4
+        [[0.05]]
     """
     sigma = require_positive(sigma, "sigma")
     u = as_float_array(u, "u")

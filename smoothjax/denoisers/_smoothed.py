@@ -448,9 +448,6 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         >>> D = sj.NoiseUnconditionedDenoiser(law, jnp.array([1.0]))
         >>> print(D(jnp.array([3.0]), 1.0).round(5))  # with a single level nothing is unknown
         [1.5]
-        >>> blind = sj.NoiseUnconditionedDenoiser(law, jnp.array([0.1, 1.0, 10.0]))
-        >>> int(blind.posterior(jnp.array([9.0])).argmax())  # so far out the noise must be strong
-        2
     """
 
     base: AbstractPosteriorDenoiser

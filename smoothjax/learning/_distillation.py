@@ -93,17 +93,6 @@ class LinearDistillation(eqx.Module):
         linear_mismatch: `E |D_L - D_G|^2 / d`. It contains `fit_noise`, and is significant only beyond it.
         fit_noise: expected `E |D_L - D_L*|^2 / d`, with D_L* the fit to infinitely many points, from the same sandwich as
             the standard errors; with a ridge an upper bound.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, smoothjax as sj
-        >>> data = jax.random.normal(jax.random.key(0), (100, 2))
-        >>> halve = lambda u, sigma: u / 2
-        >>> fit = sj.learning.distill_linear(halve, data, 1.0, jax.random.key(1))
-        >>> print(fit.matrix.value.round(4) + 0.0)
-        [[0.5 0. ]
-         [0.  0.5]]
-        >>> round(float(fit.r_squared.value), 4)
-        1.0
     """
 
     matrix: Estimate

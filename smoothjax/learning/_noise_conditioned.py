@@ -85,8 +85,8 @@ class ConvolutionalNetwork(eqx.Module):
 
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
-        >>> network = sj.learning.ConvolutionalNetwork((4, 4, 1), 8, 3, key=jax.random.key(0))
-        >>> print(jnp.abs(network(jnp.ones(16), jnp.array(0.0))).max())  # the last layer starts at zero
+        >>> network = sj.learning.ConvolutionalNetwork((2, 2, 1), 2, 2, key=jax.random.key(0))
+        >>> print(jnp.abs(network(jnp.ones(4), jnp.array(0.0))).max())  # the last layer starts at zero
         0.0
     """
 
@@ -175,9 +175,9 @@ class ConvolutionalArchitecture:
 
     Example:
         >>> import jax, smoothjax as sj
-        >>> sizes = sj.learning.ConvolutionalArchitecture(channels=8, num_layers=3)
-        >>> sizes.build(48, (4, 4, 3), jax.random.key(0)).receptive_field  # 2 * 3 + 1
-        7
+        >>> sizes = sj.learning.ConvolutionalArchitecture(channels=2, num_layers=2)
+        >>> sizes.build(4, (2, 2, 1), jax.random.key(0)).receptive_field  # 2 * 2 + 1
+        5
     """
 
     channels: int = 32

@@ -24,14 +24,6 @@ class GaussianityIndex(eqx.Module):
         between: `denoiser_rmse` between the two references.
         meaningful: false where the denoiser is farther from both references than they are from each other, or where all
             three agree: the index then says nothing of the denoiser, and tends to 1/2.
-
-    Example:
-        >>> import jax, smoothjax as sj
-        >>> train, held_out = jax.random.normal(jax.random.key(0), (2, 20, 2))
-        >>> memory, gaussian = sj.EmpiricalDenoiser(train), sj.GaussianDenoiser.fit(train)
-        >>> found = sj.gaussianity_index(memory, memory, gaussian, held_out, 0.5, jax.random.key(1))
-        >>> found.index, found.to_empirical
-        (0 ± 0, 0 ± 0)
     """
 
     index: Estimate

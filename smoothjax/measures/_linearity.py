@@ -153,14 +153,6 @@ class LinearityComparison(eqx.Module):
         denoiser: scores of the denoiser in question.
         empirical: scores of the memorizing denoiser.
         gaussian: scores of the Gaussian denoiser.
-
-    Example:
-        >>> import jax, smoothjax as sj
-        >>> train = jax.random.normal(jax.random.key(0), (20, 2))
-        >>> memory, gaussian = sj.EmpiricalDenoiser(train), sj.GaussianDenoiser.fit(train)
-        >>> found = sj.linearity_comparison(memory, memory, gaussian, train, 0.5, jax.random.key(1))
-        >>> bool(found.denoiser.centred.value == found.empirical.centred.value)
-        True
     """
 
     denoiser: LinearityScore
