@@ -25,6 +25,7 @@ WITHOUT = {
     "learning.LinearDistillation": _RESULT,
     "measures.GaussianityIndex": _RESULT,
     "measures.LinearityComparison": _RESULT,
+    "measures.LinearityScore": _RESULT,
     "Comparison": _COMPARISON,
     "compare_mechanisms": _COMPARISON,
     "plots.figures": _COMPARISON,

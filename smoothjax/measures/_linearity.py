@@ -31,14 +31,6 @@ class LinearityScore(eqx.Module):
     Attributes:
         raw: the published score, which is 1 for linear maps.
         centred: the score about the centre, which is 1 for affine maps that fix the centre.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, smoothjax as sj
-        >>> data = jax.random.normal(jax.random.key(0), (20, 3))
-        >>> affine = lambda u, sigma: 1 + 0.5 * (u - 1)
-        >>> found = sj.linearity_score(affine, data, 1.0, jax.random.key(1), centre=jnp.ones(3))
-        >>> round(float(found.centred.value), 5), bool(found.raw.value < 1)
-        (1.0, True)
     """
 
     raw: Estimate

@@ -102,11 +102,14 @@ class KernelLaw(AbstractLaw):
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> variance = sj.variance
-        >>> levels = variance.LogUniformLevels(0.3, 3.0)
-        >>> problem = variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels, prediction="eps")
-        >>> kernel = variance.ReLUTangentKernel(2)
-        >>> law = variance.KernelLaw.gradient_flow(problem, kernel, 50, jax.random.key(0), duration=10.0)
-        >>> law.directions(jnp.array([0.4]), 1.0).shape
+        >>> levels = variance.LogUniformLevels(10.0, 10.1)  # says little of which of both points it was
+        >>> problem = variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+        >>> kernel = lambda u, s, v, t: jnp.ones(())  # constants, or `ReLUTangentKernel(2)`, a wide network's
+        >>> law = variance.KernelLaw.ridge(problem, kernel, 50, jax.random.key(0), ridge=1e-4)
+        >>> u = jnp.zeros(1)
+        >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
+        1.0
+        >>> law.directions(u, 1.0).shape
         (1, 50)
     """
 

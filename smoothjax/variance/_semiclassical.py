@@ -54,15 +54,12 @@ class Semiclassical(eqx.Module):
         come from the same law; the other may end at another noise level.
 
         Example:
-            >>> import jax, jax.numpy as jnp, smoothjax as sj
-            >>> levels = sj.variance.LogUniformLevels(0.1, 10.0)
-            >>> problem = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
-            >>> kernel = sj.variance.ReLUTangentKernel(2)
-            >>> law = sj.variance.KernelLaw.ridge(problem, kernel, 200, jax.random.key(0), ridge=0.1)
-            >>> ends = jax.vmap(lambda u: sj.variance.semiclassical(law, u, 5.0, 0.5))(jnp.array([[4.0], [6.0]]))
-            >>> first, second = (jax.tree.map(lambda leaf: leaf[i], ends) for i in (0, 1))
-            >>> first.covariance_with(second).shape
-            (1, 1)
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> law = sj.LinearModelLaw(lambda u, sigma: u, jnp.array([[0.0]]), jnp.array([[[0.1]]]))
+            >>> first, second = (sj.semiclassical(law, jnp.array([u]), 2.0, 1.0) for u in (4.0, 8.0))
+            >>> ratio = first.covariance_with(second) / first.covariance  # D = w u: twice as far ends twice as far
+            >>> round(float(ratio[0, 0]), 4)
+            2.0
         """
         return jnp.matmul(self.factor, other.factor.T, precision="highest")
 
