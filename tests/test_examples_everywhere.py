@@ -10,9 +10,9 @@ import smoothjax
 
 _ABSTRACT = "abstract: its concrete classes have examples"
 _RESULT = "a plain result: the function that returns it has the example"
-_COMPARISON = "works on a comparison, which takes half a minute: `tests/test_compare.py` does"
-_NETWORKS = "trains networks, for minutes: its test does so at a size at which they learn nothing"
-_MANY_MODELS = "trains hundreds of models, for minutes: its test does so with few"
+_COMPARISON = "makes or takes a comparison, which needs half a minute: see `tests/test_compare.py`"
+_NETWORKS = "trains networks, for minutes: its test runs it small"
+_MANY_MODELS = "trains hundreds of models, for minutes: its test runs it with few"
 
 # Public names that have no example, and why not.
 WITHOUT = {
