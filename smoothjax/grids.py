@@ -63,6 +63,11 @@ def log_uniform_grid(
 
     Raises:
         ValueError: as `edm_grid`.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> print(sj.log_uniform_grid(3, 100.0, 1.0).round(4))
+        [100.  10.   1.]
     """
     high, low, fraction = _grid_arguments(num_levels, sigma_max, sigma_min)
     levels = jnp.exp(fraction[::-1] * jnp.log(high) + fraction * jnp.log(low))

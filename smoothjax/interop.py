@@ -170,7 +170,14 @@ class DDPMSchedule(eqx.Module):
         beta_max: float = 0.02,
         index: Literal["nearest", "interpolated"] = "nearest",
     ) -> "DDPMSchedule":
-        """Evenly spaced betas; the defaults are those of Ho et al."""
+        """Evenly spaced betas; the defaults are those of Ho et al.
+
+        Example:
+            >>> from smoothjax.interop import DDPMSchedule
+            >>> schedule = DDPMSchedule.linear(2, beta_min=0.5, beta_max=0.5)
+            >>> print(schedule.noise_level(0).round(5))  # sqrt(beta / (1 - beta))
+            1.0
+        """
         return cls(
             np.linspace(beta_min, beta_max, as_positive_integer(num_steps, "num_steps")), index
         )
@@ -292,6 +299,13 @@ def as_network(
 
     Raises:
         ValueError: for a prediction that the process does not have.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> network = sj.interop.as_network(D, "eps", sj.EDM())
+        >>> print(network(jnp.array([3.0]), 1.0).round(5))  # the noise: (u - D) / sigma
+        [1.5]
     """
     prediction = _as_prediction(prediction, process)
 

@@ -46,6 +46,14 @@ class Mechanism:
         description: one line for tables and reports.
         build: `build(train, seed) -> denoiser`; deterministic given both.
         by_default: `by_default(train)`, whether a comparison that names no mechanisms takes this one.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> wiener = sj.mechanisms.Mechanism(
+        ...     "isotropic", "N(0, 1)", lambda train, seed: sj.GaussianDenoiser(jnp.zeros(train.dim), jnp.eye(train.dim))
+        ... )
+        >>> print(wiener.build(sj.datasets.two_points(), 0)(jnp.array([3.0]), 1.0).round(5))
+        [1.5]
     """
 
     name: str
@@ -81,17 +89,37 @@ def register(mechanism: Mechanism) -> Mechanism:
 
 
 def names() -> tuple[str, ...]:
-    """Names of the registered mechanisms, in the order of registration."""
+    """Names of the registered mechanisms, in the order of registration.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> {"empirical", "gaussian"} <= set(sj.mechanisms.names())
+        True
+    """
     return tuple(_REGISTRY)
 
 
 def defaults(train: Dataset) -> tuple[str, ...]:
-    """Names of the mechanisms that a comparison of this training set takes if it names none."""
+    """Names of the mechanisms that a comparison of this training set takes if it names none.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> chosen = sj.mechanisms.defaults(sj.datasets.two_points())
+        >>> "empirical" in chosen, set(chosen) <= set(sj.mechanisms.names())
+        (True, True)
+    """
     return tuple(name for name, mechanism in _REGISTRY.items() if mechanism.by_default(train))
 
 
 def get(name: str) -> Mechanism:
-    """The mechanism of that name, or `ValueError` with the names there are."""
+    """The mechanism of that name, or `ValueError` with the names there are.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> build = sj.mechanisms.get("empirical").build
+        >>> type(build(sj.datasets.two_points(), 0)).__name__
+        'EmpiricalDenoiser'
+    """
     if name not in _REGISTRY:
         raise ValueError(f"There is no mechanism called {name!r}; there are: {', '.join(names())}.")
     return _REGISTRY[name]

@@ -193,6 +193,14 @@ class VariancePreserving(AbstractProcess):
     Reference:
         Song et al., Score-based generative modeling through stochastic differential equations,
         ICLR 2021, Appendix C.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> process = sj.VariancePreserving()
+        >>> float((process.alpha(0.3) ** 2 + process.sigma(0.3) ** 2).round(5))
+        1.0
+        >>> float(process.noise_level(1.0).round(0))
+        152.0
     """
 
     beta_min: float | Float[Array, ""]
@@ -229,6 +237,12 @@ class VariancePreserving(AbstractProcess):
         Reference:
             Vastola, Generalization through variance: how noise shapes inductive biases in diffusion
             models, ICLR 2025.
+
+        Example:
+            >>> import smoothjax as sj
+            >>> process = sj.VariancePreserving.from_drift_rate(0.1, 20.0)
+            >>> float(process.beta_max), round(float(process.drift(1.0, 0.0)), 5)  # -b(0) x
+            (40.0, -0.1)
         """
         # Checked before doubling, so that an error quotes the number the user wrote.
         low, high = (
@@ -301,6 +315,12 @@ class VarianceExploding(AbstractUnscaledProcess):
     Reference:
         Song et al., Score-based generative modeling through stochastic differential equations,
         ICLR 2021, Appendix C.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> process = sj.VarianceExploding(0.01, 100.0)
+        >>> float(process.sigma(0.5).round(5))  # the geometric mean
+        1.0
     """
 
     sigma_min: float | Float[Array, ""]
@@ -343,6 +363,11 @@ class EDM(AbstractUnscaledProcess):
     Reference:
         Karras et al., Elucidating the design space of diffusion-based generative models,
         NeurIPS 2022.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> float(sj.EDM().noise_level(3.0)), float(sj.EDM().alpha(3.0))
+        (3.0, 1.0)
     """
 
     max_time: ClassVar[float] = math.inf
@@ -363,6 +388,11 @@ class Brownian(AbstractUnscaledProcess):
 
     `time` is the square of the noise level, so it leaves the range of float32 for noise levels
     above 1e19 and below 1e-19.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> float(sj.Brownian().noise_level(4.0)), float(sj.Brownian().time(2.0))
+        (2.0, 4.0)
     """
 
     max_time: ClassVar[float] = math.inf
@@ -393,6 +423,11 @@ class FlowMatching(AbstractProcess):
     Reference:
         Lipman et al., Flow matching for generative modeling, ICLR 2023; Liu et al., Flow straight
         and fast: learning to generate and transfer data with rectified flow, ICLR 2023.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> float(sj.FlowMatching().noise_level(0.5)), float(sj.FlowMatching().time(1.0))  # t / (1 - t)
+        (1.0, 0.5)
     """
 
     max_time: ClassVar[float] = 1.0

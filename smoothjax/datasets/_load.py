@@ -40,7 +40,13 @@ _NEEDS_KEY = ("circle", "sphere")
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load` knows."""
+    """The names that `load` knows.
+
+    Example:
+        >>> from smoothjax import datasets
+        >>> "two-points" in datasets.names(), len(datasets.load("two-points"))
+        (True, 2)
+    """
     return tuple(_NAMED)
 
 

@@ -58,6 +58,15 @@ def two_points(*, dtype: DTypeLike | None = None) -> Dataset:
 
     Raises:
         ValueError: If `dtype` is not float32 or float64, or float64 without 64-bit mode.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from smoothjax import datasets
+        >>> data = datasets.two_points()
+        >>> print(data.points[:, 0])
+        [-1.  1.]
+        >>> bool(jnp.all(jnp.abs(data.population(jax.random.key(0), 100)) <= 1))  # the segment between them
+        True
     """
     return _on_the_line("two-points", np.array([-1.0, 1.0]), dtype)
 
@@ -75,6 +84,11 @@ def three_points(*, dtype: DTypeLike | None = None) -> Dataset:
 
     Raises:
         ValueError: If `dtype` is not float32 or float64, or float64 without 64-bit mode.
+
+    Example:
+        >>> from smoothjax import datasets
+        >>> print(datasets.three_points().points[:, 0])
+        [-1.  0.  1.]
     """
     return _on_the_line("three-points", np.array([-1.0, 0.0, 1.0]), dtype)
 
@@ -91,6 +105,11 @@ def segment(num_points: int, *, dtype: DTypeLike | None = None) -> Dataset:
 
     Raises:
         ValueError: If there are fewer than two points or `dtype` is not usable.
+
+    Example:
+        >>> from smoothjax import datasets
+        >>> print(datasets.segment(5).points[:, 0])
+        [-1.  -0.5  0.   0.5  1. ]
     """
     num = _at_least(num_points, 2)
     # Odd integers over n - 1: symmetric about 0 to the last bit, which linspace is not.
@@ -121,6 +140,14 @@ def polygon(
     Raises:
         ValueError: If there are fewer than three vertices, the radius is not positive and finite,
             the rotation is not finite, or `dtype` is not usable.
+
+    Example:
+        >>> from smoothjax import datasets
+        >>> print(datasets.polygon(4, radius=2.0).points.round(5) + 0.0)
+        [[ 2.  0.]
+         [ 0.  2.]
+         [-2.  0.]
+         [ 0. -2.]]
     """
     num = _at_least(num_points, 3)
     radius, rotation = float(radius), float(rotation)
@@ -149,6 +176,13 @@ def circle(num_points: int, key: PRNGKeyArray, *, dtype: DTypeLike | None = None
 
     Raises:
         ValueError: If `num_points` is not a positive integer or `dtype` is not usable.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from smoothjax import datasets
+        >>> data = datasets.circle(5, jax.random.key(0))
+        >>> print(jnp.linalg.norm(data.points, axis=1).round(5))
+        [1. 1. 1. 1. 1.]
     """
     return _random_sphere("circle", num_points, 2, key, dtype)
 
@@ -170,6 +204,13 @@ def sphere(
 
     Raises:
         ValueError: If `num_points` or `dim` is not a positive integer or `dtype` is not usable.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from smoothjax import datasets
+        >>> data = datasets.sphere(2, 10, jax.random.key(0))
+        >>> data.points.shape, jnp.linalg.norm(data.points, axis=1).round(5).tolist()
+        ((2, 10), [1.0, 1.0])
     """
     return _random_sphere("sphere", num_points, dim, key, dtype)
 
@@ -213,6 +254,13 @@ def variance_paper_set(
     Reference:
         Vastola, "Generalization through variance: how noise shapes inductive biases in diffusion
         models", ICLR 2025, Fig. 1.
+
+    Example:
+        >>> from smoothjax import datasets
+        >>> print((5 * datasets.variance_paper_set("line").points).round(5)[:3])  # on the diagonal
+        [[-5. -5.]
+         [-3. -3.]
+         [-1. -1.]]
     """
     if kind not in _VARIANCE_PAPER:
         raise ValueError(f"`kind` must be one of {', '.join(_VARIANCE_PAPER)}; got {kind!r}.")

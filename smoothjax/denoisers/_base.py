@@ -155,6 +155,13 @@ def posterior_covariance(
     """Covariance of `x_0` given `u`: in closed form where the denoiser has it, else `sigma^2 dD/du`.
 
     The second form is Tweedie's second-order formula; for a network it is its Jacobian, which need not be symmetric.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> shrink = lambda u, sigma: u / (1 + sigma**2)  # the same, by Tweedie's formula
+        >>> [sj.posterior_covariance(D, jnp.array([3.0]), 1.0).round(5).tolist() for D in (law, shrink)]
+        [[[0.5]], [[0.5]]]
     """
     if isinstance(denoiser, AbstractPosteriorDenoiser):
         return denoiser.posterior_covariance(u, sigma)
@@ -166,7 +173,14 @@ def posterior_covariance(
 def posterior_variance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
 ) -> Float[Array, ""]:
-    """Trace of the posterior covariance: in closed form where there is one, else from the exact Jacobian."""
+    """Trace of the posterior covariance: in closed form where there is one, else from the exact Jacobian.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0, 0.0], [1.0, 0.0]]))
+        >>> [round(float(sj.posterior_variance(D, jnp.array([x, 0.0]), 0.1)), 5) for x in (0.0, 1.0)]
+        [1.0, 0.0]
+    """
     if isinstance(denoiser, AbstractPosteriorDenoiser):
         return denoiser.posterior_variance(u, sigma)
     return mean_and_variance(denoiser, u, sigma)[1]
@@ -175,7 +189,14 @@ def posterior_variance(
 def posterior_covariance_product(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
 ) -> Float[Array, " d"]:
-    """Posterior covariance times a vector, without forming a (d, d) matrix."""
+    """Posterior covariance times a vector, without forming a (d, d) matrix.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.GaussianDenoiser(jnp.zeros(2), jnp.diag(jnp.array([1.0, 0.0])))
+        >>> print(sj.posterior_covariance_product(law, jnp.ones(2), 1.0, jnp.array([4.0, 4.0])).round(5))
+        [2. 0.]
+    """
     if isinstance(denoiser, AbstractPosteriorDenoiser):
         return denoiser.posterior_covariance_product(u, sigma, vector)
     sigma = require_positive(sigma, "sigma")
@@ -190,6 +211,12 @@ def proxy_score_covariance(
     """Covariance of the denoising target `(x_0 - u) / sigma^2` given `u`: the posterior covariance over `sigma^4`.
 
     Source: Vastola, "Generalization through variance", ICLR 2025 (the proxy score and its covariance).
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> print(sj.proxy_score_covariance(D, jnp.array([0.0]), 2.0).round(5))  # variance 4 / 5, over 2^4
+        [[0.05]]
     """
     sigma = require_positive(sigma, "sigma")
     u = as_float_array(u, "u")

@@ -6,7 +6,15 @@ from jaxtyping import Array, Float, Int
 
 
 class CertifiedMean(NamedTuple):
-    """A posterior mean, and bounds of its error in Euclidean norm, data units."""
+    """A posterior mean, and bounds of its error in Euclidean norm, data units.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.TruncatedDenoiser(jnp.array([[-1.0], [1.0]]))
+        >>> found = D.certified(jnp.array([0.5]), 1.0)
+        >>> bool(abs(found.value[0] - jnp.tanh(0.5)) <= found.truncation + found.rounding)
+        True
+    """
 
     value: Float[Array, " d"]
     """The posterior mean of the points that were visited."""

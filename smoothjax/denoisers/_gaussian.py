@@ -83,6 +83,12 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
 
         Raises:
             ValueError: for wrong shapes, negative eigenvalues or complement, or columns that are not orthonormal.
+
+        Example:
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> D = sj.GaussianDenoiser.low_rank(jnp.zeros(3), jnp.eye(3)[:, :1], jnp.array([1.0]))
+            >>> print(D(jnp.array([2.0, 2.0, 2.0]), 1.0))  # off the line there are no data
+            [1. 0. 0.]
         """
         mean = _as_mean(mean)
         basis, eigenvalues = (
@@ -147,6 +153,12 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
             ValueError: for a wrong shape or non-finite data, a rank outside 0..d, a shrinkage outside [0, 1].
 
         Source: Tipping and Bishop 1999 (`rank`); Ledoit and Wolf 2004, section 3.3 (`shrinkage`).
+
+        Example:
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> D = sj.GaussianDenoiser.fit(jnp.array([[0.0], [2.0]]))  # mean 1, variance 1
+            >>> print(D(jnp.array([5.0]), 1.0).round(5))
+            [3.]
         """
         data = as_points(data)
         n, d = data.shape

@@ -64,6 +64,13 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
 
         Raises:
             ValueError: where there is no component, or their dimensions differ.
+
+        Example:
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> left, right = (sj.GaussianDenoiser(jnp.array([m]), jnp.array([[1.0]])) for m in (-20.0, 20.0))
+            >>> D = sj.MixtureDenoiser.of([0.5, 0.5], [left, right])
+            >>> print(D(jnp.array([22.0]), 1.0).round(5), D(jnp.array([0.0]), 1.0).round(5) + 0.0)
+            [21.] [0.]
         """
         if not components or len({c.dim for c in components}) != 1:
             raise ValueError(
@@ -89,6 +96,13 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             bases: shape (K, d, r), orthonormal columns.
             eigenvalues: shape (K, r).
             complements: shape (K,) or a scalar.
+
+        Example:
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> axes = jnp.eye(2)[:, :, None]  # one line of data along each
+            >>> D = sj.MixtureDenoiser.low_rank([0.5, 0.5], jnp.zeros((2, 2)), axes, jnp.full((2, 1), 100.0))
+            >>> print(D(jnp.array([20.0, 0.0]), 1.0).round(2))  # 20 * 100 / 101, on the first
+            [19.8  0. ]
         """
         means = as_points(means, "means")
         k, d = means.shape
@@ -187,6 +201,12 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
 
         Raises:
             ValueError: for labels of another length, fewer points than components, or an unknown method.
+
+        Example:
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> data, labels = jnp.array([[0.0], [2.0], [40.0], [42.0]]), jnp.array([0, 0, 1, 1])
+            >>> print(sj.MixtureDenoiser.fit(data, labels)(jnp.array([43.0]), 1.0).round(4))  # of N(41, 1)
+            [42.]
         """
         data = as_points(data)
         n, d = data.shape

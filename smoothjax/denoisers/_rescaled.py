@@ -21,6 +21,13 @@ class RescaledDenoiser(AbstractDenoiser):
 
     Raises:
         ValueError: for a centre that is no finite vector, or a scale that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> standard = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> D = sj.RescaledDenoiser(standard, jnp.array([3.0]), 2.0)  # of N(3, 4)
+        >>> print(D(jnp.array([7.0]), 2.0).round(5))  # halfway to the mean
+        [5.]
     """
 
     denoiser: Denoiser

@@ -138,6 +138,13 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         Raises:
             ValueError: as the class, in every process for what only one of them gave; for a mesh whose `axis_name` does
                 not pass each process's devices apart from the others', or that gives processes different numbers of them.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+            >>> D = sj.ShardedDenoiser.from_process_local([[-1.0], [1.0]], mesh)  # what this process has read
+            >>> print(D(jnp.array([0.9]), 0.1).round(5))
+            [1.]
         """
         if jax.process_count() == 1:
             return cls(data, mesh, axis_name, query_axis, chunk_size=chunk_size)

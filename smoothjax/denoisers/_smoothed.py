@@ -103,6 +103,12 @@ class BoxSmoothedDenoiser(AbstractDenoiser):
         width: half width w of the box, positive, in data units.
 
     Source: Chen, ICLR 2026 (local averages of the score).
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.BoxSmoothedDenoiser(jnp.array([[-1.0], [1.0]]), 0.5)
+        >>> [round(float(D(jnp.array([u]), 0.05)[0]), 3) for u in (0.0, 0.25, 0.75)]  # clip(u / 0.5, -1, 1)
+        [0.0, 0.5, 1.0]
     """
 
     base: AbstractPosteriorDenoiser
@@ -333,6 +339,12 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         smoothing: standard deviation s of the perturbation, in data units.
 
     Source: sigma-CFDM with infinitely many draws; for two points at small noise, `erf(u / (s sqrt(2)))`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianSmoothedLineDenoiser(jnp.array([-1.0, 1.0]), 0.5)
+        >>> print(D(jnp.array([0.5]), 1e-3).round(3))  # erf(1 / sqrt(2))
+        [0.683]
     """
 
     points: Float[Array, " n"]
@@ -429,6 +441,13 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
 
     Source: the posterior over noise levels of a blind denoiser; with `prediction="score"` and an unweighted loss it
     would be the score of the mixture of all noisy laws.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> D = sj.NoiseUnconditionedDenoiser(law, jnp.array([1.0]))
+        >>> print(D(jnp.array([3.0]), 1.0).round(5))  # with a single level nothing is unknown
+        [1.5]
     """
 
     base: AbstractPosteriorDenoiser

@@ -36,6 +36,11 @@ class Experiment:
         name: what users type; `smoothjax.plots` draws it under this name.
         description: one line.
         run: `run(out=folder)` computes it with its default settings and returns labelled results.
+
+    Example:
+        >>> from smoothjax import experiments
+        >>> [e.name for e in experiments.EXPERIMENTS.values() if e.run is experiments.two_points]
+        ['two-points']
     """
 
     name: str
@@ -144,7 +149,13 @@ EXPERIMENTS = {
 
 
 def get_experiment(name: str) -> Experiment:
-    """The experiment of that name, or `ValueError` with the names there are."""
+    """The experiment of that name, or `ValueError` with the names there are.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> sj.experiments.get_experiment("target-noise").run is sj.experiments.target_noise
+        True
+    """
     if name not in EXPERIMENTS:
         raise ValueError(
             f"There is no experiment called {name!r}; there are: {', '.join(EXPERIMENTS)}."

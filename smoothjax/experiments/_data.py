@@ -27,6 +27,12 @@ def train_and_held_out(
 
     Raises:
         ValueError: for `num_train` where nothing is split, or where it leaves one of the two sets empty.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> train, held_out = sj.experiments.train_and_held_out(sj.datasets.two_points())
+        >>> len(train), len(held_out)  # fresh draws of the segment between the points
+        (2, 1000)
     """
     key = jax.random.key(seed)
     if dataset.population is None and len(dataset) >= SMALLEST_SPLIT:

@@ -41,6 +41,12 @@ def optimality(
         Proposition 1, `1 + 8 sqrt(loss)`, and the `limit` of the ratio as `sigma -> 0`, `1 / (1 - sqrt(loss))`.
 
     Source: Chen, ICLR 2026, Proposition 1; for the limit see `smoothest_score`.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> found = sj.experiments.optimality(losses=(0.1,), variances=(1e-2,), progress=False)
+        >>> 1 < float(found.ratio[0, 0]) < float(found.bound[0])  # the smoother bends a little more than the optimum
+        True
     """
     xarray = import_optional("xarray")
     configuration = {"experiment": "optimality", "losses": losses, "variances": variances}

@@ -31,6 +31,12 @@ class CompareSettings:
         noise_floor: noise level at which log-likelihoods are meant. By default a tenth of the data's standard deviation a
             coordinate.
         num_levels: noise levels of the curves.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> settings = sj.CompareSettings(num_samples=64, steps=18)
+        >>> settings.num_levels, settings.sigma_max  # None: `compare` fills in what suits the data
+        (13, None)
     """
 
     num_samples: int = 256

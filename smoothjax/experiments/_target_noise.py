@@ -43,6 +43,12 @@ def target_noise(
         ValueError: for a set that is not in the plane, or a time out of range.
 
     Source: Vastola, ICLR 2025, Figure 1.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> found = sj.experiments.target_noise(sets=("hexagon",), times=(0.5,), num_nodes=3)
+        >>> float(found.share.sel(x=0, y=0).item())  # by symmetry the score vanishes: all is noise
+        1.0
     """
     xarray = import_optional("xarray")
     if not all(0 < t < 1 for t in times):

@@ -36,6 +36,12 @@ def two_points(
         Labelled scores over `u`, trajectories over `sigma` from starts `u0`, distribution functions and atoms.
 
     Source: Chen, ICLR 2026, the figures of sections 3 and 4.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> found = sj.experiments.two_points(kappas=(0.5,))
+        >>> round(float(found.atom.sel(kappa=0.5).sum() + found.interpolated_mass.sel(kappa=0.5)), 5)
+        1.0
     """
     xarray = import_optional("xarray")
     store = ResultStore(out, {"experiment": "two-points", "kappas": kappas, "variance": variance})

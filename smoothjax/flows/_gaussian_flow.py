@@ -38,6 +38,12 @@ def gaussian_flow(
 
     Raises:
         ValueError: for a bad shape or noise level.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> print(sj.gaussian_flow(D, jnp.array([4.0]), 15**0.5, 0.0).round(5))  # 4 / sqrt(1 + 15)
+        [1.]
     """
     u = _state_of(denoiser, u)
     start = as_level(sigma_from, "sigma_from", u.dtype)
@@ -103,6 +109,12 @@ def gaussian_sampler_bias(
 
     Args:
         variances, levels, solver: as for `gaussian_sampler_factors`, which also says what is raised.
+
+    Example:
+        >>> import diffrax, jax.numpy as jnp, smoothjax as sj
+        >>> # The step leaves half of u, so a quarter of its variance; the flow leaves half of that.
+        >>> print(sj.gaussian_sampler_bias(jnp.array([1.0]), [1.0, 0.0], solver=diffrax.Euler()).round(5))
+        [-0.5]
     """
     factors = gaussian_sampler_factors(variances, levels, solver=solver)
     grid = as_levels(levels, factors.dtype)
@@ -130,6 +142,12 @@ def gaussian_sampler(
 
     Raises:
         ValueError: for a bad shape, bad levels or another solver.
+
+    Example:
+        >>> import diffrax, jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> print(sj.gaussian_sampler(D, jnp.array([2.0]), [1.0, 0.0], solver=diffrax.Euler()))  # one call of D
+        [1.]
     """
     u = _state_of(denoiser, u)
     gains = _denoiser_factors(denoiser, as_levels(levels, u.dtype), solver)
@@ -157,6 +175,13 @@ def gaussian_sampler_law(
 
     Raises:
         ValueError: for bad levels or another solver.
+
+    Example:
+        >>> import diffrax, jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.array([2.0]), jnp.eye(1))
+        >>> law = sj.gaussian_sampler_law(D, [1.0, 0.0], solver=diffrax.Euler())  # (u + 2) / 2 of u from N(0, 1)
+        >>> print(law.mean, law.covariance().round(5))
+        [1.] [[0.25]]
     """
     grid = as_levels(levels, denoiser.mean.dtype)
     modes, rest = _denoiser_factors(denoiser, grid, solver)

@@ -20,7 +20,15 @@ COARSER = 10  # tolerances of the integration that the error is estimated by
 
 
 class LikelihoodSolution(eqx.Module):
-    """A log-likelihood with what is known of its error."""
+    """A log-likelihood with what is known of its error.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> found = sj.likelihood_solution(D, jnp.array([1.0]), sigma_min=0.1, sigma_max=100.0)
+        >>> print(found.latent.round())  # at sigma_max: 1 times sqrt(1 + 100^2) / sqrt(1 + 0.1^2)
+        [100.]
+    """
 
     value: Float[Array, ""]
     """Log density, in nats, at noise level `sigma_min`."""
@@ -58,6 +66,13 @@ def log_likelihood(
     trace, and for what is known of the error. Divided by `-d log 2` it is in bits a dimension, of data in these units and at
     this noise: not the bits per dimension of bytes that papers print (see the comparison's report). A density at a noise
     level is that of `x_0 + sigma_min z`: a finite training set has none at zero.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> found = sj.log_likelihood(D, jnp.array([0.0]), sigma_max=1000.0)
+        >>> round(float(found), 3)  # -log(2 pi) / 2
+        -0.919
     """
     return likelihood_solution(
         denoiser,

@@ -33,7 +33,15 @@ DEFAULT_GRID_ORDER = 3  # of `ExponentialMultistep`
 
 
 class FlowSolution(eqx.Module):
-    """The end of a probability flow and how it was reached."""
+    """The end of a probability flow and how it was reached.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> found = sj.flow_solution(D, jnp.array([3.0]), 3.0, 1.0, levels=[3.0, 2.0, 1.0])
+        >>> int(found.num_steps), int(found.num_evaluations)  # Heun takes two a step
+        (2, 4)
+    """
 
     value: Float[Array, " d"]
     """The state at the end; where the solver failed, the state that it had reached."""
@@ -163,6 +171,13 @@ def flow_solution(
     about `(gap / sigma)^2`, which an explicit solver follows in as many steps: pass `diffrax.Kvaerno5()`.
 
     Source: Song et al. 2021 (probability flow); Karras et al. 2022, eq. (1) and algorithm 1 (grids).
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))
+        >>> found = sj.flow_solution(D, jnp.array([4.0]), 15**0.5, 0.0)
+        >>> print(found.value.round(4))  # in standard deviations u stays the same: 4 / sqrt(1 + 15)
+        [1.]
     """
     u = as_state(u)
     start = as_level(sigma_from, "sigma_from", u.dtype)

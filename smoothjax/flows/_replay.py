@@ -81,8 +81,8 @@ def replay(
 
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
-        >>> D = sj.TruncatedDenoiser(jax.random.normal(jax.random.key(0), (200, 100)))
-        >>> found = sj.replay(D, jax.random.key(1), 10, levels=sj.log_uniform_grid(24, 80.0, 0.002))
+        >>> D = sj.TruncatedDenoiser(jax.random.normal(jax.random.key(0), (20, 100)))
+        >>> found = sj.replay(D, jax.random.key(1), 4, levels=sj.log_uniform_grid(24, 80.0, 0.002))
         >>> bool(jnp.all(found.points == D.data[found.rows])), bool(jnp.all(found.settled > 0.1))
         (True, True)
     """

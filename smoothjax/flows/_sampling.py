@@ -27,7 +27,14 @@ DEFAULT_SDE_STEPS = 256
 def initial_noise(
     key: PRNGKeyArray, num_samples: int, dim: int, *, dtype: Any = None
 ) -> Float[Array, "num_samples dim"]:
-    """Standard normal draws, row i from `fold_in(key, i)`: more samples keep the first ones as they are."""
+    """Standard normal draws, row i from `fold_in(key, i)`: more samples keep the first ones as they are.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> few, many = (sj.initial_noise(jax.random.key(0), num, 3) for num in (2, 10))
+        >>> bool((many[:2] == few).all())
+        True
+    """
     num_samples = as_positive_integer(num_samples, "num_samples")
     dim = as_positive_integer(dim, "dim")
     dtype = jnp.result_type(float) if dtype is None else dtype

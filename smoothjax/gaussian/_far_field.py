@@ -81,6 +81,13 @@ def far_field_rmse(
 
     Raises:
         ValueError: for bad data, or a noise level that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax import gaussian
+        >>> data = jnp.array([[0.0], [0.0], [3.0]])  # of third cumulant 2
+        >>> round(float(gaussian.far_field_rmse(data, 10.0)), 5)  # 2 / (sqrt(2) 10^2)
+        0.01414
     """
     norm = third_cumulant_norm(data, block_size=block_size)
     sigma = as_level(sigma, "sigma", norm.dtype)

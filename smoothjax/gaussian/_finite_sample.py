@@ -71,6 +71,12 @@ def expected_gains(
     """Mean gain of fitted Gaussian denoisers along each mode: `lambda / (lambda + kappa)`, below the population's.
 
     Args and what is raised: as for `effective_noise_level`, whose square is kappa.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax import gaussian
+        >>> print(gaussian.expected_gains(jnp.array([1.0, 3.0]), 1.0, 10**6).round(4))  # many points: the population's
+        [0.5  0.75]
     """
     return _of_fit(_Fit.gains, *_checked(variances, sigma, num_train))
 
@@ -88,6 +94,14 @@ def fluctuation(
     first two terms in brackets are from the fitted covariance, the last from the fitted mean.
 
     Args and what is raised: as for `effective_noise_level`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax import gaussian
+        >>> variances = jnp.ones(3)
+        >>> found = gaussian.fluctuation(variances, 1.0, 10**5) / gaussian.excess_risk(variances, 1.0, 10**5)
+        >>> round(float(found), 3)  # with many points all risk is scatter
+        1.0
     """
     return _of_fit(_Fit.fluctuation, *_checked(variances, sigma, num_train))
 
@@ -102,6 +116,14 @@ def excess_risk(
     there are fewer points than directions. The error itself is `GaussianDenoiser.minimum_error` more.
 
     Args and what is raised: as for `effective_noise_level`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax import gaussian
+        >>> variances = jnp.ones(3)
+        >>> risk = gaussian.excess_risk(variances, 1.0, 100_000)  # many: (1/N) d (1/4) (1 + d/2 + 1/2)
+        >>> round(float(risk) * 100_000, 2)
+        2.25
     """
     return _of_fit(_Fit.excess_risk, *_checked(variances, sigma, num_train))
 
@@ -129,6 +151,13 @@ def leading_order_excess_risk(
         elliptical_kurtosis: k above, more than -1; 0 for Gaussian data.
 
     Source of the covariance of fitted covariances: Muirhead, "Aspects of multivariate statistical theory", 1982.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax import gaussian
+        >>> risk = gaussian.leading_order_excess_risk(jnp.ones(1), 1.0, 100)
+        >>> round(100 * float(risk), 5)  # (1/4) (1 + 1/2 + 1/2)
+        0.5
     """
     kurtosis = as_float_array(elliptical_kurtosis, "elliptical_kurtosis")
     message = "`elliptical_kurtosis` must be one number of more than -1"
@@ -150,6 +179,13 @@ def independent_fits_rmse(
     the root of the ratio of `leading_order_excess_risk` with the data's `elliptical_kurtosis` and without, where N is large.
 
     Args and what is raised: as for `effective_noise_level`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax import gaussian
+        >>> fluctuation = gaussian.fluctuation(jnp.ones(8), 1.0, 100)
+        >>> round(float(gaussian.independent_fits_rmse(jnp.ones(8), 1.0, 100) ** 2 / fluctuation), 5)  # 2 / d
+        0.25
     """
     return _of_fit(_Fit.independent_fits_rmse, *_checked(variances, sigma, num_train))
 

@@ -195,6 +195,15 @@ def load_denoiser(folder: str | os.PathLike[str]) -> TrainingRun:
     Raises:
         FileNotFoundError: where the folder holds no training, or none with a checkpoint.
         ValueError: where its files are damaged, or in float64 while JAX is in 32-bit mode.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> data = jax.random.normal(jax.random.key(0), (10, 2))
+        >>> small = sj.learning.MLPArchitecture(width=4, num_layers=2)
+        >>> run = sj.learning.train_denoiser(data, small, jax.random.key(1), num_steps=3, out="run")
+        >>> again = sj.learning.load_denoiser("run")
+        >>> bool((again.losses == run.losses).all()), bool((again.model(data[0], 1.0) == run.model(data[0], 1.0)).all())
+        (True, True)
     """
     folder = Path(folder)
     found = read_configuration(folder)

@@ -20,6 +20,13 @@ class ReLUNetwork(eqx.Module):
         width: units of every hidden layer.
         num_layers: linear maps; 2 is the two-layer network of the theory.
         key: of the initial weights (Equinox's default, uniform in `+- 1 / sqrt(fan in)`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> network = sj.learning.ReLUNetwork(1, 1, 8, 2, key=jax.random.key(0))
+        >>> far = [network(jnp.array([x]))[0] for x in (1e3, 2e3, 3e3)]  # beyond all kinks: straight
+        >>> bool(abs(far[0] - 2 * far[1] + far[2]) < 0.1)
+        True
     """
 
     layers: tuple[eqx.nn.Linear, ...]
@@ -55,6 +62,12 @@ class NetworkDenoiser(AbstractDenoiser):
         prediction: what the network predicts.
         conditioned: whether it is told the noise level; without, it is meant for one level only (or is blind).
         weighted: whether losses weigh the denoiser's squared error by `1 / sigma^2`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.learning.NetworkDenoiser(lambda u: jnp.ones_like(u), 2, conditioned=False)
+        >>> print(D(jnp.array([3.0, 4.0]), 2.0))  # u - sigma o
+        [1. 2.]
     """
 
     network: Callable[[Float[Array, " in_size"]], Float[Array, " d"]]
@@ -88,7 +101,14 @@ class NetworkDenoiser(AbstractDenoiser):
         conditioned: bool = True,
         weighted: bool = True,
     ) -> "NetworkDenoiser":
-        """One with a fresh `ReLUNetwork` of the right sizes."""
+        """One with a fresh `ReLUNetwork` of the right sizes.
+
+        Example:
+            >>> import jax, smoothjax as sj
+            >>> D = sj.learning.NetworkDenoiser.relu(2, 16, key=jax.random.key(0))
+            >>> [layer.weight.shape for layer in D.network.layers]  # sees u and log sigma
+            [(16, 3), (2, 16)]
+        """
         network = ReLUNetwork(dim + conditioned, dim, width, num_layers, key=key)
         return cls(network, dim, prediction=prediction, conditioned=conditioned, weighted=weighted)
 

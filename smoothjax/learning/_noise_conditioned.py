@@ -37,6 +37,12 @@ class ResidualMLP(eqx.Module):
         width: units of every hidden layer.
         num_layers: linear maps, at least 2; all but the first and last are residual, `h + silu(W h + b)`.
         key: of the initial weights (Equinox's default, uniform in `+- 1 / sqrt(fan in)`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> network = sj.learning.ResidualMLP(2, 8, 3, key=jax.random.key(0))
+        >>> print(network(jnp.ones(2), jnp.array(0.0)))  # the last layer starts at zero
+        [0. 0.]
     """
 
     layers: tuple[eqx.nn.Linear, ...]
@@ -76,6 +82,12 @@ class ConvolutionalNetwork(eqx.Module):
         key: of the initial weights (uniform in `+- 1 / sqrt(fan in)`).
 
     Under `jax.vmap` each layer is three matrix products.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> network = sj.learning.ConvolutionalNetwork((2, 2, 1), 2, 2, key=jax.random.key(0))
+        >>> print(jnp.abs(network(jnp.ones(4), jnp.array(0.0))).max())  # the last layer starts at zero
+        0.0
     """
 
     kernels: tuple[Float[Array, "3 3 inputs outputs"], ...]
@@ -136,7 +148,14 @@ class ConvolutionalNetwork(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class MLPArchitecture:
-    """Sizes of a `ResidualMLP`, from which it is built for data of any dimension."""
+    """Sizes of a `ResidualMLP`, from which it is built for data of any dimension.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> network = sj.learning.MLPArchitecture(width=8, num_layers=2).build(5, None, jax.random.key(0))
+        >>> network(jax.numpy.ones(5), jax.numpy.array(0.0)).shape
+        (5,)
+    """
 
     width: int = 384
     """Units of every hidden layer."""
@@ -152,7 +171,14 @@ class MLPArchitecture:
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionalArchitecture:
-    """Sizes of a `ConvolutionalNetwork`, from which it is built for images of any shape."""
+    """Sizes of a `ConvolutionalNetwork`, from which it is built for images of any shape.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> sizes = sj.learning.ConvolutionalArchitecture(channels=2, num_layers=2)
+        >>> sizes.build(4, (2, 2, 1), jax.random.key(0)).receptive_field  # 2 * 2 + 1
+        5
+    """
 
     channels: int = 32
     """Of every hidden layer."""

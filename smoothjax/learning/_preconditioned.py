@@ -16,7 +16,14 @@ P_MEAN, P_STD = -0.6, 1.6
 
 
 class Preconditioning(NamedTuple):
-    """Coefficients of `D(u, sigma) = c_skip u + c_out F(c_in u, c_noise)` at one noise level."""
+    """Coefficients of `D(u, sigma) = c_skip u + c_out F(c_in u, c_noise)` at one noise level.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.learning.PreconditionedDenoiser(lambda x, noise: 0 * x, 1, 1.0)
+        >>> [round(float(c), 4) for c in D.preconditioning(jnp.array(1.0))]
+        [0.5, 0.7071, 0.7071, 0.0]
+    """
 
     c_skip: Float[Array, ""]
     c_out: Float[Array, ""]
@@ -37,6 +44,12 @@ class PreconditionedDenoiser(AbstractDenoiser):
         sigma_data: root mean square of the data's entries, about zero. Not trained: no gradient reaches it.
 
     Source: Karras et al. 2022, section 5 and table 1.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.learning.PreconditionedDenoiser(lambda x, noise: 0 * x, 1, 2.0)
+        >>> print(D(jnp.array([5.0]), 1.0).round(5))  # c_skip u = 4 / (1 + 4) u
+        [4.]
     """
 
     network: Callable[[Float[Array, " d"], Float[Array, ""]], Float[Array, " d"]]
@@ -95,6 +108,13 @@ def edm_loss(
             1.2, hardly ever reach the noise levels from which such data are sampled.
 
     Source: Karras et al. 2022, section 5, equation 8 and table 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.learning.PreconditionedDenoiser(lambda x, noise: 0 * x, 100, 1.0)  # F = 0
+        >>> data = jax.random.normal(jax.random.key(0), (50, 100))
+        >>> bool(abs(sj.learning.edm_loss(D, data, jax.random.key(1), batch_size=200) - 1) < 0.1)
+        True
     """
     data = as_points(data)
     if data.shape[1] != model.dim:

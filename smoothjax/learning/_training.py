@@ -18,7 +18,14 @@ from ._networks import NetworkDenoiser
 
 
 class TrainingRun(NamedTuple):
-    """A trained model, or many with leading axes."""
+    """A trained model, or many with leading axes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> run = sj.learning.train(lambda x, key: x**2, jnp.array(1.0), jax.random.key(0), num_steps=20, num_records=2)
+        >>> run.losses.shape, bool(run.losses[0] > run.losses[1]), bool(run.model < 1)
+        ((2,), True, True)
+    """
 
     model: Any
     losses: Float[Array, "... records"]
@@ -47,6 +54,13 @@ def train(
 
     Returns:
         The trained model and its losses, shape (num_records,).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> loss = lambda x, key: (x - 3) ** 2
+        >>> run = sj.learning.train(loss, jnp.array(0.0), jax.random.key(0), num_steps=200, learning_rate=0.1)
+        >>> print(run.model.round(2))
+        3.0
     """
     num_steps = as_positive_integer(num_steps, "num_steps")
     records = min(as_positive_integer(num_records, "num_records"), num_steps)
@@ -103,6 +117,15 @@ def train_on_line(
         num_seeds, width, num_layers, num_steps, learning_rate, prediction: see `NetworkDenoiser.relu` and `train`.
 
     Source: Chen, ICLR 2026, section 6 (weight decay and the smoothed score).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> points, penalties = jnp.array([-1.0, 1.0]), jnp.array([0.0, 1e3])
+        >>> sizes = dict(num_seeds=1, width=8, num_steps=300, learning_rate=0.03)
+        >>> run = sj.learning.train_on_line(points, 0.5, penalties, jax.random.key(0), **sizes)
+        >>> weights = [float(jnp.abs(run.model.network.layers[0].weight[i]).max()) for i in (0, 1)]
+        >>> weights[1] < 0.1 * weights[0]  # the penalty leaves nothing of the weights
+        True
     """
     points = as_gaps(points, 0.0).points
     penalties = as_float_array(penalties, "penalties").astype(points.dtype)

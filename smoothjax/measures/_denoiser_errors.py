@@ -204,6 +204,13 @@ def rmse_curve(
 
     Raises:
         ValueError: as `denoiser_rmse` does, and on levels that are not a non-empty vector.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> zero, level = lambda u, sigma: 0 * u, lambda u, sigma: sigma + 0 * u
+        >>> data, levels = jnp.ones((5, 3)), jnp.array([0.5, 2.0])
+        >>> print(sj.rmse_curve(zero, level, data, levels, jax.random.key(0)).value)
+        [0.5 2. ]
     """
     data = as_data(data, 2, "for a standard error")
     levels = checked(require_positive, levels, "levels").astype(data.dtype)

@@ -69,6 +69,12 @@ def frechet_distance(first: Float[Array, "m p"], second: Float[Array, "n p"]) ->
     Reference:
         D. C. Dowson, B. V. Landau (1982), The Fréchet distance between multivariate normal
         distributions, J. Multivar. Anal. 12, 450-455.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> features = jnp.array([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]])
+        >>> print(sj.frechet_distance(features, features + jnp.array([3.0, 4.0])).round(4))  # squared
+        25.0
     """
     first, second = _same_width(first, second)
     if is_concrete(first) and is_concrete(second):
@@ -156,6 +162,13 @@ def sliced_wasserstein(
     Reference:
         N. Bonneel, J. Rabin, G. Peyré, H. Pfister (2015), Sliced and Radon Wasserstein barycenters
         of measures, J. Math. Imaging Vis. 51, 22-45.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> points = jax.random.normal(jax.random.key(0), (20, 2))
+        >>> found = sj.sliced_wasserstein(points, points + jnp.array([3.0, 4.0]), jax.random.key(1))
+        >>> bool(abs(found.value - 5 / 2**0.5) < 4 * found.standard_error)  # |shift| / sqrt(d)
+        True
     """
     order = _checked_order(order)
     num_projections = as_positive_integer(num_projections, "num_projections")

@@ -132,6 +132,13 @@ def wilson_interval(count: Any, num: Any, confidence: float = 0.95) -> Float[Arr
     Reference:
         E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference,
         J. Am. Stat. Assoc. 22, 209-212.
+
+    Example:
+        >>> from smoothjax.measures import wilson_interval
+        >>> [round(float(end), 3) for end in wilson_interval(0, 10)]  # wider than a point
+        [0.0, 0.278]
+        >>> [round(float(end), 3) for end in wilson_interval(5, 10)]
+        [0.237, 0.763]
     """
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be in (0, 1); got {confidence}.")

@@ -17,6 +17,13 @@ class GeneralizationScore(eqx.Module):
     Attributes:
         score: of the samples.
         null: of the held-out points.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> data, null = jnp.array([[1.0], [3.0]]), jnp.array([[2.0], [4.0]])
+        >>> found = sj.generalization_score(data, data, null=null)
+        >>> found.score.value.tolist(), bool(found.null.value > 0)  # copies are at no distance
+        (0.0, True)
     """
 
     score: Estimate

@@ -176,6 +176,14 @@ def linearity_comparison(
 
     Raises:
         ValueError: as `linearity_score` does.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> train = jax.random.normal(jax.random.key(0), (20, 2))
+        >>> memory, gaussian = sj.EmpiricalDenoiser(train), sj.GaussianDenoiser.fit(train)
+        >>> found = sj.linearity_comparison(gaussian, memory, gaussian, train, 0.5, jax.random.key(1))
+        >>> round(float(found.denoiser.centred.value), 5), bool(found.empirical.centred.value < 1)
+        (1.0, True)
     """
     scores = [
         linearity_score(

@@ -25,6 +25,12 @@ class PatchCalibration(eqx.Module):
         errors: root mean square difference from the given denoiser, a coordinate, with standard errors; shape (levels,
             patch sizes). All come from the same noisy points: they are correlated, and their differences are known better
             than their standard errors say.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> errors = sj.Estimate(jnp.array([[0.2, 0.1], [0.3, 0.5]]), jnp.zeros((2, 2)))
+        >>> sj.PatchCalibration((1, 3), jnp.array([0.3, 1.0]), errors).best  # at either level
+        (3, 1)
     """
 
     patch_sizes: tuple[int, ...] = eqx.field(static=True)

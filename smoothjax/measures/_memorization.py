@@ -34,6 +34,13 @@ class MemorizationFraction(eqx.Module):
         distances: d1 of each sample, in the units of the data: a small ratio at a distance like
             that of null points is an isolated training point rather than a copy.
         null_distances: d1 of each null point.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> data, null = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.4], [1.6]])
+        >>> found = sj.memorization_fraction(data, data, null=null)
+        >>> int(found.count), float(found.fraction), found.distances.tolist()  # copies
+        (3, 1.0, [0.0, 0.0, 0.0])
     """
 
     fraction: Float[Array, ""]

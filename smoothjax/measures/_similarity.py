@@ -25,6 +25,13 @@ class SameNoiseSimilarity(eqx.Module):
         shuffled_cosine: `cosine` over all pairs of endpoints from different noises.
         normalised_cosine: `(cosine - shuffled_cosine) / (1 - shuffled_cosine)`: 0 if the noise does not matter, 1 if both
             models are the same.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> found = sj.same_noise_similarity(x, x + jnp.array([3.0, 3.0]), centre=jnp.zeros(2))
+        >>> round(float(found.rms.value), 5)
+        3.0
     """
 
     rms: Estimate
@@ -130,6 +137,13 @@ class StrongGeneralization(eqx.Module):
         second_neighbour_cosine: the same for the second model.
         nearer_each_other: fraction of endpoints, of both models, that are nearer to the other model's endpoint from the same
             noise than to the nearest training point of their own.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> x, far = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.array([[9.0, 9.0], [9.0, 8.0]])
+        >>> found = sj.strong_generalization(x, x, x, x, first_data=far, second_data=-far)
+        >>> float(found.nearer_each_other.value), round(abs(float(found.excess_cosine.value)), 5)
+        (1.0, 0.0)
     """
 
     models: SameNoiseSimilarity
@@ -177,6 +191,15 @@ def strong_generalization(
     Reference:
         Z. Kadkhodaie, F. Guth, E. P. Simoncelli, S. Mallat (2024), Generalization in diffusion models arises from
         geometry-adaptive harmonic representations, ICLR, arXiv:2310.02557 (models of disjoint halves).
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> first, second = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.ones((3, 2))
+        >>> found = sj.strong_generalization(
+        ...     first, second, first, first, first_data=first, second_data=second, centre=jnp.zeros(2)
+        ... )
+        >>> round(float(found.first_neighbour_cosine.value), 5), round(float(found.gaussians.cosine.value), 5)  # both copy
+        (1.0, 1.0)
     """
     first, second, first_gaussian, second_gaussian = _endpoints(
         (first, "first"),

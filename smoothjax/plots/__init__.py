@@ -46,5 +46,13 @@ def figures(comparison: Comparison) -> "dict[str, Figure]":
 
 
 def plot_experiment(name: str, results: Any) -> "Figure":
-    """The figure of a named experiment (`smoothjax.experiments.EXPERIMENTS`) from its labelled results."""
+    """The figure of a named experiment (`smoothjax.experiments.EXPERIMENTS`) from its labelled results.
+
+    Example:
+        >>> from smoothjax import experiments, plots
+        >>> found = experiments.target_noise(sets=("line",), times=(0.5,), num_nodes=3)
+        >>> figure = plots.plot_experiment("target-noise", found)
+        >>> [ax.get_title() or ax.get_ylabel() for ax in figure.axes]  # a map and its bar
+        ['t = 0.5', 'share of noise in the target']
+    """
     return _EXPERIMENTS[name](results)

@@ -24,6 +24,12 @@ def minimum_mean_square_error(points: Float[Array, " n"], sigma: RealScalar) -> 
     """Mean posterior variance `E Var(x_0 | u)` of points on a line at a noise level: the least error of any denoiser.
 
     By Gauss-Legendre quadrature between all neighbours, exact but for rounding errors of the points' squared spread.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> points = jnp.array([-1.0, 1.0])
+        >>> [round(float(sj.smoothing.minimum_mean_square_error(points, s)), 3) for s in (0.1, 100.0)]  # none, and all
+        [0.0, 1.0]
     """
     gaps = as_gaps(points, 0.0)
     return _minimum_mean_square_error(
@@ -62,6 +68,13 @@ def smoothing_loss(
     possible one, over the squared noise level. Dimensionless. Loses digits where it is small beside that least error.
 
     Source: Chen, ICLR 2026, the loss `L_t` of section 3, with `t = sigma^2`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> points = jnp.array([-1.0, 1.0])
+        >>> exact = sj.smoothing.smoothing_loss(points, 1.0, 0.05)
+        >>> round(float(exact / sj.smoothing.small_noise_loss(points, 1.0, 0.05)), 3)
+        1.0
     """
     gaps = as_gaps(points, kappa)
     sigma = jnp.asarray(as_level(sigma, "sigma", gaps.points.dtype))
@@ -77,6 +90,12 @@ def small_noise_loss(
     """`smoothing_loss` where the noise level is small: `(2 / n) sum_k F(kappa_k) / (1 - kappa_k sigma / h_k)^2`.
 
     Right up to terms of order `exp(-h^2 / 2 sigma^2) / sigma`, h the smallest half gap: do not use it where `sigma ~ h`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> points = jnp.array([-1.0, 1.0])
+        >>> print(sj.smoothing.small_noise_loss(points, 0.0).round(5))  # (n - 1) / n
+        0.5
     """
     gaps = as_gaps(points, kappa)
     sigma = as_level(sigma, "sigma", gaps.points.dtype, or_zero=True)
@@ -101,6 +120,11 @@ def piecewise_linear_non_smoothness(
     `sum_k 2 h_k / (sigma^2 (h_k - kappa_k sigma))`; infinite where a plateau fills its gap (a score that jumps). The total
     variation of the score's slope, and for two-layer ReLU networks without a skip the least weight norm (Savarese et al.
     2019).
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.smoothing.piecewise_linear_non_smoothness(jnp.array([-1.0, 1.0]), 1.0, 0.5))  # 2 / (0.25 (1 - 0.5))
+        16.0
     """
     gaps = as_gaps(points, kappa)
     sigma = as_level(sigma, "sigma", gaps.points.dtype)
@@ -121,6 +145,12 @@ def non_smoothness(
         denoiser: any callable `(u, sigma) -> (1,)`.
         u: ascending grid, shape (m,), with the noise level (exact score: `sigma^2 / h`, h the half gap) well resolved.
         sigma: noise level.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.PiecewiseLinearDenoiser(jnp.array([-1.0, 1.0]), 1.0)
+        >>> print(sj.smoothing.non_smoothness(D, jnp.linspace(-2.0, 2.0, 9), 0.5).round(3))  # 2 / (0.25 (1 - 0.5))
+        16.0
     """
     u = as_float_array(u, "u")
     if u.ndim != 1 or u.shape[0] < 2 or (is_concrete(u) and np.any(np.diff(np.asarray(u)) <= 0)):
@@ -151,6 +181,13 @@ def kappa_for_loss(
         kappa of every gap, shape (n - 1,).
 
     Source: Chen, ICLR 2026, section 3 (two points); the split by a Lagrange multiplier.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> points = jnp.array([-1.0, 1.0])
+        >>> kappa = sj.smoothing.kappa_for_loss(points, 0.1)
+        >>> round(float(sj.smoothing.small_noise_loss(points, kappa)), 5)
+        0.1
     """
     gaps = as_gaps(points, 0.0)
     loss = require_positive(loss, "loss").astype(gaps.points.dtype)
@@ -190,6 +227,12 @@ def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[
 
     Returns:
         kappa of every gap, shape (n - 1,); 0 where the penalty exceeds `2 h_k G(0) / n`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> kappa = sj.smoothing.kappa_for_penalty(jnp.array([-1.0, 1.0]), 0.01)
+        >>> round(float(sj.smoothing.first_tail(kappa)[0]), 5)  # n penalty / 2 h
+        0.01
     """
     gaps = as_gaps(points, 0.0)
     penalty = require_positive(penalty, "penalty").astype(gaps.points.dtype)
@@ -239,6 +282,12 @@ def effective_kappa(
 
     Returns:
         kappa of every gap, from left to right, shape (n - 1,); NaN where the slope is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.PiecewiseLinearDenoiser(jnp.array([-1.0, 1.0]), 0.7)
+        >>> print(sj.smoothing.effective_kappa(D, jnp.array([-1.0, 1.0]), 0.1).round(4))
+        [0.7]
     """
     gaps = as_gaps(points, 0.0)
     level = jnp.asarray(as_level(sigma, "sigma", gaps.points.dtype))

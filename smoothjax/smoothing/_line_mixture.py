@@ -70,6 +70,11 @@ def quantile_flow(
 
     **Accuracy**: masses are measured from the nearest k/n, so that the voids between points, where P hardly changes, do not
     lose their side. There the map still stretches rounding errors of u by `p_r(u) / p_s(phi)`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.smoothing.quantile_flow(jnp.array([-1.0, 1.0]), jnp.array([-3.0, 0.1]), 5.0, 0.0))
+        [-1.  1.]
     """
     points = as_gaps(points, 0.0).points
     u = as_float_array(u, "u")

@@ -13,7 +13,14 @@ from ._law import PiecewiseLinearLaw
 
 
 class LineSpread(NamedTuple):
-    """Spread at every noise level, in squared data units."""
+    """Spread at every noise level, in squared data units.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> found = sj.smoothing.line_spread(jnp.array([-1.0, 1.0]), 0.5, 0.5, jnp.array([0.5, 0.0]))
+        >>> print(found.normal)  # the squared noise level
+        [0.25 0.  ]
+    """
 
     tangent: Float[Array, " levels"]
     """Mean squared distance along the line to the nearest training point. (The variance along the line does not vanish: it
@@ -45,6 +52,13 @@ def line_spread(
         ValueError: for points, strengths or levels out of range.
 
     Source: Chen, ICLR 2026, section 5.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> exact = sj.smoothing.line_spread(jnp.array([-1.0, 1.0]), None, 0.5, jnp.array([0.0]))
+        >>> smooth = sj.smoothing.line_spread(jnp.array([-1.0, 1.0]), 0.5, 0.5, jnp.array([0.0]))
+        >>> float(exact.tangent[0]), bool(smooth.tangent[0] > 0)  # the exact score ends on the points
+        (0.0, True)
     """
     gaps = as_gaps(points, 0.0 if kappa is None else kappa)
     dtype = gaps.points.dtype

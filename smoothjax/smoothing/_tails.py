@@ -18,6 +18,11 @@ def first_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`G(kappa)`: the integral of `(x - kappa) phi(x)` from `kappa` to infinity, phi the standard normal density.
 
     The derivative of the smoothing loss. **Accuracy**: relative 1e-14 (1e-6 in float32) times `kappa^2`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> round(float(sj.smoothing.first_tail(0.0)), 4)  # 1 / sqrt(2 pi)
+        0.3989
     """
     kappa = as_float_array(kappa, "kappa")
     return norm.pdf(kappa) * (1 - kappa * _mills(kappa))
@@ -28,6 +33,11 @@ def second_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`F(kappa)`: the integral of `(x - kappa)^2 phi(x)` from `kappa` to infinity: the smoothing loss of one side of a gap.
 
     `F' = -2 G`, `F(0) = 1/2`. **Accuracy**: relative 1e-14 (1e-6 in float32) times `kappa^4`.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> print(sj.smoothing.second_tail(0.0).round(5))
+        0.5
     """
     kappa = as_float_array(kappa, "kappa")
     return norm.pdf(kappa) * ((1 + kappa**2) * _mills(kappa) - kappa)
@@ -35,13 +45,25 @@ def second_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 @jax.jit
 def inverse_first_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The non-negative `kappa` with `G(kappa) = value`; 0 for values above `G(0) = 0.3989`, at most 12. Differentiable."""
+    """The non-negative `kappa` with `G(kappa) = value`; 0 for values above `G(0) = 0.3989`, at most 12. Differentiable.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> round(float(sj.smoothing.inverse_first_tail(sj.smoothing.first_tail(1.5))), 4)
+        1.5
+    """
     return _inverse(first_tail, as_float_array(value, "value"))
 
 
 @jax.jit
 def inverse_second_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The non-negative `kappa` with `F(kappa) = value`; 0 for values above `F(0) = 1/2`, at most 12. Differentiable."""
+    """The non-negative `kappa` with `F(kappa) = value`; 0 for values above `F(0) = 1/2`, at most 12. Differentiable.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> round(float(sj.smoothing.inverse_second_tail(sj.smoothing.second_tail(1.5))), 4)
+        1.5
+    """
     return _inverse(second_tail, as_float_array(value, "value"))
 
 

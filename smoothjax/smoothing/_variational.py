@@ -39,6 +39,12 @@ class SmoothestScore:
         slopes: `sigma^2 s'` at the training points, shape (n,). The exact score's tends to -1 as `sigma -> 0`.
         kappas: effective smoothing strength in every gap, read off the slope in its middle as by `effective_kappa`, shape
             (n - 1,); NaN where that slope is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> found = sj.smoothing.smoothest_score(jnp.array([-1.0, 1.0]), 0.1, 0.1, step=0.1)
+        >>> len(found.kinks), bool(abs(found(0.0)) < 1e-3)  # one on the inner side of each point
+        (2, True)
     """
 
     points: np.ndarray
@@ -87,6 +93,14 @@ def smoothest_score(
     some 1e-5 of it for losses from 0.01 to 0.1. Kinks are right to a step.
 
     Source: Chen, ICLR 2026, the variational problem of Proposition 1, with `t = sigma^2`.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> points = jnp.array([-1.0, 1.0])
+        >>> found = sj.smoothing.smoothest_score(points, 0.1, 0.1, step=0.1)
+        >>> kappa = sj.smoothing.kappa_for_loss(points, 0.1, 0.1)
+        >>> bool(found.non_smoothness < sj.smoothing.piecewise_linear_non_smoothness(points, kappa, 0.1))
+        True
     """
     problem = _discretise(points, sigma, step)
     loss = _positive(loss, "loss")
@@ -131,6 +145,12 @@ def penalised_score(
     **Accuracy**: as of `smoothest_score`, for `L + penalty sigma R`.
 
     Source: Chen, ICLR 2026, section 6 (regularised networks), in function space by Savarese et al. 2019.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> found = sj.smoothing.penalised_score(jnp.array([-1.0, 1.0]), 1e4, 0.1, step=0.1)
+        >>> found.non_smoothness < 1e-3  # a straight line
+        True
     """
     problem = _discretise(points, sigma, step)
     # R = variation / sigma^2.

@@ -43,6 +43,15 @@ def flow_of_models(
 
     Raises:
         ValueError: for starts of a wrong shape, or not at least one model.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.LinearModelLaw(lambda u, sigma: u, jnp.array([[0.0]]), jnp.array([[[0.5]]]))
+        >>> key, grid = jax.random.key(0), dict(levels=sj.log_uniform_grid(9, 2.0, 1.0), solver=sj.ExponentialMultistep())
+        >>> ends = sj.variance.flow_of_models(law, key, jnp.array([[4.0]]), 2.0, 1.0, num_models=2, **grid)
+        >>> w = [law.sample(jax.random.fold_in(key, i)).weights[0, 0] for i in (0, 1)]
+        >>> bool(jnp.allclose(ends[:, 0, 0], 2 * 2 ** jnp.array(w), rtol=0.01))  # where D = w u ends
+        True
     """
     starts = as_float_array(starts, "starts")
     if starts.ndim != 2:

@@ -22,6 +22,12 @@ class GaussianBumps(eqx.Module):
     Args:
         centres: shape (F,).
         width: standard deviation, in units of the variable.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> bumps = sj.variance.GaussianBumps([0.0, 9.0], 1.0)
+        >>> [round(float(phi), 4) for phi in bumps(jnp.array(0.0))]  # 1 / sqrt(2 pi) at its centre
+        [0.3989, 0.0]
     """
 
     centres: Float[Array, " F"]
@@ -35,7 +41,14 @@ class GaussianBumps(eqx.Module):
 
     @classmethod
     def evenly(cls, low: float, high: float, num: int) -> "GaussianBumps":
-        """`num` bumps evenly from `low` to `high`, both included, half their spacing wide."""
+        """`num` bumps evenly from `low` to `high`, both included, half their spacing wide.
+
+        Example:
+            >>> import smoothjax as sj
+            >>> bumps = sj.variance.GaussianBumps.evenly(-1.0, 1.0, 5)
+            >>> print(bumps.centres, bumps.width)
+            [-1.  -0.5  0.   0.5  1. ] 0.25
+        """
         if as_positive_integer(num, "num") < 2 or not low < high:
             raise ValueError(
                 f"At least two bumps between `low` < `high` are needed; got {num} from {low} to {high}."
@@ -53,6 +66,11 @@ class FourierSeries(eqx.Module):
     Args:
         period: of the lowest pair.
         num_cosines, num_sines: harmonics, from the lowest.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.variance.FourierSeries(4.0, 1, 1)(jnp.array(1.0)).round(5) + 0.0)  # 1, cos(pi / 2), sin(pi / 2)
+        [1. 0. 1.]
     """
 
     period: Float[Array, ""]
@@ -85,6 +103,13 @@ class ProductFeatures(eqx.Module):
         process: the forward process that relates (x, t) to (u, sigma).
 
     Returns, when called with u (d,) and sigma (), shape (F_1 ... F_d F_t,), the index of time running fastest.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> powers, times = lambda x: jnp.array([1.0, x, x**2]), lambda t: jnp.array([1.0, t])
+        >>> features = sj.variance.ProductFeatures([powers], times, sj.EDM())
+        >>> print(features(jnp.array([3.0]), jnp.array(2.0)))  # x = 3, t = 2
+        [ 1.  2.  3.  6.  9. 18.]
     """
 
     coordinates: tuple[Callable[[Array], Array], ...]

@@ -31,10 +31,17 @@ class KernelDenoiser(AbstractDenoiser):
 
     Args:
         kernel: `(u, sigma, v, tau) -> ()`.
-        inputs: u, shape (P, d), and sigma, shape (P,), of the training inputs.
+        u, sigma: training inputs, shapes (P, d) and (P,).
         coefficients: a, shape (P, d).
         prediction: what the sum stands for.
         initial: f_0, what training started from: callable `(u, sigma) -> (d,)`. By default zero.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> kernel = lambda u, sigma, v, tau: jnp.sum(u * v)
+        >>> D = sj.variance.KernelDenoiser(kernel, jnp.array([[3.0]]), jnp.array([1.0]), jnp.array([[0.5]]))
+        >>> print(D(jnp.array([2.0]), 1.0))  # 2 * 3 * 0.5
+        [3.]
     """
 
     kernel: Kernel
@@ -95,11 +102,14 @@ class KernelLaw(AbstractLaw):
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> variance = sj.variance
-        >>> levels = variance.LogUniformLevels(0.3, 3.0)
-        >>> problem = variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels, prediction="eps")
-        >>> kernel = variance.ReLUTangentKernel(2)
-        >>> law = variance.KernelLaw.gradient_flow(problem, kernel, 50, jax.random.key(0), duration=10.0)
-        >>> law.directions(jnp.array([0.4]), 1.0).shape
+        >>> levels = variance.LogUniformLevels(10.0, 10.1)  # says little of which of both points it was
+        >>> problem = variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+        >>> kernel = lambda u, s, v, t: jnp.ones(())  # constants, or `ReLUTangentKernel(2)`, a wide network's
+        >>> law = variance.KernelLaw.ridge(problem, kernel, 50, jax.random.key(0), ridge=1e-4)
+        >>> u = jnp.zeros(1)
+        >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
+        1.0
+        >>> law.directions(u, 1.0).shape
         (1, 50)
     """
 
@@ -259,6 +269,13 @@ class KernelLaw(AbstractLaw):
             ValueError: for a ridge that is not positive, or not at least one sample; where the ridge is so small that the
                 rounding of the kernel decides: machine epsilon times the largest eigenvalue of the Gram matrix is then not
                 far below `ridge P`. (Inside `jax.jit` this raises when the function runs.)
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> problem = sj.variance.DenoisingProblem(jnp.array([[3.0]]), lambda key, num: jnp.ones(num))
+            >>> law = sj.KernelLaw.ridge(problem, lambda u, s, v, t: jnp.ones(()), 5, jax.random.key(0), ridge=0.5)
+            >>> print(law.mean_denoiser(jnp.array([7.0]), 1.0).round(4))  # a constant f: least (3 - f)^2 + f^2 / 2
+            [2.]
         """
         epsilon = require_positive(ridge, "ridge")
         P = as_positive_integer(num_train, "num_train")
@@ -298,6 +315,14 @@ class KernelLaw(AbstractLaw):
         Raises:
             ValueError: for a duration that is not positive, or an `initial_model` without `initial_covariance`; where
                 training is so long that the rounding of the kernel decides, as for a small ridge, `P / duration` its part.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> problem = sj.variance.DenoisingProblem(jnp.array([[4.0]]), lambda key, num: jnp.ones(num))
+            >>> one = lambda u, s, v, t: jnp.ones(())  # constant functions: one mode, omega = P
+            >>> law = sj.KernelLaw.gradient_flow(problem, one, 5, jax.random.key(0), duration=jnp.log(2.0))
+            >>> print(law.mean_denoiser(jnp.array([7.0]), 1.0).round(4))  # 4 (1 - exp(-duration))
+            [2.]
         """
         duration = require_positive(duration, "duration")
         P = as_positive_integer(num_train, "num_train")

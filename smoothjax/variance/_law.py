@@ -52,6 +52,13 @@ def v_kernel(
         Shape (d, d), squared data units; transposed if the places are exchanged.
 
     Source: Vastola, ICLR 2025, Proposition 3.1, in noise-level coordinates.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.LinearModelLaw(lambda u, sigma: u, jnp.array([[0.5]]), jnp.array([[[0.1]]]))
+        >>> first, second = (jnp.array([10.0]), 1.0), (jnp.array([20.0]), 3.0)
+        >>> print(sj.v_kernel(law, first, second).round(5))  # D = w u: 10 * 20 * 0.1^2
+        [[2.]]
     """
     (u, sigma), (v, tau) = first, second
     return law.covariance(*_place(law, u, sigma, "first"), *_place(law, v, tau, "second"))

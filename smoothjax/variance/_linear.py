@@ -24,6 +24,13 @@ class LinearDenoiser(AbstractDenoiser):
         features: callable `(u, sigma) -> (F,)`.
         weights: W, shape (d, F).
         prediction: what `W phi` stands for.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> affine = lambda u, sigma: jnp.append(u, 1.0)
+        >>> D = sj.variance.LinearDenoiser(affine, jnp.array([[0.5, 1.0]]))
+        >>> print(D(jnp.array([4.0]), 1.0))  # u / 2 + 1
+        [3.]
     """
 
     features: Features
@@ -55,6 +62,14 @@ class LinearProblem(eqx.Module):
         ValueError: for a ridge that is not positive.
 
     Source: Vastola, ICLR 2025, section 5 and Figures 2 and 3 (prediction `"x0"`).
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> levels = sj.variance.LogUniformLevels(0.1, 10.0)
+        >>> denoising = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+        >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.append(u, 1.0), ridge=0.1)
+        >>> print(problem.regressors(jnp.array([4.0]), jnp.array(2.0)))  # (4, 1) times the root of the weight 1 / sigma^2
+        [2.  0.5]
     """
 
     denoising: DenoisingProblem
@@ -85,6 +100,14 @@ def train_linear(problem: LinearProblem, num_train: int, key: PRNGKeyArray) -> L
         problem: what is trained.
         num_train: P, triples (not distinct points).
         key: of the training set. For many models, `jax.vmap` over keys.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> denoising = sj.variance.DenoisingProblem(jnp.array([[3.0]]), sj.variance.LogUniformLevels(0.5, 2.0))
+        >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.ones(1), ridge=1e-6)
+        >>> D = sj.variance.train_linear(problem, 20, jax.random.key(0))
+        >>> round(float(D(jnp.array([5.0]), 1.0)[0]), 3)  # all there is to learn is the only training point
+        3.0
     """
     triples = problem.denoising.draw(key, as_positive_integer(num_train, "num_train"))
     regressors = jax.vmap(problem.regressors)(triples.u, triples.sigma)
@@ -165,6 +188,14 @@ class RetrainedLaw(eqx.Module):
     Args:
         problem: what is trained.
         num_train: P, triples.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> denoising = sj.variance.DenoisingProblem(jnp.array([[3.0]]), sj.variance.LogUniformLevels(0.5, 2.0))
+        >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.ones(1), ridge=1e-6)
+        >>> D = sj.variance.RetrainedLaw(problem, 20).sample(jax.random.key(0))
+        >>> round(float(D(jnp.array([5.0]), 1.0)[0]), 3)  # all there is to learn is the only training point
+        3.0
     """
 
     problem: LinearProblem

@@ -38,6 +38,14 @@ class LinearModelLaw(AbstractLaw):
 
     Source: Vastola, ICLR 2025, section 5, Proposition 5.1 (`large_sample` with `noise_only`); the other routes are classical
     least squares.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> line = lambda u, sigma: u  # D = w u with w of mean 0.5 and standard deviation 0.1
+        >>> law = sj.LinearModelLaw(line, jnp.array([[0.5]]), jnp.array([[[0.1]]]))
+        >>> u, v = jnp.array([10.0]), jnp.array([20.0])
+        >>> print(law.mean_denoiser(u, 1.0), law.covariance(u, 1.0, v, 1.0).round(5))
+        [5.] [[2.]]
     """
 
     features: Features
@@ -80,7 +88,18 @@ class LinearModelLaw(AbstractLaw):
     def from_retraining(
         cls, problem: LinearProblem, num_train: int, key: PRNGKeyArray, *, num_models: int
     ) -> "LinearModelLaw":
-        """Sample mean and covariance of `num_models` trained models; rank `num_models - 1`."""
+        """Sample mean and covariance of `num_models` trained models; rank `num_models - 1`.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> levels = sj.variance.LogUniformLevels(10.0, 10.1)  # says little of which of both points it was
+            >>> denoising = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+            >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.ones(1), ridge=1e-6)
+            >>> law = sj.LinearModelLaw.from_retraining(problem, 50, jax.random.key(0), num_models=200)
+            >>> u = jnp.zeros(1)
+            >>> bool(abs(50 * law.covariance(u, 1.0, u, 1.0)[0, 0] - 1) < 0.4)  # of a mean of 50 random signs
+            True
+        """
         num = _several(num_models, "num_models")
         keys = jax.random.split(key, num)
         weights = jax.lax.map(lambda k: train_linear(problem, num_train, k).weights, keys)
@@ -91,14 +110,36 @@ class LinearModelLaw(AbstractLaw):
     def fixed_design(
         cls, problem: LinearProblem, num_train: int, key: PRNGKeyArray
     ) -> "LinearModelLaw":
-        """Given one draw of the P inputs: `Cov W = P^-2 sum_n w_n^2 Cov(y | z_n) (R phi_n)(R phi_n)^T`, exactly."""
+        """Given one draw of the P inputs: `Cov W = P^-2 sum_n w_n^2 Cov(y | z_n) (R phi_n)(R phi_n)^T`, exactly.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> levels = sj.variance.LogUniformLevels(10.0, 10.1)  # says little of which of both points it was
+            >>> denoising = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+            >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.ones(1), ridge=1e-6)
+            >>> law = sj.LinearModelLaw.fixed_design(problem, 50, jax.random.key(0))
+            >>> u = jnp.zeros(1)
+            >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
+            1.0
+        """
         return _law(problem, *_fixed_design(problem, _count(num_train), key))
 
     @classmethod
     def averaged_over_designs(
         cls, problem: LinearProblem, num_train: int, key: PRNGKeyArray, *, num_designs: int
     ) -> "LinearModelLaw":
-        """Mean of the fixed-design covariance over designs, and covariance of the fixed-design mean between them."""
+        """Mean of the fixed-design covariance over designs, and covariance of the fixed-design mean between them.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> levels = sj.variance.LogUniformLevels(10.0, 10.1)  # says little of which of both points it was
+            >>> denoising = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+            >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.ones(1), ridge=1e-6)
+            >>> law = sj.LinearModelLaw.averaged_over_designs(problem, 50, jax.random.key(0), num_designs=20)
+            >>> u = jnp.zeros(1)
+            >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
+            1.0
+        """
         num, P = _several(num_designs, "num_designs"), _count(num_train)
         means, factors = jax.lax.map(
             lambda k: _fixed_design(problem, P, k), jax.random.split(key, num)
@@ -126,6 +167,16 @@ class LinearModelLaw(AbstractLaw):
         Rare inputs contribute most: see how far two keys agree. In the setting of the variance paper's Figure 2, with 256
         features and t from 0.01, the kernel's relative error is 0.2 with 4,096 nodes and 0.05 with 16,384; of as many plain
         draws it would be 0.3.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> levels = sj.variance.LogUniformLevels(10.0, 10.1)  # says little of which of both points it was
+            >>> denoising = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+            >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.ones(1), ridge=1e-6)
+            >>> law = sj.LinearModelLaw.large_sample(problem, 50, jax.random.key(0), num_nodes=64)
+            >>> u = jnp.zeros(1)
+            >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
+            1.0
         """
         P, nodes = _count(num_train), _Nodes.spread(problem, _count(num_nodes, "num_nodes"), key)
         root = jnp.sqrt(nodes.share)[:, None]
@@ -161,6 +212,16 @@ class LinearModelLaw(AbstractLaw):
         to training sets that are drawn anew.
 
         Source: leave-one-out (Sherman and Morrison), with leverages replaced by their means; see e.g. Hastie et al. 2022.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> levels = sj.variance.LogUniformLevels(10.0, 10.1)  # says little of which of both points it was
+            >>> denoising = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
+            >>> problem = sj.variance.LinearProblem(denoising, lambda u, sigma: jnp.ones(1), ridge=1e-6)
+            >>> law = sj.LinearModelLaw.deterministic_equivalent(problem, 50, jax.random.key(0), num_nodes=64)
+            >>> u = jnp.zeros(1)
+            >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
+            1.0
         """
         P, nodes = _count(num_train), _Nodes.spread(problem, _count(num_nodes, "num_nodes"), key)
         return _law(problem, *_leave_one_out(nodes, problem.ridge, P))

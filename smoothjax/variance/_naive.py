@@ -22,6 +22,11 @@ class NaiveStrength(eqx.Module):
     Args:
         process: with diffusion g and noise sigma_t at the time that belongs to sigma.
         kappa: in units of the process's time: each step of length dt takes `kappa / dt` of the target's noise.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.variance.NaiveStrength(sj.EDM(), 0.5)(jnp.array(2.0)))  # of EDM, kappa / sigma
+        0.25
     """
 
     process: AbstractProcess
@@ -50,6 +55,12 @@ class NaiveLaw(eqx.Module):
         ValueError: for a denoiser without posterior covariance, or a strength that is not positive.
 
     Source: Vastola, ICLR 2025, Proposition 4.1.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.NaiveLaw(sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1)), 0.5)
+        >>> print(law.intensity(jnp.array([0.0]), 1.0).round(5))  # half of the posterior variance, 1/2
+        [[0.25]]
     """
 
     mean_denoiser: AbstractPosteriorDenoiser
@@ -117,6 +128,12 @@ def naive_flow(
         ValueError: for a denoiser without posterior covariance, a bad shape, noise level or number of steps.
 
     Source: Vastola, ICLR 2025, Proposition 4.1 (in log sigma, where the boundary's noise is resolved).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.GaussianDenoiser(jnp.ones(1), jnp.zeros((1, 1)))  # of one point: its target has no noise
+        >>> print(sj.variance.naive_flow(D, jax.random.key(0), jnp.array([3.0]), 2.0, 1.0, strength=1.0, steps=3).round(4))
+        [2.]
     """
     denoiser = _with_covariance(denoiser, "denoiser")
     u = as_state(u)

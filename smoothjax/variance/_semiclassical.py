@@ -21,7 +21,14 @@ LARGE_RATIO = 0.3
 
 
 class Semiclassical(eqx.Module):
-    """Law of the endpoint over trained models, to second order."""
+    """Law of the endpoint over trained models, to second order.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> found = sj.variance.Semiclassical(jnp.array([2.0]), jnp.array([0.25]), jnp.array([[3.0, 4.0]]))
+        >>> print(found.mean, found.covariance, found.chi)
+        [2.25] [[25.]] [0.05]
+    """
 
     mean_flow: Float[Array, " d"]
     """Endpoint of the mean model's flow."""
@@ -47,15 +54,12 @@ class Semiclassical(eqx.Module):
         come from the same law; the other may end at another noise level.
 
         Example:
-            >>> import jax, jax.numpy as jnp, smoothjax as sj
-            >>> levels = sj.variance.LogUniformLevels(0.1, 10.0)
-            >>> problem = sj.variance.DenoisingProblem(jnp.array([[-1.0], [1.0]]), levels)
-            >>> kernel = sj.variance.ReLUTangentKernel(2)
-            >>> law = sj.variance.KernelLaw.ridge(problem, kernel, 200, jax.random.key(0), ridge=0.1)
-            >>> ends = jax.vmap(lambda u: sj.variance.semiclassical(law, u, 5.0, 0.5))(jnp.array([[4.0], [6.0]]))
-            >>> first, second = (jax.tree.map(lambda leaf: leaf[i], ends) for i in (0, 1))
-            >>> first.covariance_with(second).shape
-            (1, 1)
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> law = sj.LinearModelLaw(lambda u, sigma: u, jnp.array([[0.0]]), jnp.array([[[0.1]]]))
+            >>> first, second = (sj.semiclassical(law, jnp.array([u]), 2.0, 1.0) for u in (4.0, 8.0))
+            >>> ratio = first.covariance_with(second) / first.covariance  # D = w u: twice as far ends twice as far
+            >>> round(float(ratio[0, 0]), 4)
+            2.0
         """
         return jnp.matmul(self.factor, other.factor.T, precision="highest")
 
@@ -106,6 +110,13 @@ def semiclassical(
         ValueError: for a bad shape or noise level, or a law without directions.
 
     Source: Vastola, ICLR 2025, the semiclassical expansion of the path integral, carried to the second-order mean.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> law = sj.LinearModelLaw(lambda u, sigma: u, jnp.array([[0.0]]), jnp.array([[[0.1]]]))
+        >>> found = sj.semiclassical(law, jnp.array([4.0]), 2.0, 1.0)  # D = w u ends at 2 * 2^w
+        >>> [round(float(x[0]), 4) for x in (found.mean_flow, found.factor[:, 0] / (0.2 * jnp.log(2.0)))]
+        [2.0, 1.0]
     """
     u = as_state(u)
     require_dim(law, u, "u")

@@ -27,6 +27,13 @@ class ReLUTangentKernel(eqx.Module):
         bias_scale: of every layer.
 
     Source: Jacot, Gabriel and Hongler 2018; the arc-cosine kernels of Cho and Saul 2009.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> kernel = sj.variance.ReLUTangentKernel(2, lambda u, sigma: u, bias_scale=0.0)
+        >>> u = jnp.array([2.0])
+        >>> [round(float(kernel(u, 1.0, v, 1.0)), 5) for v in (u, -u)]  # u^2, and no unit in common
+        [4.0, 0.0]
     """
 
     num_layers: int = eqx.field(static=True)
@@ -123,6 +130,13 @@ class EmpiricalTangentKernel(eqx.Module):
 
     Args:
         model: callable pytree `(u, sigma) -> (d,)`, what is trained: the network's output, not the denoiser.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> model = jax.tree_util.Partial(lambda w, u, sigma: w * u, jnp.array(7.0))
+        >>> kernel = sj.variance.EmpiricalTangentKernel(model)
+        >>> print(kernel(jnp.array([2.0]), 1.0, jnp.array([5.0]), 1.0))  # the derivatives in w are 2 and 5
+        10.0
     """
 
     model: Callable[[Array, Array], Array]

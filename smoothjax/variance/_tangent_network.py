@@ -91,6 +91,12 @@ class OutputDenoiser(AbstractDenoiser):
         model: callable `(u, sigma) -> (d,)`, e.g. a `TangentNetwork`.
         dim: dimension d.
         prediction: what the output stands for.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.variance.OutputDenoiser(lambda u, sigma: jnp.ones(1), 1, prediction="eps")
+        >>> print(D(jnp.array([3.0]), 2.0))  # u - sigma f
+        [1.]
     """
 
     model: Callable[[Array, Array], Array]
@@ -147,6 +153,16 @@ def gradient_descent(
     Raises:
         ValueError: for numbers of steps that are not positive or do not increase, or a step size that is not positive.
         Exception: from within, where the parameters overflow: the step size is too large.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> problem = sj.variance.DenoisingProblem(jnp.array([[4.0]]), lambda key, num: jnp.ones(num))  # sigma = 1
+        >>> model = jax.tree_util.Partial(lambda w, u, sigma: w, jnp.zeros(1))
+        >>> found = sj.variance.gradient_descent(
+        ...     problem, model, problem.draw(jax.random.key(0), 3), step_size=0.5, num_steps=[1, 2]
+        ... )
+        >>> print(found.args[0][:, 0])  # each step leaves half of the error
+        [2. 3.]
     """
     counts = [as_positive_integer(n, "num_steps") for n in num_steps]
     if not counts or any(b <= a for a, b in itertools.pairwise(counts)):

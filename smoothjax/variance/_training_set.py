@@ -28,6 +28,12 @@ class UniformTimes(eqx.Module):
     Args:
         process: the forward process.
         low, high: times, `low < high`.
+
+    Example:
+        >>> import jax, smoothjax as sj
+        >>> levels = sj.variance.UniformTimes(sj.Brownian(), 1.0, 3.0)(jax.random.key(0), 1000)
+        >>> bool(abs((levels**2).mean() - 2) < 0.1)  # the square of the noise level is the time
+        True
     """
 
     process: AbstractProcess
@@ -45,6 +51,12 @@ class LogUniformLevels(eqx.Module):
 
     Args:
         low, high: noise levels, `low < high`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> levels = sj.variance.LogUniformLevels(1.0, 100.0)(jax.random.key(0), 1000)
+        >>> bool(levels.min() >= 1), bool(levels.max() <= 100), bool(abs(jnp.log10(levels).mean() - 1) < 0.1)
+        (True, True, True)
     """
 
     low: RealScalar
