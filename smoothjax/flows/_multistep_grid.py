@@ -32,7 +32,10 @@ def multistep_flow(
         latest = denoise(ahead, levels[k + 1])
         known = jnp.concatenate([latest[None], past])
         if order > 1:
-            ahead = linear_step(u, _mean(known, weights.corrector[k]), h[k])
+            moved = linear_step(u, _mean(known, weights.corrector[k]), h[k]) - ahead
+            # The output at the corrected state is `latest + slope (corrected - ahead)`, of which the corrector takes its part.
+            moved /= 1 + jnp.expm1(h[k]) * weights.corrector[k, 0] * weights.slope
+            ahead, known = ahead + moved, known.at[0].add(weights.slope * moved)
         return (ahead, known[:-1]), None
 
     # The last step is not corrected: that would take a call at its end.
