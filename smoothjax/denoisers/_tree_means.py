@@ -56,6 +56,20 @@ def _raised(sums: _Sums, logits: Array) -> tuple[_Sums, Array]:
     return kept, jnp.exp(jnp.minimum(logits - highest, 0))
 
 
+def _summed(rows: Array, weights: Array, parts: int) -> Array:
+    """The product, each part of the sum by itself: with fewer additions one after another, rounding is better bounded."""
+    split = weights.reshape(parts, -1, weights.shape[1])
+    rows = rows.reshape(len(rows), parts, -1).swapaxes(0, 1)
+    # The barrier keeps XLA from making one sum of the two, and of that and what it is added to.
+    products = lax.optimization_barrier(jnp.matmul(rows, split, precision=HIGHEST))
+    return jnp.sum(products, axis=0)
+
+
+def _parts(num: int) -> int:
+    """Of a sum of so many: about the root of their number."""
+    return next(k for k in range(math.isqrt(num), 0, -1) if num % k == 0)
+
+
 def _add_points(tree: Tree, group: Query, origin: Array, sums: _Sums, leaves: Array) -> _Sums:
     """Adds the points of some leaves; -1 for none."""
     d = len(origin)
@@ -64,7 +78,7 @@ def _add_points(tree: Tree, group: Query, origin: Array, sums: _Sums, leaves: Ar
     places, counts = lax.optimization_barrier((block[:d].reshape(d, -1), counts))
     sums, weights = _raised(sums, _logits(group, [places[i] for i in range(d)]))
     rows = jnp.concatenate([counts, counts * (places - origin[:, None])])
-    found = jnp.dot(rows, weights, precision=HIGHEST)
+    found = _summed(rows, weights, len(leaves))
     return _Sums(sums.highest, sums.mass + found[0], sums.moment + found[1:], sums.size, sums.steps)
 
 
@@ -135,13 +149,14 @@ def _add_nodes(
     mass, first = expansion(differences, ratio, moments, tree.degree)
     mass, *first = lax.optimization_barrier([weights * mass, *(weights * x for x in first)])
     rows = jnp.stack([jnp.ones_like(radius), *(c - origin[i] for i, c in enumerate(centre))])
-    found = jnp.dot(rows, mass, precision=HIGHEST)
-    moment = jnp.stack([jnp.dot(radius, x, precision=HIGHEST) for x in first])
+    parts = _parts(len(nodes))
+    found = _summed(rows, mass, parts)
+    moment = jnp.concatenate([_summed(radius[None], x, parts) for x in first])
     return _Sums(
         sums.highest,
         sums.mass + found[0],
         sums.moment + found[1:] + moment,
-        sums.size + jnp.dot(sizes, weights, precision=HIGHEST),
+        sums.size + _summed(sizes[None], weights, parts)[0],
         sums.steps,
     )
 
@@ -171,7 +186,7 @@ def _group_means(tree: Tree, group: Query, tolerance: Array) -> CertifiedMean:
     tiny = float(jnp.finfo(dtype).tiny)
     origin = group.anchor[q // 2]
     # The bound of the normaliser is lowered by what its value is found to be off by below, or somewhat more.
-    before = _doubt(group, jnp.zeros(q, dtype), tree.num_points)
+    before = _doubt(group, jnp.zeros(q, dtype), tree)
     plan = plan_group(tree, group, origin, jnp.min(group.log_mass - before), 0.5 * tolerance)
 
     zero = jnp.zeros(q, dtype)
@@ -180,17 +195,20 @@ def _group_means(tree: Tree, group: Query, tolerance: Array) -> CertifiedMean:
     )
     add_nodes = lambda sums, nodes: _add_nodes(tree, group, origin, plan.largest, sums, nodes)  # noqa: E731
     add_points = lambda sums, leaves: _add_points(tree, group, origin, sums, leaves)  # noqa: E731
-    sums = _in_chunks(plan.expanded, min(NODES, len(plan.expanded)), add_nodes, sums)
-    sums = _in_chunks(plan.weighed, min(LEAVES, len(plan.weighed)), add_points, sums)
+    num_nodes, num_leaves = min(NODES, len(plan.expanded)), min(LEAVES, len(plan.weighed))
+    sums = _in_chunks(plan.expanded, num_nodes, add_nodes, sums)
+    sums = _in_chunks(plan.weighed, num_leaves, add_points, sums)
 
     offset = (sums.moment / sums.mass).T
     value = origin + offset
     length = jnp.linalg.norm(offset, axis=1) * (1 + (d + 4) * eps)
 
     # Relative errors of the normaliser: of the weights, by which factor; of the expansions; of the sums.
-    doubt = _doubt(group, sums.highest, tree.num_points)
+    doubt = _doubt(group, sums.highest, tree)
     terms = (5 * tree.degree * d + 24) * eps * sums.size / sums.mass
-    depth = (max(NODES, LEAVES * tree.points.shape[2]) + 8) * eps + 8 * eps * sums.steps
+    parts = _parts(num_nodes)
+    most = max(parts + num_nodes // parts, num_leaves + tree.points.shape[2])
+    depth = (most + 8) * eps + 8 * eps * sums.steps
     inexact = terms + depth + 1e-3
     log_mass = jnp.log(sums.mass) + sums.highest - group.half_square
     log_mass -= doubt + (d + 8) * eps * (group.half_square + jnp.abs(sums.highest) + 1)
@@ -203,6 +221,8 @@ def _group_means(tree: Tree, group: Query, tolerance: Array) -> CertifiedMean:
     lever = jnp.minimum(reach + jnp.linalg.norm(u - value, axis=1), tree.diameter)
     by_weights = jnp.minimum(jnp.expm1(jnp.minimum(2 * doubt, 40)), 2) * lever
     by_weights += 4 * math.exp(-CUT) * jnp.exp(jnp.minimum(2 * doubt, 40)) * tree.diameter
+    # Weights change a mean by no more than that, whatever they are.
+    by_weights = jnp.minimum(by_weights, 2 * tree.diameter)
     rounding = by_weights + (depth + terms) * (lever + length) / jnp.maximum(whole, 0.25)
     rounding = 1.01 * rounding + eps * jnp.linalg.norm(value, axis=1)
     truncation = (plan.moved * scale + tiny + lost * (length + rounding)) * 1.01 / whole
@@ -219,14 +239,17 @@ def _reach(group: Query, highest: Array, num: int) -> Array:
     return 1.01 * jnp.sqrt(square)
 
 
-def _doubt(group: Query, highest: Array, num: int) -> Array:
+def _doubt(group: Query, highest: Array, tree: Tree) -> Array:
     """Bound of the rounding errors of logits that matter, and of their exponentials; of the others it does not matter."""
     eps = float(jnp.finfo(highest.dtype).eps)
     d = group.u.shape[1]
     from_anchor = jnp.sqrt(2 * group.half_square) * group.sigma
-    apart = from_anchor + _reach(group, highest, num)
-    terms = (d + 8) * apart * (from_anchor + 0.5 * apart) / group.sigma**2
-    return 1.01 * eps * (terms + 4 * (jnp.abs(highest) + CUT + math.log(num)) + 24)
+    num = tree.num_points
+    # What matters lies within reach, and no two points farther apart than the diameter.
+    apart = jnp.minimum(from_anchor + _reach(group, highest, num), tree.diameter)
+    size = apart * (from_anchor + 0.5 * apart) / group.sigma**2
+    exponents = jnp.minimum(jnp.abs(highest) + CUT + math.log(num), 2 * size)
+    return 1.01 * eps * ((d + 8) * size + 4 * exponents + 24)
 
 
 def _in_groups(u: Array, sigma: Array, size: int) -> Int[Array, "groups size"]:

@@ -16,11 +16,11 @@ from ._base import AbstractPosteriorDenoiser
 from ._batching import batched, flattened
 from ._candidates import Truncation
 from ._certified import CertifiedMean, Concentration
+from ._dense_certificate import certified_sums
 from ._derivatives import differentiated_as
 from ._empirical import EmpiricalDenoiser
-from ._point_posterior import posterior_summary
 from ._screening_plan import GROUP, PROBED_LEVELS, Stage, candidate_stages, worth_entering
-from ._shared_candidates import product_is_trusted, rounding_of_products
+from ._shared_candidates import product_is_trusted
 from ._tree import Tree, build_tree
 from ._tree_means import tree_means
 
@@ -172,14 +172,7 @@ def _screening_dtype(given: DTypeLike | None, dtype: Any) -> Any:
 
 def _exactly(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
     """The sums over all points."""
-    set_ = denoiser.exact._points
-    n = len(set_.points)
-    summary = jax.vmap(posterior_summary, (None, 0, 0))(set_, u, sigma)
-    length = jnp.linalg.norm(u - set_.centre, axis=1)
-    summed = min(set_.chunk_size, n) + n // set_.chunk_size + 8
-    _, by_weights, by_sums = rounding_of_products(set_, length, sigma, summary.variance, summed)
-    mean, rounding = set_.centre + summary.mean, by_weights + by_sums
-    return CertifiedMean(mean, jnp.zeros_like(rounding), rounding, jnp.full(len(u), n, jnp.int32))
+    return certified_sums(denoiser._truncation, u, sigma)
 
 
 def _unknown(num: int, dtype: Any) -> Concentration:
