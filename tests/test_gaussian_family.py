@@ -1048,3 +1048,25 @@ def test_elliptical_kurtosis_is_that_of_mahalanobis_distances(dtype):
         gaussian.elliptical_kurtosis(points[:3])
     with pytest.raises(ValueError, match="subspace"):
         gaussian.elliptical_kurtosis(points[:, [0, 1, 1]])
+
+
+def test_dual_form_of_more_points_than_directions_at_small_noise():
+    """Densities in float32 at a noise level of the smallest deviation, 1e-4 of the largest, against float64 in NumPy."""
+    rng, n, d, sigma = np.random.default_rng(0), 400, 12, np.float32(1e-4)
+    points = (rng.standard_normal((n, d)) * np.geomspace(1, 1e-4, d)).astype(np.float32)
+    wide = points.astype(np.float64)
+    covariance = np.cov(wide.T, bias=True) + float(sigma) ** 2 * np.eye(d)
+    u = (wide[:5] + sigma * rng.standard_normal((5, d))).astype(np.float32)
+    off = u.astype(np.float64) - wide.mean(0)
+    square = np.einsum("ni,ij,nj->n", off, np.linalg.inv(covariance), off)
+    expected = -0.5 * (square + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    denoised = wide.mean(0) + off - float(sigma) ** 2 * np.linalg.solve(covariance, off.T).T
+    D = DualGaussianDenoiser(points)
+    found = jax.vmap(D.log_density, (0, None))(u, sigma)
+    # Coefficients off by e raise twice what they minimise by |X^T e|^2 / sigma^2 + n |e|^2, of which the first is
+    # the denoiser's error, the second no more than that over the smallest eigenvalue. And roundings of numbers near 100.
+    error = np.linalg.norm(jax.vmap(D, (0, None))(u, sigma) - denoised, axis=1) / sigma
+    smallest = np.linalg.eigvalsh(covariance)[0] - float(sigma) ** 2
+    slack = 0.5 * error**2 * (1 + float(sigma) ** 2 / smallest) + 100 * d * 1.2e-7
+    assert np.all(np.abs(found - expected) < slack + 1e-3)
+    assert np.all(slack < 5)
