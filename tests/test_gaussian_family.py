@@ -998,5 +998,75 @@ def test_leading_order_excess_risk_of_elliptical_data():
     error = 4 * risks.std(ddof=1) / np.sqrt(num) + 4 * (1 + kurtosis) * 3 / N * expected
     assert abs(risks.mean() - expected) < error
     assert abs(risks.mean() - float(risk(variances, sigma, N))) > 5 * error
+    whole = gaussian.excess_risk(variances, sigma, N, elliptical_kurtosis=kurtosis)
+    assert abs(risks.mean() - float(whole)) < error
+    # Of two fits: their gains' and shifts' scatter about their own mean, as the same sums of differences.
+    pairs = off[::2] - off[1::2], shift[::2] - shift[1::2]
+    squares = np.einsum("kij,j,kij->k", pairs[0], variances + sigma**2, pairs[0])
+    squares += np.sum(pairs[1] ** 2, axis=1)
+    rmse = gaussian.independent_fits_rmse(variances, sigma, N, elliptical_kurtosis=kurtosis)
+    found = 3 * float(rmse) ** 2
+    slack = 4 * squares.std(ddof=1) / np.sqrt(num / 2) + 4 * (1 + kurtosis) * 3 / N * found
+    assert abs(squares.mean() - found) < slack
+    assert (
+        abs(squares.mean() - 3 * float(gaussian.independent_fits_rmse(variances, sigma, N)) ** 2)
+        > 5 * slack
+    )
     with pytest.raises(ValueError, match="more than -1"):
         risk(variances, sigma, N, elliptical_kurtosis=-1.0)
+
+
+@pytest.mark.parametrize("degrees", [np.inf, 20, 9.5])
+def test_elliptical_kurtosis_of_students_t(degrees):
+    """Against its closed form, with the scatter of many data sets; and the scatter against the standard error."""
+    rng, num, N, dim = np.random.default_rng(0), 200, 2000, 4
+    mix = rng.standard_normal((dim, dim)) * np.geomspace(1, 1e-3, dim)
+    found = []
+    for _ in range(num):
+        length = np.sqrt(degrees / rng.chisquare(degrees, (N, 1))) if degrees < np.inf else 1.0
+        found.append(
+            gaussian.elliptical_kurtosis(1e2 + (rng.standard_normal((N, dim)) @ mix) * length)
+        )
+    value, error = np.array(found).T
+    expected = 2 / (degrees - 4)
+    scatter = value.std(ddof=1) / np.sqrt(num)
+    # Of heavy tails the estimate is too low by some of (1 + k)^2 (d + 2) / N.
+    bias = 4 * (expected > 0) * (1 + expected) ** 2 * (dim + 2) / N
+    assert abs(value.mean() - expected) < 4 * scatter + bias
+    # The scatter of 200 numbers is known to 5 %, and to more with heavy tails, whose errors vary as well.
+    relative = 4 / np.sqrt(2 * num) if degrees > 10 else 0.6
+    assert abs(np.sqrt(np.mean(error**2)) / value.std(ddof=1) - 1) < relative + bias
+
+
+def test_elliptical_kurtosis_is_that_of_mahalanobis_distances(dtype):
+    points = np.random.default_rng(1).standard_normal((50, 3)).astype(dtype) ** 3
+    centred = points.astype(float) - points.astype(float).mean(0)
+    r = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(centred.T @ centred / 50), centred)
+    expected = 51 / 49 * np.mean(r**2) / 15 - 1
+    np.testing.assert_allclose(gaussian.elliptical_kurtosis(points).value, expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="more points than directions"):
+        gaussian.elliptical_kurtosis(points[:3])
+    with pytest.raises(ValueError, match="subspace"):
+        gaussian.elliptical_kurtosis(points[:, [0, 1, 1]])
+
+
+def test_dual_form_of_more_points_than_directions_at_small_noise():
+    """Densities in float32 at a noise level of the smallest deviation, 1e-4 of the largest, against float64 in NumPy."""
+    rng, n, d, sigma = np.random.default_rng(0), 400, 12, np.float32(1e-4)
+    points = (rng.standard_normal((n, d)) * np.geomspace(1, 1e-4, d)).astype(np.float32)
+    wide = points.astype(np.float64)
+    covariance = np.cov(wide.T, bias=True) + float(sigma) ** 2 * np.eye(d)
+    u = (wide[:5] + sigma * rng.standard_normal((5, d))).astype(np.float32)
+    off = u.astype(np.float64) - wide.mean(0)
+    square = np.einsum("ni,ij,nj->n", off, np.linalg.inv(covariance), off)
+    expected = -0.5 * (square + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    denoised = wide.mean(0) + off - float(sigma) ** 2 * np.linalg.solve(covariance, off.T).T
+    D = DualGaussianDenoiser(points)
+    found = jax.vmap(D.log_density, (0, None))(u, sigma)
+    # Coefficients off by e raise twice what they minimise by |X^T e|^2 / sigma^2 + n |e|^2, of which the first is
+    # the denoiser's error, the second no more than that over the smallest eigenvalue. And roundings of numbers near 100.
+    error = np.linalg.norm(jax.vmap(D, (0, None))(u, sigma) - denoised, axis=1) / sigma
+    smallest = np.linalg.eigvalsh(covariance)[0] - float(sigma) ** 2
+    slack = 0.5 * error**2 * (1 + float(sigma) ** 2 / smallest) + 100 * d * 1.2e-7
+    assert np.all(np.abs(found - expected) < slack + 1e-3)
+    assert np.all(slack < 5)

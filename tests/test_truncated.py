@@ -60,11 +60,14 @@ def queries(points: np.ndarray, generator: np.random.Generator) -> tuple[np.ndar
 
 
 def reference(points, u, sigma) -> np.ndarray:
-    """Posterior means of the given numbers, from differences, in extended precision."""
+    """Posterior means of the given numbers in extended precision, from differences to the nearest point."""
     points, u, sigma = (np.asarray(x).astype(np.longdouble) for x in (points, u, sigma))
     means = []
     for x, s in zip(u, sigma, strict=True):
-        logits = -np.sum((x - points) ** 2, axis=1) / (2 * s**2)
+        # Not from squares, whose rounding decides between two points that are as near.
+        nearest = points[np.argmin(np.sum((x - points) ** 2, axis=1))]
+        terms = ((x - points) + (x - nearest)) * (points - nearest)
+        logits = np.sum(terms, axis=1) / (2 * s**2)
         weights = np.exp(logits - logits.max())
         means.append(weights @ points / weights.sum())
     return np.stack(means)

@@ -48,12 +48,17 @@ def _difference(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def anchored_logit(y: Array, u: Array, anchor: Array, sigma: Array) -> Array:
+    return 0.5 * jnp.sum(anchored_terms(y, u, anchor), axis=-1) / sigma**2
+
+
+def anchored_terms(y: Array, u: Array, anchor: Array) -> Array:
+    """`(2 u - (y + a)) (y - a)`, coordinate by coordinate."""
     # 2 u - (y + a), precise relative to itself however nearly it vanishes: the differences are kept exactly.
     from_y, from_y_rest = _difference(u, y)
     from_anchor, from_anchor_rest = _difference(u, anchor)
     both, both_rest = _difference(from_y, -from_anchor)
     twice = both + (both_rest + (from_y_rest + from_anchor_rest))
-    return 0.5 * jnp.sum(twice * (y - anchor), axis=-1) / sigma**2
+    return twice * (y - anchor)
 
 
 def move_anchor(points: PointSet, u: Array, sigma: Array, state, inputs):

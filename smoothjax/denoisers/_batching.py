@@ -1,5 +1,8 @@
 """What the rules of `jax.custom_batching.custom_vmap` for queries of a training set have in common."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -27,3 +30,31 @@ def flattened(many):
         return jax.tree.map(lambda x: x.reshape(*sigma.shape, *x.shape[1:]), flat)
 
     return of_batches
+
+
+def over_queries(group: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one query, all of a batch of which are computed at once, by `group(points, u, sigma)`.
+
+    Batches of batches are one to it; of a batch of training sets each has its own.
+    """
+
+    def alone(points, u, sigma):
+        return jax.tree.map(lambda x: x[0], group(points, u[None], sigma[None]))
+
+    @jax.custom_batching.custom_vmap
+    def many(points, u, sigma):
+        return group(points, u, sigma)
+
+    @many.def_vmap
+    def _of_batches(axis_size, in_batched, points, u, sigma):
+        return batched(group, flattened(many), axis_size, in_batched, points, u, sigma)
+
+    @jax.custom_batching.custom_vmap
+    def one(points, u, sigma):
+        return jax.tree.map(lambda x: x[0], many(points, u[None], sigma[None]))
+
+    @one.def_vmap
+    def _of_batch(axis_size, in_batched, points, u, sigma):
+        return batched(alone, many, axis_size, in_batched, points, u, sigma)
+
+    return one

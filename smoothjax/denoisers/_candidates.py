@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._precision import HIGHEST
+from ._anchored import anchored_terms
 from ._certified import CertifiedMean, Concentration
 from ._largest import COLUMN, largest, leading_columns
 from ._point_set import PointSet
@@ -42,13 +43,14 @@ class OwnCandidates(eqx.Module):
         n, eps = len(of.points.points), jnp.finfo(u.dtype).eps
         v = u - of.points.centre
         bounds = self.screen.bounds(v) if self.screen is not None else _of_product(of, v)
-        num = self.num_visits
-        bounds, columns, best, members = leading_columns(bounds, num)
+        # Of few points all can be visited, and all columns opened.
+        num, many = min(self.num_visits, bounds.shape[1]), bounds.shape[1] // COLUMN
+        bounds, columns, best, members = leading_columns(bounds, min(num, many))
         members = members.reshape(len(u), -1)
         of_members = jnp.take_along_axis(bounds, members, axis=1)
         of_visited, place = largest(of_members, num)
         visited = jnp.take_along_axis(members, place, axis=1)
-        weighed = jax.vmap(_weigh, (None, 0, 0, 0))(of.points, u, sigma, visited)
+        weighed = jax.vmap(weigh, (None, 0, 0, 0))(of.points, u, sigma, visited)
 
         def mass(values: Array, end: Array) -> Array:
             """Sum of the exponentials of all up to `end`; of those that equal it, some may have been visited."""
@@ -56,12 +58,17 @@ class OwnCandidates(eqx.Module):
             return jnp.sum(jnp.where(values > end, 0, jnp.exp(exponent)), axis=1)
 
         # Columns that were not opened, as if full of their largest; and members that were not visited.
-        rest = COLUMN * mass(columns, best[:, -1:]) + mass(of_members, of_visited[:, -1:])
+        unopened = mass(columns, best[:, -1:]) if num < many else 0.0
+        rest = COLUMN * unopened + mass(of_members, of_visited[:, -1:])
         rest = (1.01 + n * eps) * rest + 2 * n * jnp.finfo(u.dtype).tiny
-        truncation = 1.01 / (1 + weighed.mass / rest) * (of.farthest + weighed.distance)
+        # Far from an anchor that is not the nearest, both may overflow.
+        mass_of_visited = jnp.minimum(weighed.mass, jnp.finfo(u.dtype).max)
+        truncation = 1.01 / (1 + mass_of_visited / rest) * (of.farthest + weighed.distance)
         count = jnp.full(len(u), min(num, n), jnp.int32)
         mean = CertifiedMean(weighed.mean, truncation, weighed.rounding, count)
-        most = jnp.maximum(best[:, -1], of_visited[:, -1])
+        most = of_visited[:, -1]
+        if num < many:
+            most = jnp.maximum(best[:, -1], most)
         gap = jnp.minimum(weighed.gap, 0.999 * (weighed.lowest - most) / sigma**2 - 0.01)
         row = weighed.anchor.astype(jnp.int32)
         return mean, Concentration(row, weighed.others + rest, gap)
@@ -86,10 +93,11 @@ def _of_product(of: Truncation, v: Float[Array, "q d"]) -> Float[Array, "q padde
     n, d = set_.points.shape
     # v . (y - c) from v . y: d roundings of terms as large as |v| |y|.
     offset = jnp.sum(v * set_.centre, axis=1)
-    size = of.farthest + jnp.linalg.norm(set_.centre)
-    slack = 2 * (d + 8) * eps * size * (jnp.linalg.norm(v, axis=1) + of.farthest)
+    distances = jnp.sqrt(2 * set_.half_square)
+    size = 2.02 * (d + 8) * eps * (distances + jnp.linalg.norm(set_.centre))
+    slack = size * (jnp.linalg.norm(v, axis=1)[:, None] + distances)
     products = inner_products(v, set_.points)
-    bounds = products - set_.half_square + (slack - offset)[:, None]
+    bounds = products - set_.half_square + (slack - offset[:, None])
     return jnp.pad(bounds, ((0, 0), (0, -n % COLUMN)), constant_values=-jnp.inf)
 
 
@@ -104,29 +112,32 @@ class _Weighed(NamedTuple):
     gap: Float[Array, ""]  # bound of how far the largest of their logits lies below the anchor's
 
 
-def _weigh(set_: PointSet, u: Array, sigma: Array, visited: Int[Array, " m"]) -> _Weighed:
+def weigh(set_: PointSet, u: Array, sigma: Array, visited: Int[Array, " m"]) -> _Weighed:
     """The posterior mean over the visited points, from differences to the nearest of them, the anchor."""
     eps = jnp.finfo(u.dtype).eps
     n, d = set_.points.shape
     valid = visited < n
     rows = lax.optimization_barrier(set_.points[jnp.minimum(visited, n - 1)])
-    # The nearest, up to rounding, which no other weight depends on.
-    products = jnp.dot(rows, u - set_.centre, precision=HIGHEST)
-    products -= set_.half_square[jnp.minimum(visited, n - 1)]
-    best = jnp.argmax(jnp.where(valid, products, -jnp.inf))
+    # The nearest, up to rounding, which no other weight depends on. By differences: with a wrong one the bound grows.
+    squares = jnp.sum((rows - u) ** 2, axis=1)
+    best = jnp.argmin(jnp.where(valid, squares, jnp.inf))
     anchor = rows[best]
     difference, to_anchor = rows - anchor, u - anchor
-    logits = _sum(difference * (to_anchor - 0.5 * difference)) / sigma**2
+    terms = 0.5 * anchored_terms(rows, u, anchor)
+    logits = _sum(terms) / sigma**2
     logits = jnp.where(valid, logits, -jnp.inf)
     relative = logits - jnp.max(logits)
     weights = jnp.exp(relative)
     normaliser = jnp.sum(weights)
-    mean = anchor + jnp.dot(weights / normaliser, difference, precision=HIGHEST)
+    # Divided after the product, which XLA would otherwise add to the anchor term by term, each with a rounding of its size.
+    mean = anchor + jnp.dot(weights, difference, precision=HIGHEST) / normaliser
 
-    # Error of a logit: a rounding of its terms for each that is added, and those of its exponential.
+    # Error of a logit: its terms are right to a few roundings of their own, and to three squared ones of the differences
+    # that they consist of; their sum is off by a rounding of their sizes for each that is added. And of its exponential.
     apart = jnp.sqrt(jnp.sum(difference**2, axis=1))
     size = apart * (jnp.linalg.norm(to_anchor) + 0.5 * apart) / sigma**2
-    doubt = eps * ((_depth(d) + 8) * size + jnp.abs(jnp.where(valid, logits, 0)) + 8)
+    summed = (_depth(d) + 8) * _sum(jnp.abs(terms)) / sigma**2
+    doubt = eps * (summed + eps * size + jnp.abs(jnp.where(valid, logits, 0)) + 8)
     doubt = jnp.where(apart > 0, doubt, 0)
     most = jnp.exp(jnp.minimum(relative + doubt, 80))
     grown = jnp.where(doubt < 1, weights * jnp.expm1(jnp.minimum(doubt, 1)), most)

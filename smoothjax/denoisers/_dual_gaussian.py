@@ -52,8 +52,10 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
 
     mean: Float[Array, " d"]
     centred: Float[Array, "n d"]
-    eigenvectors: Float[Array, "n n"]
-    eigenvalues: Float[Array, " n"]  # of the Gram matrix over n: those of the covariance, and zeros
+    eigenvectors: Float[
+        Array, "n k"
+    ]  # k = min(n - 1, d), of the directions that n centred points can span
+    eigenvalues: Float[Array, " k"]  # of the Gram matrix over n: those of the covariance
 
     def __init__(self, data: Any):
         data = as_points(data)
@@ -64,6 +66,10 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         centred = points - mean
         gram = centred @ centred.T if xp is np else _dot(centred, centred.T)
         eigenvalues, eigenvectors = xp.linalg.eigh(gram / n)
+        # Centred points span no more directions. In the others the coefficients vanish, and rounding, over the square of a
+        # small noise level, would not.
+        kept = n - min(n - 1, data.shape[1])
+        eigenvalues, eigenvectors = eigenvalues[kept:], eigenvectors[:, kept:]
         self.mean = jnp.asarray(mean, data.dtype)
         self.centred = jnp.asarray(centred, data.dtype)
         self.eigenvectors = jnp.asarray(eigenvectors, data.dtype)

@@ -7,6 +7,8 @@ most of what matters to them: the union is gathered once, in blocks, and one pro
 cost is that of the dense denoiser for so many points, however many each query needs.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -93,14 +95,22 @@ def shared_candidates(
     highest, second, row, others, point, square = sums
     mean = point / (1 + others)[:, None]
     variance = 2 * square / (1 + others) - jnp.sum(mean**2, axis=1)
-    doubt, by_weights, by_sums = rounding_of_products(
-        points, length, sigma, variance, BLOCK + n // BLOCK + 8
+    mean_length = jnp.linalg.norm(mean, axis=1)
+    # XLA may add the products to the sum so far one by one.
+    num_summed = (num_blocks * BLOCK + 8).astype(u.dtype)
+    doubt, by_weights, by_sums, of_result = rounding_of_products(
+        points, length, sigma, mean_length, variance, num_summed
     )
-    # Where one point has almost all weight, the others can move the mean by no more than they have.
+    # Of the others' weights there are two bounds: their sum, as precise as the logits, and their number times the largest,
+    # which does not underflow before the doubt is added to its logarithm.
     underflown = n * jnp.finfo(u.dtype).tiny
     weighed = 1.01 * jnp.exp(jnp.minimum(2 * doubt, 40)) * (others + underflown)
     weighed = jnp.where(doubt < 20, weighed, jnp.inf)
-    rounding = jnp.minimum(by_weights, 2 * farthest * weighed) + by_sums
+    by_number = 1.01 * jnp.exp(jnp.minimum(second - highest + 2 * doubt + jnp.log(n), 40))
+    weighed = jnp.minimum(weighed, by_number + jnp.finfo(u.dtype).tiny)
+    # Where one point has almost all weight, the others can move the mean by no more than they have. Nor can summing them:
+    # adding a small number to a large one is off by at most the small one, and by a rounding of it before they meet.
+    rounding = jnp.minimum(by_weights + by_sums, 4.04 * farthest * weighed) + of_result
     truncation = jnp.where(count <= most, 2.05 * farthest * left, jnp.inf)
     visited = jnp.full(len(u), jnp.minimum(count, n), jnp.int32)
     value = CertifiedMean(points.centre + mean, truncation, rounding, visited)
@@ -143,19 +153,34 @@ def product_is_trusted(
     return jax.vmap(product_error, (None, 0, 0))(points, u, sigma)[1]
 
 
+class ProductRounding(NamedTuple):
+    """What rounding does to logits from a product, and to means by these."""
+
+    doubt: Float[Array, " q"]
+    """Bound of the errors of logits, in nats."""
+    by_weights: Float[Array, " q"]
+    """Bound of the error of the mean by these."""
+    by_sums: Float[Array, " q"]
+    """That by summing over points."""
+    of_result: Float[Array, " q"]
+    """That of the operations on single points and on the result."""
+
+
 def rounding_of_products(
     points: PointSet,
     length: Float[Array, " q"],
     sigma: Float[Array, " q"],
+    mean_length: Float[Array, " q"],
     variance: Float[Array, " q"],
-    num_summed: int,
-) -> tuple[Float[Array, " q"], Float[Array, " q"], Float[Array, ""]]:
-    """Bounds of the errors of logits, in nats, of means by these, and of means by summing, where a product gave the logits.
+    num_summed: int | Float[Array, ""],
+) -> ProductRounding:
+    """Bounds of what rounding changes, whatever the order of summation.
 
     Args:
         points: the training set.
         length: distances of the queries from its centre.
         sigma: their noise levels.
+        mean_length: distances of the means from the centre, as computed.
         variance: of the posteriors, as computed.
         num_summed: additions that a number goes through in the sums over points.
     """
@@ -163,10 +188,16 @@ def rounding_of_products(
     eps = jnp.finfo(length.dtype).eps
     # With u = eps / 2, a product of d terms is off by `d u |v| |c|` in any order; centring both adds two of these, half the
     # square is off by `(d + 4) u |c|^2 / 2`, the difference and the quotient by u each.
-    doubt = 0.51 * (d + 8) * eps * points.radius * (length + points.radius) / sigma**2
+    terms = points.radius * (length + points.radius)
+    doubt = 0.51 * (d + 8) * eps * terms / sigma**2
     # The points' root mean square distance from the mean, by weights that are known to a factor e^(2 doubt); its square is a
-    # difference of terms that are off by a few times as much as logits.
-    spread = jnp.sqrt(jnp.maximum(variance, 0) + 16 * sigma**2 * doubt)
+    # difference of terms that are off by a few times as much as logits, and by their own sums over points.
+    square = jnp.maximum(variance, 0) + 16 * sigma**2 * doubt + 4 * num_summed * eps * terms
+    spread = jnp.minimum(jnp.sqrt(square), 1.01 * points.radius)
     most = jnp.minimum(doubt, 20)
     by_weights = jnp.minimum(jnp.expm1(2 * most) * jnp.exp(most) * spread, 2 * points.radius)
-    return doubt, by_weights, eps * (num_summed * points.radius + jnp.linalg.norm(points.centre))
+    # Sums of `w c` over n points and of w are off by `n u sum w |c|` each, relative to the sum of w. By Cauchy and Schwarz
+    # the mean of |c| is at most the root of that of its square, which is the mean's square and the variance.
+    size = jnp.minimum(jnp.sqrt(mean_length**2 + square), 1.01 * points.radius)
+    of_result = eps * (8 * mean_length + jnp.linalg.norm(points.centre))
+    return ProductRounding(doubt, by_weights, eps * num_summed * size, of_result)

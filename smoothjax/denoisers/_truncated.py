@@ -13,14 +13,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._checks import RealScalar, as_points, is_concrete, positive_parameter
 from ._base import AbstractPosteriorDenoiser
-from ._batching import batched, flattened
+from ._batching import over_queries
 from ._candidates import Truncation
 from ._certified import CertifiedMean, Concentration
+from ._dense_certificate import refined, sums_over_all
 from ._derivatives import differentiated_as
 from ._empirical import EmpiricalDenoiser
-from ._point_posterior import posterior_summary
 from ._screening_plan import GROUP, PROBED_LEVELS, Stage, candidate_stages, worth_entering
-from ._shared_candidates import product_is_trusted, rounding_of_products
+from ._shared_candidates import product_is_trusted
 from ._tree import Tree, build_tree
 from ._tree_means import tree_means
 
@@ -129,8 +129,12 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
         return self.exact.data
 
     def certified(self, u: Float[Array, " d"], sigma: RealScalar) -> CertifiedMean:
-        """The posterior mean with bounds of its error, and how many points were visited."""
-        return _compiled(self, *self.exact._query(u, sigma))
+        """The posterior mean with bounds of its error, and how many points were visited.
+
+        Where the bound of rounding is loose, the sums are taken once more, with a doubt for every point, and the better
+        mean is returned; a call of the denoiser itself does not take that time.
+        """
+        return _compiled_refined(self, *self.exact._query(u, sigma))
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         return _mean(self, *self.exact._query(u, sigma))
@@ -172,14 +176,7 @@ def _screening_dtype(given: DTypeLike | None, dtype: Any) -> Any:
 
 def _exactly(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
     """The sums over all points."""
-    set_ = denoiser.exact._points
-    n = len(set_.points)
-    summary = jax.vmap(posterior_summary, (None, 0, 0))(set_, u, sigma)
-    length = jnp.linalg.norm(u - set_.centre, axis=1)
-    summed = min(set_.chunk_size, n) + n // set_.chunk_size + 8
-    _, by_weights, by_sums = rounding_of_products(set_, length, sigma, summary.variance, summed)
-    mean, rounding = set_.centre + summary.mean, by_weights + by_sums
-    return CertifiedMean(mean, jnp.zeros_like(rounding), rounding, jnp.full(len(u), n, jnp.int32))
+    return sums_over_all(denoiser.exact._points, u, sigma)[0]
 
 
 def _unknown(num: int, dtype: Any) -> Concentration:
@@ -187,37 +184,17 @@ def _unknown(num: int, dtype: Any) -> Concentration:
     return Concentration(jnp.full(num, -1, jnp.int32), infinite, -infinite)
 
 
-@jax.custom_batching.custom_vmap
-def _certified_one(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
-    return jax.tree.map(lambda x: x[0], _certified(denoiser, u[None], sigma[None]))
+def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
+    return certified_batch(denoiser, u, sigma, jnp.ones(len(u), bool))[0]
+
+
+def _refined_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
+    return refined(denoiser._truncation, u, sigma, _certified_group(denoiser, u, sigma))
 
 
 # As a whole, so that a second call outside `jax.jit` finds it compiled.
-_compiled = jax.jit(_certified_one)
-
-
-@_certified_one.def_vmap
-def _certified_one_of_batch(axis_size, in_batched, denoiser, u, sigma):
-    return batched(_alone, _certified, axis_size, in_batched, denoiser, u, sigma)
-
-
-def _alone(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
-    return jax.tree.map(lambda x: x[0], _certified_group(denoiser, u[None], sigma[None]))
-
-
-@jax.custom_batching.custom_vmap
-def _certified(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
-    return _certified_group(denoiser, u, sigma)
-
-
-@_certified.def_vmap
-def _certified_of_batch(axis_size, in_batched, denoiser, u, sigma):
-    many = flattened(_certified)
-    return batched(_certified_group, many, axis_size, in_batched, denoiser, u, sigma)
-
-
-def _certified_group(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> CertifiedMean:
-    return certified_batch(denoiser, u, sigma, jnp.ones(len(u), bool))[0]
+_compiled = jax.jit(over_queries(_certified_group))
+_compiled_refined = jax.jit(over_queries(_refined_group))
 
 
 def certified_batch(

@@ -33,7 +33,7 @@ def multistep_flow(
         known = jnp.concatenate([latest[None], past])
         if order > 1:
             moved = linear_step(u, _mean(known, weights.corrector[k]), h[k]) - ahead
-            # The output at the corrected state is `latest + slope (corrected - ahead)`, of which the corrector takes its part.
+            # The corrector weighs the output at the state that it leads to: `latest + slope (corrected - ahead)`.
             moved /= 1 + jnp.expm1(h[k]) * weights.corrector[k, 0] * weights.slope
             ahead, known = ahead + moved, known.at[0].add(weights.slope * moved)
         return (ahead, known[:-1]), None

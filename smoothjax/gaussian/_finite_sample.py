@@ -82,7 +82,11 @@ def expected_gains(
 
 
 def fluctuation(
-    variances: Float[Array, " d"], sigma: RealScalar, num_train: int
+    variances: Float[Array, " d"],
+    sigma: RealScalar,
+    num_train: int,
+    *,
+    elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
     r"""Scatter of fitted Gaussian denoisers about their mean: `E |D_fit(u) - E D_fit(u)|^2`, summed over coordinates.
 
@@ -93,7 +97,11 @@ def fluctuation(
     with `q = kappa/(lambda + kappa)`, `g = lambda/(lambda + kappa)`, `h = (lambda + sigma^2)/(lambda + kappa)`. The
     first two terms in brackets are from the fitted covariance, the last from the fitted mean.
 
-    Args and what is raised: as for `effective_noise_level`.
+    For elliptical data of kurtosis k (see `leading_order_excess_risk`, and `elliptical_kurtosis` for an estimate), the first
+    two are replaced by `(1 + k) (sum_j g_j h_j + g_i h_i) + k g_i h_i`: right to leading order in 1/N. What heavy tails do
+    to kappa is left out, so the correction is good for `(1 + k) tr W << N`, and no more than a guide beyond.
+
+    Args and what is raised: as for `leading_order_excess_risk`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,11 +111,16 @@ def fluctuation(
         >>> round(float(found), 3)  # with many points all risk is scatter
         1.0
     """
-    return _of_fit(_Fit.fluctuation, *_checked(variances, sigma, num_train))
+    kurtosis = _as_kurtosis(elliptical_kurtosis)
+    return _of_fit(_Fit.fluctuation, *_checked(variances, sigma, num_train), kurtosis)
 
 
 def excess_risk(
-    variances: Float[Array, " d"], sigma: RealScalar, num_train: int
+    variances: Float[Array, " d"],
+    sigma: RealScalar,
+    num_train: int,
+    *,
+    elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
     """Expected excess mean square error of a fitted Gaussian denoiser over the population's, summed over coordinates.
 
@@ -115,7 +128,9 @@ def excess_risk(
     `sum_i g_i^2 (kappa - sigma^2)^2 / (lambda_i + sigma^2)` of the gains. By the deterministic equivalent, so also where
     there are fewer points than directions. The error itself is `GaussianDenoiser.minimum_error` more.
 
-    Args and what is raised: as for `effective_noise_level`.
+    With `elliptical_kurtosis`, for elliptical data, to leading order in 1/N: see `fluctuation`.
+
+    Args and what is raised: as for `leading_order_excess_risk`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,7 +140,8 @@ def excess_risk(
         >>> round(float(risk) * 100_000, 2)
         2.25
     """
-    return _of_fit(_Fit.excess_risk, *_checked(variances, sigma, num_train))
+    kurtosis = _as_kurtosis(elliptical_kurtosis)
+    return _of_fit(_Fit.excess_risk, *_checked(variances, sigma, num_train), kurtosis)
 
 
 def leading_order_excess_risk(
@@ -159,26 +175,26 @@ def leading_order_excess_risk(
         >>> round(100 * float(risk), 5)  # (1/4) (1 + 1/2 + 1/2)
         0.5
     """
-    kurtosis = as_float_array(elliptical_kurtosis, "elliptical_kurtosis")
-    message = "`elliptical_kurtosis` must be one number of more than -1"
-    if kurtosis.ndim != 0:
-        raise ValueError(f"{message}; got shape {kurtosis.shape}.")
-    kurtosis = checked(kurtosis, ~(kurtosis > -1), message, f"; got {kurtosis}")
+    kurtosis = _as_kurtosis(elliptical_kurtosis)
     return _leading_order_excess_risk(*_checked(variances, sigma, num_train), kurtosis)
 
 
 def independent_fits_rmse(
-    variances: Float[Array, " d"], sigma: RealScalar, num_train: int
+    variances: Float[Array, " d"],
+    sigma: RealScalar,
+    num_train: int,
+    *,
+    elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
     """Predicted RMSE between Gaussian denoisers fitted to two independent sets of `num_train` points each, per coordinate.
 
     `sqrt(2 fluctuation / d)`: the baseline for models trained on disjoint halves of a data set, which differ by as much
     even if each is no more than Gaussian. Compare with `denoiser_rmse` on points that are in neither half.
 
-    **For Gaussian data.** Heavier tails raise it, up to 2 times for elliptical data of Student's t with 5 degrees: by about
-    the root of the ratio of `leading_order_excess_risk` with the data's `elliptical_kurtosis` and without, where N is large.
+    **For Gaussian data.** Heavier tails raise it, up to 2 times for elliptical data of Student's t with 5 degrees. Give
+    their `elliptical_kurtosis`, which is estimated by the function of that name: to leading order in 1/N, see `fluctuation`.
 
-    Args and what is raised: as for `effective_noise_level`.
+    Args and what is raised: as for `leading_order_excess_risk`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -187,7 +203,16 @@ def independent_fits_rmse(
         >>> round(float(gaussian.independent_fits_rmse(jnp.ones(8), 1.0, 100) ** 2 / fluctuation), 5)  # 2 / d
         0.25
     """
-    return _of_fit(_Fit.independent_fits_rmse, *_checked(variances, sigma, num_train))
+    kurtosis = _as_kurtosis(elliptical_kurtosis)
+    return _of_fit(_Fit.independent_fits_rmse, *_checked(variances, sigma, num_train), kurtosis)
+
+
+def _as_kurtosis(value: RealScalar) -> Array:
+    kurtosis = as_float_array(value, "elliptical_kurtosis")
+    message = "`elliptical_kurtosis` must be one number of more than -1"
+    if kurtosis.ndim != 0:
+        raise ValueError(f"{message}; got shape {kurtosis.shape}.")
+    return checked(kurtosis, ~(kurtosis > -1), message, f"; got {kurtosis}")
 
 
 class _Fit(NamedTuple):
@@ -198,6 +223,7 @@ class _Fit(NamedTuple):
     num_train: Array
     unit: Array
     kappa: Array
+    kurtosis: Array
 
     def level(self) -> Array:
         return self.unit * jnp.sqrt(self.kappa)
@@ -209,7 +235,8 @@ class _Fit(NamedTuple):
         gains, rest = self.gains(), self.kappa / (self.variances + self.kappa)
         spread = gains * (self.variances + self.noise) / (self.variances + self.kappa)
         degrees = self.num_train - 1
-        terms = jnp.sum(spread) + spread + degrees / self.num_train
+        of_covariance = (1 + self.kurtosis) * (jnp.sum(spread) + spread) + self.kurtosis * spread
+        terms = of_covariance + degrees / self.num_train
         _, free = _equation(self.kappa, self.variances, degrees)
         return self.unit**2 * jnp.sum(rest**2 * self.variances * terms) / (degrees * free)
 
@@ -259,7 +286,9 @@ def _leading_order_excess_risk(
     return unit**2 * jnp.sum(terms) / num_train
 
 
-def _fit(variances: Array, sigma: Array, num_train: Array, unit: Array) -> _Fit:
+def _fit(
+    variances: Array, sigma: Array, num_train: Array, unit: Array, kurtosis: Array | float = 0.0
+) -> _Fit:
     noise, degrees = square_of_level(sigma), num_train - 1
     target = noise * (num_train / degrees)
 
@@ -281,9 +310,8 @@ def _fit(variances: Array, sigma: Array, num_train: Array, unit: Array) -> _Fit:
     first = jnp.maximum(newton(start, *constants), constants[1])
     kappa = lax.while_loop(unfinished, step, (0, first, start))[1]
     # One more step, which carries the derivatives of the root.
-    return _Fit(
-        variances, noise, num_train, unit, newton(lax.stop_gradient(kappa), variances, target)
-    )
+    kappa = newton(lax.stop_gradient(kappa), variances, target)
+    return _Fit(variances, noise, num_train, unit, kappa, jnp.asarray(kurtosis, variances.dtype))
 
 
 def _equation(kappa: Array, variances: Array, degrees: Array) -> tuple[Array, Array]:
