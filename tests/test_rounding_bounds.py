@@ -125,7 +125,7 @@ def test_sums_do_not_gather_roundings_of_the_anchor(num, dtype):
     noise = 0.5 * generator.standard_normal((QUERIES, 30))
     u = (points[:QUERIES] + sigma[:, None] * noise).astype(dtype)
     rows = jnp.arange(num)
-    weigh = jax.jit(lambda u, s: _candidates.weigh(set_, u, s, rows))
+    weigh = jax.jit(lambda u, s: _candidates.weigh(set_, u, s, rows, precise=True))
     found = jax.lax.map(lambda x: weigh(*x), (jnp.asarray(u), jnp.asarray(sigma)))
     expected, _ = reference(points, u, sigma, set_.centre)
     error = np.linalg.norm((np.asarray(found.mean) - expected).astype(float), axis=1)

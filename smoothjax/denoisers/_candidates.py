@@ -5,6 +5,7 @@ each query weighs the points with its largest bounds, from differences, and adds
 that matter to any query of a group are weighed for the whole group, by a product.
 """
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -35,6 +36,7 @@ class OwnCandidates(eqx.Module):
 
     screen: Screen | None  # None: the product itself
     num_visits: int = eqx.field(static=True)
+    precise: bool = eqx.field(static=True, default=False)  # see `weigh`
 
     def attempt(
         self, of: Truncation, u: Float[Array, "q d"], sigma: Float[Array, " q"]
@@ -50,7 +52,8 @@ class OwnCandidates(eqx.Module):
         of_members = jnp.take_along_axis(bounds, members, axis=1)
         of_visited, place = largest(of_members, num)
         visited = jnp.take_along_axis(members, place, axis=1)
-        weighed = jax.vmap(weigh, (None, 0, 0, 0))(of.points, u, sigma, visited)
+        at = jax.vmap(functools.partial(weigh, precise=self.precise), (None, 0, 0, 0))
+        weighed = at(of.points, u, sigma, visited)
 
         def mass(values: Array, end: Array) -> Array:
             """Sum of the exponentials of all up to `end`; of those that equal it, some may have been visited."""
@@ -112,18 +115,29 @@ class _Weighed(NamedTuple):
     gap: Float[Array, ""]  # bound of how far the largest of their logits lies below the anchor's
 
 
-def weigh(set_: PointSet, u: Array, sigma: Array, visited: Int[Array, " m"]) -> _Weighed:
-    """The posterior mean over the visited points, from differences to the nearest of them, the anchor."""
+def weigh(
+    set_: PointSet, u: Array, sigma: Array, visited: Int[Array, " m"], *, precise: bool
+) -> _Weighed:
+    """The posterior mean over the visited points, from differences to the nearest of them, the anchor.
+
+    Where `precise`, a logit's terms are right relative to themselves, however nearly two points are equally near, at some
+    three times the time.
+    """
     eps = jnp.finfo(u.dtype).eps
     n, d = set_.points.shape
     valid = visited < n
     rows = lax.optimization_barrier(set_.points[jnp.minimum(visited, n - 1)])
-    # The nearest, up to rounding, which no other weight depends on. By differences: with a wrong one the bound grows.
-    squares = jnp.sum((rows - u) ** 2, axis=1)
-    best = jnp.argmin(jnp.where(valid, squares, jnp.inf))
+    # The nearest, up to rounding, which no other weight depends on.
+    products = jnp.dot(rows, u - set_.centre, precision=HIGHEST)
+    products -= set_.half_square[jnp.minimum(visited, n - 1)]
+    if precise:  # with a wrong one the bound grows
+        products = -jnp.sum((rows - u) ** 2, axis=1)
+    best = jnp.argmax(jnp.where(valid, products, -jnp.inf))
     anchor = rows[best]
     difference, to_anchor = rows - anchor, u - anchor
-    terms = 0.5 * anchored_terms(rows, u, anchor)
+    terms = difference * (to_anchor - 0.5 * difference)
+    if precise:
+        terms = 0.5 * anchored_terms(rows, u, anchor)
     logits = _sum(terms) / sigma**2
     logits = jnp.where(valid, logits, -jnp.inf)
     relative = logits - jnp.max(logits)
@@ -132,12 +146,14 @@ def weigh(set_: PointSet, u: Array, sigma: Array, visited: Int[Array, " m"]) -> 
     # Divided after the product, which XLA would otherwise add to the anchor term by term, each with a rounding of its size.
     mean = anchor + jnp.dot(weights, difference, precision=HIGHEST) / normaliser
 
-    # Error of a logit: its terms are right to a few roundings of their own, and to three squared ones of the differences
-    # that they consist of; their sum is off by a rounding of their sizes for each that is added. And of its exponential.
+    # Error of a logit: a rounding of its terms for each that is added, and those of its exponential. Of precise terms it is
+    # their own sizes that are rounded, and those of the differences that they consist of twice over.
     apart = jnp.sqrt(jnp.sum(difference**2, axis=1))
     size = apart * (jnp.linalg.norm(to_anchor) + 0.5 * apart) / sigma**2
-    summed = (_depth(d) + 8) * _sum(jnp.abs(terms)) / sigma**2
-    doubt = eps * (summed + eps * size + jnp.abs(jnp.where(valid, logits, 0)) + 8)
+    summed = (_depth(d) + 8) * size
+    if precise:
+        summed = (_depth(d) + 8) * _sum(jnp.abs(terms)) / sigma**2 + eps * size
+    doubt = eps * (summed + jnp.abs(jnp.where(valid, logits, 0)) + 8)
     doubt = jnp.where(apart > 0, doubt, 0)
     most = jnp.exp(jnp.minimum(relative + doubt, 80))
     grown = jnp.where(doubt < 1, weights * jnp.expm1(jnp.minimum(doubt, 1)), most)

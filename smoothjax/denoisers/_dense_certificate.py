@@ -92,7 +92,7 @@ def _certified_sums(
     last, num_summed = bounds.of_result, _num_summed(set_)
 
     group = min(num, max(16, min(GROUP, AT_ONCE // n)))
-    candidates = OwnCandidates(None, VISITS)
+    candidates = OwnCandidates(None, VISITS, precise=True)
 
     def some(loop):
         waiting, value, rounding, by_sums = loop
@@ -124,7 +124,7 @@ def _certified_sums(
         waiting, value, rounding = loop
         k = jnp.argmax(waiting)
         _, at, level = lax.optimization_barrier((waiting, u[k], sigma[k]))
-        found = weigh(set_, at, level, jnp.arange(n))
+        found = weigh(set_, at, level, jnp.arange(n), precise=True)
         better = found.rounding < rounding[k]
         return (
             waiting.at[k].set(False),
