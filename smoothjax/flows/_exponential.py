@@ -57,8 +57,10 @@ class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
 
     **On a grid** (`steps` or `levels`): order one is DDIM; two and three take as many outputs, the corrector one more.
     The polynomials are in powers of sigma that depend on the step, such that on a grid with a constant ratio (the default
-    for `steps`) the flow of *every* Gaussian is exact to about `exp(-pi^2 / h)`, h the step in log sigma, whatever its
-    covariance. On other grids they are in log sigma; on those of `adapted_grid`, with steps of many sizes, take order two.
+    for `steps`) the flow of *every* Gaussian is exact to `4 exp(-pi^2 / h)`, h the step in log sigma, whatever its
+    covariance. On other grids they are in log sigma. Order three moves each output to the corrected state, with an assumed
+    derivative of D. On grids of many step sizes, as those of `adapted_grid` for a training set, take order two, whose
+    corrector then has two outputs: the trajectories are those of `replay`.
     With noise (`stochasticity`) each step draws it exactly for its length, and the same is made true of the
     variance; the order is then that of the multistep, two, whatever is given.
 
