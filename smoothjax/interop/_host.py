@@ -83,7 +83,7 @@ class HostFunction(eqx.Module):
 
     An exception inside `function`, `KeyboardInterrupt` and `SystemExit` too, is raised as it is, with a note of the call, by
     a call outside `jax.jit` and by the functions of this package. Inside your own `jax.jit` JAX makes a `JaxRuntimeError`
-    of it, the last line of which says what happened in which call.
+    or `ValueError` of it, the last line of which says what happened in which call.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -291,19 +291,19 @@ def _wrong_derivative(host: HostFunction, name: str, x: np.ndarray, t: np.ndarra
     # The rounding of a difference, eps / h, against its bias, h^2.
     h = eps ** (1 / 3)
     scales = [h, -h, h / 2, -h / 2]
+    moved = _evaluate(
+        host,
+        False,
+        np.concatenate([x + np.asarray(s, x.dtype) * dx for s in scales]),
+        np.concatenate([t + np.asarray(s, t.dtype) * dt for s in scales]),
+    )
     try:
         exact = _evaluate(host, True, x, t, dx, dt)
-        moved = _evaluate(
-            host,
-            False,
-            np.concatenate([x + np.asarray(s, x.dtype) * dx for s in scales]),
-            np.concatenate([t + np.asarray(s, t.dtype) * dt for s in scales]),
-        )
     except Exception as error:
-        return (
+        raise ValueError(
             f"The network has values but no derivative by {name} ({type(error).__name__}: {first_line(error).rstrip('.')}). "
-            "Its operations must be differentiable twice by PyTorch, none in place; values are still served."
-        )
+            "Its operations must be differentiable, for PyTorch twice and none in place; values are still served."
+        ) from error
     values = moved.reshape(4, *x.shape).astype(np.float64)
     coarse, fine = (values[0] - values[1]) / (2 * h), (values[2] - values[3]) / h
     size, off = np.linalg.norm(fine), np.linalg.norm(exact - fine)

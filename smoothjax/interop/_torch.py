@@ -1,6 +1,7 @@
 """PyTorch modules as functions of NumPy arrays."""
 
 import contextlib
+import dis
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -59,9 +60,9 @@ class TorchNetwork:
                 f"`module` must be a torch.nn.Module or a callable of tensors; got {came}. "
                 "Make the module, load its weights by module.load_state_dict(...), and call module.eval()."
             )
-        self._owner = _owner_of(module, torch.nn.Module)
-        if self._owner is not None:
-            _require_usable(self._owner)
+        self._owners = _owners_of(module, torch.nn.Module)
+        for owner in self._owners:
+            _require_usable(owner)
 
     @property
     def resolution(self) -> float:
@@ -103,7 +104,7 @@ class TorchNetwork:
         images = self._images(self._points(x, like))
         labels = "" if self.labels is None else f" and labels {_cut(self.labels)}"
         called = f"called once with {described((images, self._times(t, like)))}{labels}."
-        dtypes = [] if self._owner is None else _floating_dtypes(self._owner)
+        dtypes = _floating_dtypes(self._owners)
         text = str(error)
         if "argument" in text and isinstance(error, TypeError) and self.labels is None:
             advice = "It must take (x, t); for a network of classes give `labels`."
@@ -111,7 +112,11 @@ class TorchNetwork:
             advice = "For a network of classes give `labels`."
         elif len(dtypes) > 1:
             advice = f"Its parameters are in {' and '.join(dtypes)}: bring them to one by module.to(dtype)."
-        elif "dtype" in text:
+        elif like is None and ("type" in text or "float" in text.lower()):
+            advice = (
+                "Its own dtype is unknown: convert x inside, or give the torch.nn.Module itself."
+            )
+        elif "type" in text and like is not None and like.element_size() < 4:
             advice = "t is not rounded to half precision: convert it inside, after the embedding."
         elif self.image_shape is not None:
             h, w, c = self.image_shape
@@ -126,10 +131,10 @@ class TorchNetwork:
 
     def _like(self) -> Any:
         """A tensor with the module's device and floating dtype, or None."""
-        return None if self._owner is None else next(_floating(self._owner), None)
+        return next(_floating(self._owners), None)
 
     def _check_call(self, t: np.ndarray) -> None:
-        if self._owner is not None and self._owner.training:
+        if any(owner.training for owner in self._owners):
             raise Refusal(
                 "`module` must be in evaluation mode; got one in training mode. Call module.eval()."
             )
@@ -266,12 +271,21 @@ def _as_labels(labels: Any) -> int | np.ndarray | None:
     return vector
 
 
-def _owner_of(module: Any, kind: type) -> Any:
-    """The `torch.nn.Module` that is called, also by way of one of its methods or a partial call, or None."""
+def _owners_of(module: Any, kind: type) -> list[Any]:
+    """The `torch.nn.Module` that is called, also by way of a method, a partial call or a function that names it."""
     while isinstance(module, functools.partial):
         module = module.func
-    owner = module if isinstance(module, kind) else getattr(module, "__self__", None)
-    return owner if isinstance(owner, kind) else None
+    if isinstance(module, kind):
+        return [module]
+    found = [getattr(module, "__self__", None)]
+    if found[0] is None and hasattr(module, "__code__"):
+        for cell in module.__closure__ or ():
+            with contextlib.suppress(ValueError):  # a variable that has no value yet
+                found.append(cell.cell_contents)
+        code = dis.get_instructions(module)
+        names = [part.argval for part in code if part.opname == "LOAD_GLOBAL"]
+        found += [module.__globals__.get(name) for name in names]
+    return [value for value in found if isinstance(value, kind)]
 
 
 def _require_usable(module: Any) -> None:
@@ -294,14 +308,14 @@ def _require_usable(module: Any) -> None:
             )
 
 
-def _floating(module: Any) -> Any:
-    for tensors in (module.parameters(), module.buffers()):
-        yield from (tensor for tensor in tensors if tensor.is_floating_point())
+def _floating(modules: list[Any]) -> Any:
+    for module in modules:
+        for tensors in (module.parameters(), module.buffers()):
+            yield from (tensor for tensor in tensors if tensor.is_floating_point())
 
 
-def _floating_dtypes(module: Any) -> list[str]:
-    found = (str(tensor.dtype).removeprefix("torch.") for tensor in module.parameters())
-    return sorted({name for name in found if "float" in name})
+def _floating_dtypes(modules: list[Any]) -> list[str]:
+    return sorted({str(tensor.dtype).removeprefix("torch.") for tensor in _floating(modules)})
 
 
 def _cut(value: Any) -> str:
@@ -336,8 +350,9 @@ def from_torch(
 
     Args:
         module: `module(x, t)` of tensors of shape (batch, d), or of images, and (batch,), returning one like x or an output
-            of diffusers with one as `.sample`: a `torch.nn.Module` in evaluation mode, or any callable of tensors (then on
-            the CPU, in the caller's dtype). t is in float32 whatever half precision the module has; with a `DDPMSchedule` of
+            of diffusers with one as `.sample`: a `torch.nn.Module` in evaluation mode, or any callable of tensors. Where the
+            callable is a method, or a function that names modules, they are found; otherwise its tensors are on the CPU in
+            the caller's dtype. t is in float32 whatever half precision the module has; with a `DDPMSchedule` of
             nearest indices, in int64.
         shape_or_dim: dimension d, or the image shape (height, width, channels) in which points are flattened here.
         prediction, process: see `PredictionDenoiser`; the process is needed for all predictions but `"x0"`.
