@@ -85,7 +85,6 @@ def test_dtypes_that_numpy_does_not_know_are_taken():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), RuntimeError("bad net")])
 def test_what_a_network_raises_stays_what_it_is(error):
-    is_exit = isinstance(error, SystemExit)
     function = Failing()
     D, u = from_numpy(function, 2, jvp=shrink_jvp), jnp.ones(2)
     prior = sj.GaussianDenoiser(jnp.zeros(2), jnp.eye(2))
@@ -101,7 +100,10 @@ def test_what_a_network_raises_stays_what_it_is(error):
         "likelihood": lambda: sj.log_likelihood(D, u, sigma_min=1.0, sigma_max=2.0, prior=prior),
         "covariance": lambda: sj.posterior_covariance(D, u, 1.0),
     }
-    for call in (calls["call"], calls["sample"]) if is_exit else calls.values():
+    # Half of them for each: they are compiled anew.
+    first = ("call", "vmap", "sample", "likelihood")
+    names = set(calls) - {*first[1:]} if isinstance(error, RuntimeError) else first
+    for call in [calls[name] for name in (first[:1] if isinstance(error, SystemExit) else names)]:
         function.error = error
         with pytest.raises(type(error)) as caught:
             call()
@@ -166,7 +168,7 @@ def test_wrong_derivatives_are_refused_and_values_served():
     functions = {
         "steep": (
             lambda x, t: np.tanh(30 * x),
-            lambda x, t, dx, dt: 30 * dx / np.cosh(30 * x) ** 2,
+            lambda x, t, dx, dt: 30 * dx * (1 - np.tanh(30 * x) ** 2),
         ),
         "kinked": (lambda x, t: np.maximum(x, 0), lambda x, t, dx, dt: (x > 0) * dx),
         "large": (lambda x, t: 1e4 + x, lambda x, t, dx, dt: dx),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 import smoothjax as sj
 from smoothjax import interop
@@ -45,6 +46,16 @@ class Output(dict):
     def __init__(self, sample):
         super().__init__(sample=sample)
         self.sample = sample
+
+
+class Holder:
+    def __init__(self, net):
+        self.net = net
+
+    def denoise(self, x, t):
+        return self.net(x, t)
+
+    __call__ = denoise
 
 
 def one_line(call):
@@ -109,13 +120,39 @@ def test_parts_in_training_mode_are_named():
     for part in ("1", "2"):
         net.eval().body[int(part)].train()
         named = lambda x, t: net(x, t)  # noqa: E731
-        for module in (net, net.forward, functools.partial(net), named):
+        held = Holder(net)
+        for module in (net, net.forward, functools.partial(net), named, held, held.denoise):
             text = one_line(lambda m=module: from_torch(m, 2))
             assert f"'body.{part}' (" in text and "module.eval()" in text
     # Later, too.
     net.train()
     with pytest.raises(ValueError, match=r"evaluation mode; got one in training mode"):
         D(u, 1.0)
+
+
+def test_dropout_and_batch_norm_in_closed_form():
+    """A module that is affine in evaluation mode, `D = A u + b`: the flow is a matrix exponential."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2)
+    )
+    net(torch.randn(16, 2))
+    net.eval()
+    D = from_torch(lambda x, t: net(x), 2)
+    b = np.asarray(D(jnp.zeros(2), 1.0), np.float64)
+    A = np.stack([np.asarray(D(e, 1.0), np.float64) - b for e in jnp.eye(2)], axis=1)
+    u, low, high = np.array([0.3, -0.4]), 0.5, 5.0
+    log_ratio, rest = np.log(high / low), np.linalg.solve(np.eye(2) - A, b)
+    latent = rest + scipy.linalg.expm((np.eye(2) - A) * log_ratio) @ (u - rest)
+    prior = sj.GaussianDenoiser(jnp.zeros(2), jnp.eye(2))
+    want = float(prior.log_density(jnp.asarray(latent), high)) + (2 - np.trace(A)) * log_ratio
+    options = {"sigma_min": low, "sigma_max": high, "prior": prior, "rtol": 1e-4}
+    # A step's tolerance, times some tens of steps; the entries of A are good to 1e-6.
+    np.testing.assert_allclose(sj.log_likelihood(D, jnp.asarray(u), **options), want, atol=3e-3)
+    end = sj.flow(D, jnp.asarray(u), low, high, rtol=1e-4)
+    np.testing.assert_allclose(end, latent, atol=5e-3)
+    samples = sj.sample(D, jax.random.key(0), 3, steps=3)
+    assert samples.shape == (3, 2) and bool(jnp.isfinite(samples).all())
 
 
 def test_outputs_are_taken_or_refused_in_one_line():

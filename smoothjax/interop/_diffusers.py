@@ -1,5 +1,6 @@
 """Networks of diffusers and of EDM, which say themselves what they predict and of which images."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,10 @@ def from_diffusers(
         shape = (height, width, channels)
     process = DDPMSchedule.from_diffusers(scheduler, index)
     config = getattr(scheduler, "config", scheduler)
-    prediction = config.get("prediction_type", "epsilon")
+    told = config if isinstance(config, Mapping) else vars(config)
+    prediction = told.get(
+        "prediction_type", "epsilon"
+    )  # as in configurations from before it was one
     network = TorchNetwork(
         unet,
         shape,

@@ -108,7 +108,7 @@ class TorchNetwork:
         text = str(error)
         if "argument" in text and isinstance(error, TypeError) and self.labels is None:
             advice = "It must take (x, t); for a network of classes give `labels`."
-        elif "class" in text and self.labels is None:
+        elif "class_label" in text and self.labels is None:
             advice = "For a network of classes give `labels`."
         elif len(dtypes) > 1:
             advice = f"Its parameters are in {' and '.join(dtypes)}: bring them to one by module.to(dtype)."
@@ -272,13 +272,14 @@ def _as_labels(labels: Any) -> int | np.ndarray | None:
 
 
 def _owners_of(module: Any, kind: type) -> list[Any]:
-    """The `torch.nn.Module` that is called, also by way of a method, a partial call or a function that names it."""
+    """The modules that are called: by themselves, a method, a partial call, or what names them or holds them."""
     while isinstance(module, functools.partial):
         module = module.func
-    if isinstance(module, kind):
-        return [module]
-    found = [getattr(module, "__self__", None)]
-    if found[0] is None and hasattr(module, "__code__"):
+    holder = getattr(module, "__self__", module)  # of a method
+    if isinstance(holder, kind):
+        return [holder]
+    found = list(getattr(holder, "__dict__", {}).values())
+    if hasattr(module, "__code__") and holder is module:
         for cell in module.__closure__ or ():
             with contextlib.suppress(ValueError):  # a variable that has no value yet
                 found.append(cell.cell_contents)
@@ -351,8 +352,8 @@ def from_torch(
     Args:
         module: `module(x, t)` of tensors of shape (batch, d), or of images, and (batch,), returning one like x or an output
             of diffusers with one as `.sample`: a `torch.nn.Module` in evaluation mode, or any callable of tensors. Where the
-            callable is a method, or a function that names modules, they are found; otherwise its tensors are on the CPU in
-            the caller's dtype. t is in float32 whatever half precision the module has; with a `DDPMSchedule` of
+            callable is a method, or names or holds modules, they are found; otherwise its tensors are on the CPU in the
+            caller's dtype. t is in float32 whatever half precision the module has; with a `DDPMSchedule` of
             nearest indices, in int64.
         shape_or_dim: dimension d, or the image shape (height, width, channels) in which points are flattened here.
         prediction, process: see `PredictionDenoiser`; the process is needed for all predictions but `"x0"`.
