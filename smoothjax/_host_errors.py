@@ -61,10 +61,10 @@ def _failure_since(failures: int) -> BaseException | None:
 
 
 def raising_host_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function of a denoiser, its first argument, that raises what a network on the host raised, `KeyboardInterrupt` too.
+    """A function of denoisers that raises what a network on the host raised, `KeyboardInterrupt` too.
 
-    Where the denoiser runs on the host, the function returns when its values are there. Inside somebody's `jax.jit` it
-    cannot know of the exception, which JAX then reports as a `JaxRuntimeError` whose last line has the cause.
+    Where a denoiser runs on the host, the function returns when its values are there. Inside somebody's `jax.jit` it cannot
+    know of the exception, which JAX then reports as an error of its own whose last line has the cause.
     """
 
     @functools.wraps(function)
@@ -72,7 +72,7 @@ def raising_host_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
         failures, traces = _RECORD.failures, _RECORD.traces
         try:
             result = function(*args, **kwargs)
-            if _RECORD.traces > traces or _runs_on_host(args[0] if args else kwargs):
+            if _RECORD.traces > traces or _runs_on_host((args, kwargs)):
                 jax.block_until_ready(result)
             return result
         except Exception:

@@ -99,6 +99,7 @@ def test_what_a_network_raises_stays_what_it_is(error):
         "sde": lambda: sj.reverse_sde(D, jax.random.key(0), u, 2.0, 1.0, steps=2),
         "likelihood": lambda: sj.log_likelihood(D, u, sigma_min=1.0, sigma_max=2.0, prior=prior),
         "covariance": lambda: sj.posterior_covariance(D, u, 1.0),
+        "rmse": lambda: sj.denoiser_rmse(D, prior, jnp.ones((3, 2)), 1.0, jax.random.key(0)),
     }
     # Half of them for each: they are compiled anew.
     first = ("call", "vmap", "sample", "likelihood")
@@ -108,10 +109,9 @@ def test_what_a_network_raises_stays_what_it_is(error):
         with pytest.raises(type(error)) as caught:
             call()
         assert caught.value is error
-        if isinstance(error, Exception):
-            (note, *_) = error.__notes__
-            assert note.startswith("In call ") and ", 2) float" in note
-            error.__notes__.clear()
+        (note, *_) = error.__notes__
+        assert note.startswith("In call ") and ", 2) float" in note
+        error.__notes__.clear()
         # Nothing is left behind for the next call.
         function.error = None
         jax.block_until_ready(call())

@@ -49,6 +49,7 @@ def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
     return jax.random.normal(key, (dim,), jnp.promote_types(dtype, jnp.float32)).astype(dtype)
 
 
+@raising_host_errors
 def initial_state(
     denoiser: Denoiser, z: Float[Array, " d"], sigma: Any, mean: Float[Array, " d"] | None = None
 ) -> Float[Array, " d"]:

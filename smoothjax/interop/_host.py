@@ -188,7 +188,7 @@ def _evaluate(host: HostFunction, derivative: bool, *arguments: Any) -> np.ndarr
     number = host._record.count(len(rows[0]), derivative)
     try:
         result = _checked_result(function(*rows), rows[0])
-    except Exception as error:
+    except BaseException as error:
         what = "its derivative" if derivative else "the network"
         error.add_note(f"In call {number} of {what} on the host, with {described(rows)}.")
         raise
@@ -234,7 +234,8 @@ def first_line(text: Any) -> str:
 
 def _in_one_line(error: BaseException) -> str:
     notes = " ".join(getattr(error, "__notes__", ()))
-    return f"{type(error).__name__}: {first_line(error)} {first_line(notes)}".strip()
+    text = ": ".join(part for part in (type(error).__name__, first_line(error)) if part)
+    return f"{text} {first_line(notes)}".strip()
 
 
 def try_once(host: HostFunction, name: str, x: np.ndarray, t: np.ndarray) -> None:
