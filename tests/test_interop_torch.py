@@ -438,6 +438,9 @@ def test_schedulers_of_diffusers(diffusers):
             # Of the scheduler's float32: products near one by 1e-7 of 1e-4, small ones by the rounding of the betas.
             np.testing.assert_allclose(got[:990], levels[:990], rtol=2e-3)
             assert np.isinf(got[999]) == bool(options.get("rescale_betas_zero_snr"))
+    assert "DDPMSchedule.from_diffusers(scheduler)" in one_line(
+        lambda: from_torch(Shrink().eval(), 2, prediction="eps", process=scheduler)
+    )
     text = one_line(lambda: DDPMSchedule(diffusers.FlowMatchEulerDiscreteScheduler()))
     assert "must have betas" in text and "got FlowMatchEulerDiscreteScheduler" in text
 
@@ -458,7 +461,19 @@ def test_unet_of_diffusers(diffusers):
     np.testing.assert_allclose(got, want.numpy().ravel(), atol=2e-4)
     samples = sj.sample(D, jax.random.key(0), 2, shape_or_dim=(8, 8, 1), steps=3)
     assert samples.shape == (2, 8, 8, 1) and bool(jnp.isfinite(samples).all())
-    assert "class" in one_line(lambda: interop.from_diffusers(unet, scheduler))
+    assert "UNet2DModel, (8, 8, 1)" in repr(D)
+    for message, call in {
+        "give `labels`": lambda: interop.from_diffusers(unet, scheduler),
+        "a class that the network has": lambda: interop.from_diffusers(unet, scheduler, labels=7),
+        "got str 'google/ddpm'": lambda: interop.from_diffusers("google/ddpm", scheduler),
+        "pipeline.unet": lambda: interop.from_diffusers(
+            diffusers.DDPMPipeline(unet, scheduler), scheduler
+        ),
+        "to have 1 channels": lambda: interop.from_diffusers(unet, scheduler, (8, 8, 3), labels=1),
+        "`scheduler` must have betas": lambda: interop.from_diffusers(unet, None),
+        "`shape_or_dim` as (height": lambda: from_torch(lambda x, t: unet(x, t, torch.ones(2)), 64),
+    }.items():
+        assert message in one_line(call)
     assert "training mode" in one_line(
         lambda: interop.from_diffusers(unet.train(), scheduler, labels=1)
     )
@@ -514,6 +529,7 @@ def test_networks_of_edm():
     for sigma in (0.001, 200.0):
         with pytest.raises(ValueError, match=r"from 0\.01 to 100; got"):
             D(u, sigma)
+    assert "got dict of 1 entries" in one_line(lambda: interop.from_edm({"ema": Shrink()}))
     assert "from 0 to 2; got 3" in one_line(lambda: interop.from_edm(EDMStyle(3).eval(), labels=3))
     assert "`shape` must be" in one_line(lambda: interop.from_edm(Shrink().eval()))
     np.testing.assert_allclose(interop.from_edm(Shrink().eval(), 48)(u, 1.0), u / 2)

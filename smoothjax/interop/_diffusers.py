@@ -8,7 +8,7 @@ import numpy as np
 from .._checks import import_optional
 from ._prediction import PredictionDenoiser
 from ._schedule import DDPMSchedule, IndexRule
-from ._torch import Labels, TorchNetwork, denoiser_of
+from ._torch import Labels, TorchNetwork, denoiser_of, require_module
 
 
 def from_diffusers(
@@ -44,6 +44,7 @@ def from_diffusers(
         >>> pipeline = DDPMPipeline.from_pretrained("google/ddpm-cifar10-32")  # doctest: +SKIP
         >>> D = sj.interop.from_diffusers(pipeline.unet.eval(), pipeline.scheduler)  # doctest: +SKIP
     """
+    require_module(unet, "unet")
     if shape is None:
         config = getattr(unet, "config", None)
         size, channels = (getattr(config, name, None) for name in ("sample_size", "in_channels"))
@@ -94,6 +95,7 @@ def from_edm(
         ...     net = pickle.load(file)["ema"]
         >>> D = sj.interop.from_edm(net.eval(), labels=3)  # doctest: +SKIP
     """
+    require_module(net, "net")
     if shape is None:
         size, channels = (getattr(net, name, None) for name in ("img_resolution", "img_channels"))
         if size is None or channels is None:

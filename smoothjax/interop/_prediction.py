@@ -145,7 +145,8 @@ def _as_prediction(prediction: Any, process: Any) -> tuple[Prediction, Any]:
         process = EDM()
     if not isinstance(process, AbstractProcess | DDPMSchedule):
         raise ValueError(
-            f"`process` must be a process or a DDPMSchedule; got {type(process).__name__}."
+            f"`process` must be a process or a DDPMSchedule; got {type(process).__name__}. "
+            "For a scheduler of diffusers give DDPMSchedule.from_diffusers(scheduler)."
         )
     owners = {"v": (VariancePreserving, DDPMSchedule), "velocity": (FlowMatching,)}
     if prediction in owners and not isinstance(process, owners[prediction]):

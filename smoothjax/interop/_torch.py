@@ -54,15 +54,14 @@ class TorchNetwork:
         self.module, self.layout, self.learned_variance = module, layout, learned_variance
         self.labels, self.label_argument = _as_labels(labels), label_argument
         self.levels, self.is_step_function_of_sigma = levels, is_step_function_of_sigma
-        if isinstance(module, type | Mapping) or not callable(module):
-            came = f"the class {module.__name__}" if isinstance(module, type) else _cut(module)
-            raise ValueError(
-                f"`module` must be a torch.nn.Module or a callable of tensors; got {came}. "
-                "Make the module, load its weights by module.load_state_dict(...), and call module.eval()."
-            )
+        require_module(module, "module")
         self._owners = _owners_of(module, torch.nn.Module)
         for owner in self._owners:
             _require_usable(owner)
+
+    def __repr__(self) -> str:
+        shape = self.dim if self.image_shape is None else self.image_shape
+        return f"TorchNetwork({type(self.module).__name__}, {shape})"
 
     @property
     def resolution(self) -> float:
@@ -106,10 +105,16 @@ class TorchNetwork:
         called = f"called once with {described((images, self._times(t, like)))}{labels}."
         dtypes = _floating_dtypes(self._owners)
         text = str(error)
-        if "argument" in text and isinstance(error, TypeError) and self.labels is None:
-            advice = "It must take (x, t); for a network of classes give `labels`."
+        if "argument" in text and isinstance(error, TypeError):
+            takes = "(x, t)" if self.labels is None else "(x, t, labels)"
+            advice = (
+                f"It must take {takes}; for a network of classes give `labels`, for other arguments a function: "
+                "lambda x, t: module(x, t, ...)."
+            )
         elif "class_label" in text and self.labels is None:
             advice = "For a network of classes give `labels`."
+        elif self.labels is not None and ("class" in text or isinstance(error, IndexError)):
+            advice = "`labels` must be a class that the network has, or None for a network without."
         elif len(dtypes) > 1:
             advice = f"Its parameters are in {' and '.join(dtypes)}: bring them to one by module.to(dtype)."
         elif like is None and ("type" in text or "float" in text.lower()):
@@ -126,7 +131,10 @@ class TorchNetwork:
                 f"the other is layout={other!r}."
             )
         else:
-            advice = "It must take x and t of these shapes and return a tensor like x."
+            advice = (
+                "It must take x and t of these shapes and return a tensor like x; for a network of images give "
+                "`shape_or_dim` as (height, width, channels)."
+            )
         return f"{called} {advice}"
 
     def _like(self) -> Any:
@@ -231,6 +239,23 @@ class TorchNetwork:
             )
             raise Refusal(f"{expected}; got {tuple(value.shape)}. {advice}")
         return value
+
+
+def require_module(module: Any, name: str) -> None:
+    """Raises for what is no callable network: a path, weights, a class, a pipeline of diffusers."""
+    if hasattr(module, "unet") and hasattr(module, "scheduler"):
+        came, advice = (
+            f"a {type(module).__name__}",
+            "Give its parts: from_diffusers(pipeline.unet, pipeline.scheduler).",
+        )
+    elif isinstance(module, type | Mapping) or not callable(module):
+        came = f"the class {module.__name__}" if isinstance(module, type) else _cut(module)
+        advice = "Make the module, load its weights by module.load_state_dict(...), and call module.eval()."
+    else:
+        return
+    raise ValueError(
+        f"`{name}` must be a torch.nn.Module or a callable of tensors; got {came}. {advice}"
+    )
 
 
 def _as_tensor(array: np.ndarray) -> Any:
