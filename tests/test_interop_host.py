@@ -133,6 +133,15 @@ def test_errors_in_the_users_own_jit_end_with_one_line(caplog):
         from_numpy(shrink, 2)(jnp.ones(3), 1.0)
 
 
+def test_known_arguments_inside_jit_are_no_constants():
+    factor = [1.0]
+    host = HostFunction(lambda x, t: factor[0] * x)
+    compiled = jax.jit(lambda: host(jnp.ones(2), 1.0))
+    for value in (1.0, 5.0):
+        factor[0] = value
+        np.testing.assert_array_equal(compiled(), [value, value])
+
+
 def test_calls_are_counted():
     D = from_numpy(shrink, 2, jvp=shrink_jvp)
     host = D.network

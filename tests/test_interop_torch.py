@@ -461,6 +461,12 @@ def test_unet_of_diffusers(diffusers):
     np.testing.assert_allclose(got, want.numpy().ravel(), atol=2e-4)
     samples = sj.sample(D, jax.random.key(0), 2, shape_or_dim=(8, 8, 1), steps=3)
     assert samples.shape == (2, 8, 8, 1) and bool(jnp.isfinite(samples).all())
+    # Through attention, by two probes of the trace, in few steps.
+    prior = sj.GaussianDenoiser(jnp.zeros(64), jnp.eye(64))
+    options = {"sigma_min": 1.0, "sigma_max": 2.0, "rtol": 0.1, "prior": prior}
+    probes = {"num_probes": 2, "key": jax.random.key(0), "estimate_error": False}
+    found = sj.likelihood_solution(D, jnp.zeros(64), **options, **probes)
+    assert bool(jnp.isfinite(found.value)) and D.network.calls.derivative_batches > 1
     assert "UNet2DModel, (8, 8, 1)" in repr(D)
     for message, call in {
         "give `labels`": lambda: interop.from_diffusers(unet, scheduler),
@@ -482,17 +488,6 @@ def test_unet_of_diffusers(diffusers):
     D = interop.from_diffusers(double, scheduler, learned_variance=True)
     assert D(jnp.zeros(64), 1.0).shape == (64,)
     assert "sample_size" in one_line(lambda: interop.from_diffusers(Shrink().eval(), scheduler))
-    # Through attention, by hand at a small size: two probes of the trace, few steps.
-    prior = sj.GaussianDenoiser(jnp.zeros(64), jnp.eye(64))
-    options = {
-        "sigma_min": 1.0,
-        "sigma_max": 2.0,
-        "rtol": 0.1,
-        "prior": prior,
-        "estimate_error": False,
-    }
-    found = sj.likelihood_solution(D, jnp.zeros(64), num_probes=2, key=jax.random.key(0), **options)
-    assert bool(jnp.isfinite(found.value))
 
 
 class EDMStyle(torch.nn.Module):
