@@ -63,8 +63,9 @@ def _failure_since(failures: int) -> BaseException | None:
 def raising_host_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """A function of denoisers that raises what a network on the host raised, `KeyboardInterrupt` too.
 
-    Where a denoiser runs on the host, the function returns when its values are there. Inside somebody's `jax.jit` it cannot
-    know of the exception, which JAX then reports as an error of its own whose last line has the cause.
+    Where a denoiser runs on the host, the function returns when its values are there, as JAX may report an exception only
+    then. Inside somebody's `jax.jit` it cannot know of the exception, which JAX then reports as an error of its own whose
+    last line has the cause.
     """
 
     @functools.wraps(function)

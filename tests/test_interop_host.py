@@ -136,7 +136,8 @@ def test_errors_in_the_users_own_jit_end_with_one_line(caplog):
 def test_known_arguments_inside_jit_are_no_constants():
     factor = [1.0]
     host = HostFunction(lambda x, t: factor[0] * x)
-    compiled = jax.jit(lambda: host(jnp.ones(2), 1.0))
+    x, t = jnp.ones(2), jnp.asarray(1.0)
+    compiled = jax.jit(lambda: host(x, t))
     for value in (1.0, 5.0):
         factor[0] = value
         np.testing.assert_array_equal(compiled(), [value, value])
