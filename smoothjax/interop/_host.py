@@ -82,7 +82,7 @@ class HostFunction(eqx.Module):
         ValueError: when differentiated without `jvp`, or for a result of another shape or dtype.
 
     An exception inside `function`, `KeyboardInterrupt` and `SystemExit` too, is raised as it is, with a note of the call, by
-    a call outside `jax.jit` and by the functions of this package. Inside your own `jax.jit` JAX makes a `JaxRuntimeError`
+    a call outside `jax.jit`, and by flows, likelihoods and measures. Inside your own `jax.jit` JAX makes a `JaxRuntimeError`
     or `ValueError` of it, the last line of which says what happened in which call.
 
     Example:
