@@ -46,7 +46,10 @@ def readers(prediction):
     )
     process = {"v": sj.VariancePreserving(), "velocity": sj.FlowMatching()}
     yield interop.PredictionDenoiser(
-        Constant(), 2, prediction=prediction, process=process.get(as_prediction(prediction))
+        Constant(),
+        2,
+        prediction=prediction,
+        process=process.get(as_prediction(prediction), sj.EDM()),
     )
 
 

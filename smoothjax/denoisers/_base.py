@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, require_positive
+from .._host_errors import raising_host_errors
 
 Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
 """Any callable `(u, sigma) -> E[x_0 | u]` for one point `u` of shape (d,) and a scalar noise level."""
@@ -130,6 +131,7 @@ class AbstractPosteriorDenoiser(AbstractDenoiser):
         """Mean and covariance of the law of `x_0` itself."""
 
 
+@raising_host_errors
 def score(denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
     """Score `grad log p_sigma(u) = (D(u, sigma) - u) / sigma^2`, in inverse data units.
 
@@ -149,6 +151,7 @@ def score(denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar) -> Float
     return (denoiser(u, sigma) - u) / sigma / sigma
 
 
+@raising_host_errors
 def posterior_covariance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
 ) -> Float[Array, "d d"]:
@@ -170,6 +173,7 @@ def posterior_covariance(
     return sigma.astype(u.dtype) ** 2 * jax.jacfwd(denoiser)(u, sigma)
 
 
+@raising_host_errors
 def posterior_variance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
 ) -> Float[Array, ""]:
@@ -186,6 +190,7 @@ def posterior_variance(
     return mean_and_variance(denoiser, u, sigma)[1]
 
 
+@raising_host_errors
 def posterior_covariance_product(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
 ) -> Float[Array, " d"]:
@@ -205,6 +210,7 @@ def posterior_covariance_product(
     return sigma.astype(u.dtype) ** 2 * product
 
 
+@raising_host_errors
 def proxy_score_covariance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
 ) -> Float[Array, "d d"]:

@@ -7,6 +7,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
+from .._host_errors import raising_host_errors
 from ..denoisers import Denoiser
 from ..grids import log_uniform_grid
 from ._exponential import History, multistep
@@ -19,6 +20,7 @@ LEVELS_PER_OCTAVE = 2.4
 LEAST_DENSITY = 0.05
 
 
+@raising_host_errors
 def adapted_grid(
     denoiser: Denoiser,
     key: PRNGKeyArray,

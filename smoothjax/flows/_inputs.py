@@ -87,7 +87,22 @@ def denoised(denoiser: Denoiser, u: Float[Array, " d"], sigma: Any) -> Float[Arr
         raise ValueError(
             f"The denoiser must return one point of shape {u.shape}, like `u`; got {value.shape}."
         )
+    if jnp.iscomplexobj(value):
+        raise ValueError(f"The denoiser must return real numbers; got {value.dtype}.")
     return value.astype(u.dtype)
+
+
+def require_continuous(denoiser: Denoiser, advice: str) -> None:
+    """Raises for a denoiser that jumps at many noise levels, at each of which an adaptive solver would look for the jump.
+
+    Denoisers say so by an attribute `is_step_function_of_sigma`, and those that are made of one need not.
+    """
+    steps = lambda node: getattr(node, "is_step_function_of_sigma", False) is True  # noqa: E731
+    if any(map(steps, jax.tree.leaves(denoiser, is_leaf=steps))):
+        raise ValueError(
+            "An adaptive solver needs a denoiser that is continuous in sigma; got a step function of it, such as one with "
+            f"index='nearest'. {advice}"
+        )
 
 
 def as_argument(denoiser: Denoiser) -> Denoiser:

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
+from .._host_errors import raising_host_errors
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._base import mean_and_variance
-from ._inputs import as_argument, as_level, as_state, checked, denoised
+from ._inputs import as_argument, as_level, as_state, checked, denoised, require_continuous
 from ._probability_flow import default_solver, largest, tolerances
 
 COARSER = 10  # tolerances of the integration that the error is estimated by
@@ -49,6 +50,7 @@ class LikelihoodSolution(eqx.Module):
     """Of the standard error: an interval takes the quantile of Student's t, not 1.96. Zero where the trace is exact."""
 
 
+@raising_host_errors
 def log_likelihood(
     denoiser: Denoiser,
     u: Float[Array, " d"],
@@ -87,6 +89,7 @@ def log_likelihood(
     ).value
 
 
+@raising_host_errors
 def likelihood_solution(
     denoiser: Denoiser,
     u: Float[Array, " d"],
@@ -126,7 +129,8 @@ def likelihood_solution(
         estimate_error: integrate a second time, ten times more loosely, for `.integration_error`: two thirds more work.
 
     Raises:
-        ValueError: for a bad shape or noise level; a bare callable without `prior`; `num_probes` without `key`.
+        ValueError: for a bad shape or noise level; a bare callable without `prior`; `num_probes` without `key`; a denoiser
+            that is a step function of sigma.
         RuntimeError: where the solver fails, unless `throw=False`.
 
     Source: Song et al. 2021, appendix D.2; Grathwohl et al. 2019 (the estimate).
@@ -161,6 +165,7 @@ def likelihood_solution(
     solver = default_solver(rtol) if solver is None else solver
     max_steps = as_positive_integer(max_steps, "max_steps")
     tolerance = np.asarray([rtol, atol], u.dtype)
+    require_continuous(denoiser, "Give its network index='interpolated'.")
     denoiser = as_argument(denoiser)
     run = lambda tolerance: _integrate(  # noqa: E731
         denoiser, u, low, high, prior, probes, tolerance, solver, max_steps, throw

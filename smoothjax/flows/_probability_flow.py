@@ -11,9 +11,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
+from .._host_errors import raising_host_errors
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_state, checked, denoised, levels_between
+from ._inputs import (
+    as_argument,
+    as_level,
+    as_state,
+    checked,
+    denoised,
+    levels_between,
+    require_continuous,
+)
 from ._multistep_grid import multistep_flow
 
 # Evaluations a step of the solvers that this package picks or documents, and whether the last one is reused.
@@ -81,6 +90,7 @@ class FlowSolution(eqx.Module):
         return interpolation.evaluate(jnp.clip(time, low, high))
 
 
+@raising_host_errors
 def flow(
     denoiser: Denoiser,
     u: Float[Array, " d"],
@@ -120,6 +130,7 @@ def flow(
     ).value
 
 
+@raising_host_errors
 def flow_solution(
     denoiser: Denoiser,
     u: Float[Array, " d"],
@@ -163,8 +174,9 @@ def flow_solution(
             `ExponentialMultistep` on a grid is differentiated in both.
 
     Raises:
-        ValueError: for a bad shape or noise level, a tolerance below what the dtype resolves, `steps` with `levels`, or a
-            solver that is not one of ordinary differential equations, or of no use on a grid.
+        ValueError: for a bad shape or noise level, a tolerance below what the dtype resolves, `steps` with `levels`, a
+            solver that is not one of ordinary differential equations, or of no use on a grid, and for adaptive steps with a
+            denoiser that is a step function of sigma (`is_step_function_of_sigma`).
         RuntimeError: where the solver fails, unless `throw=False`.
 
     **Stiffness.** Upwards in noise, from a point that lies many `sigma_from` off the data, the flow contracts at a rate of
@@ -183,6 +195,8 @@ def flow_solution(
     start = as_level(sigma_from, "sigma_from", u.dtype)
     end = as_level(sigma_to, "sigma_to", u.dtype, or_zero=True)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    if steps is None and levels is None:
+        require_continuous(denoiser, "Give `steps` or `levels`, or a network index='interpolated'.")
     denoiser = as_argument(denoiser)
     if steps is not None or levels is not None:
         if rtol is not None or atol is not None:

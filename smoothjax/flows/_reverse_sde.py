@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
+from .._host_errors import raising_host_errors
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
 from ._inputs import as_argument, as_level, as_state, checked, denoised, levels_between
 from ._multistep_grid import multistep_sde
 
 
+@raising_host_errors
 def reverse_sde(
     denoiser: Denoiser,
     key: PRNGKeyArray,

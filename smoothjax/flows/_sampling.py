@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer
+from .._host_errors import raising_host_errors
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ..grids import edm_grid, log_uniform_grid
 from ._exponential import ExponentialMultistep
@@ -48,6 +49,7 @@ def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
     return jax.random.normal(key, (dim,), jnp.promote_types(dtype, jnp.float32)).astype(dtype)
 
 
+@raising_host_errors
 def initial_state(
     denoiser: Denoiser, z: Float[Array, " d"], sigma: Any, mean: Float[Array, " d"] | None = None
 ) -> Float[Array, " d"]:
@@ -83,6 +85,7 @@ def initial_state(
     return u + 0.5 * (denoised(denoiser, u, sigma) - m)
 
 
+@raising_host_errors
 def sample(
     denoiser: Denoiser,
     key: PRNGKeyArray,

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import RealScalar, as_positive_integer, require_positive
+from smoothjax._host_errors import raising_host_errors
 from smoothjax.flows._inputs import checked as refuse
 
 from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
@@ -24,6 +25,7 @@ from ._numerics import (
 _Denoiser = Callable[[Array, Array], Array]
 
 
+@raising_host_errors
 def denoiser_rmse(
     first: _Denoiser,
     second: _Denoiser,
@@ -85,6 +87,7 @@ def denoiser_rmse(
     return root_of_mean(squares, 2)
 
 
+@raising_host_errors
 def mean_denoiser_distance(
     first: _Denoiser,
     second: _Denoiser,
@@ -123,6 +126,7 @@ def mean_denoiser_distance(
     return mean_estimate(mean_over_noises(distance, data, sigma, key, num_noises, batch_size))
 
 
+@raising_host_errors
 def normalised_mse(
     first: _Denoiser,
     second: _Denoiser,
@@ -180,6 +184,7 @@ def normalised_mse(
     return ratio_of_means(differences, sizes)
 
 
+@raising_host_errors
 def rmse_curve(
     first: _Denoiser,
     second: _Denoiser,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from smoothjax._checks import RealScalar, as_positive_integer
+from smoothjax._host_errors import raising_host_errors
 
 from ._estimate import Estimate, ratio_of_means, root_of_mean
 from ._numerics import as_data, as_noise_level, evaluate, mean_over_noises
@@ -33,6 +34,7 @@ class GaussianityIndex(eqx.Module):
     meaningful: Bool[Array, ""]
 
 
+@raising_host_errors
 def gaussianity_index(
     denoiser: _Denoiser,
     empirical: _Denoiser,

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import RealScalar, as_positive_integer
+from smoothjax._host_errors import raising_host_errors
 from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
 
 from ._estimate import Estimate, mean_estimate
@@ -40,6 +41,7 @@ class LinearityScore(eqx.Module):
         return f"LinearityScore(raw={self.raw}, centred={self.centred})"
 
 
+@raising_host_errors
 def linearity_score(
     denoiser: Callable[[Array, Array], Array],
     data: Float[Array, "n d"],

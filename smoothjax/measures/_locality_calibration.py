@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import as_positive_integer, require_positive
+from smoothjax._host_errors import raising_host_errors
 from smoothjax.denoisers import Denoiser, ScheduledDenoiser
 
 from ._denoiser_errors import rmse_curve
@@ -60,6 +61,7 @@ class PatchCalibration(eqx.Module):
         return f"PatchCalibration(best={self.best}, levels={np.asarray(self.levels)})"
 
 
+@raising_host_errors
 def calibrate_patch_size(
     build: Callable[[int], Denoiser],
     target: Denoiser,
