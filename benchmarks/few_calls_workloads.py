@@ -161,7 +161,11 @@ def main() -> None:
             "part": PART,
             "title": "Few calls of the denoiser",
             "device": device(),
-            "settings": {"quick": False, "images": Path(options.images).name, "noises": options.noises},
+            "settings": {
+                "quick": False,
+                "images": Path(options.images).name,
+                "noises": options.noises,
+            },
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "load_average_before": None,
             "environment": environment(),

@@ -1,6 +1,7 @@
 """A comparison of the same data elsewhere and in other units: the same dimensionless numbers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,7 +32,10 @@ def pair():
     """Points on the grid of float32 at 1e5 times their spread, about zero and out there, exactly the same."""
     rng = np.random.default_rng(0)
     far = (rng.standard_normal((40, 2)) * [1.0, 0.5] + 1e5).astype(np.float32)
-    near = (far.astype(np.float64) - 1e5).astype(np.float32)
+    near = far.astype(np.float64) - 1e5
+    # In the dtype of the mode: noises of another are other noises.
+    dtype = jnp.result_type(float)
+    near, far = near.astype(dtype), far.astype(dtype)
     return near, far, compared(near)
 
 
@@ -39,10 +43,10 @@ def pair():
 def test_same_elsewhere_and_in_other_units(pair, what, factor):
     near, far, (expected, scale) = pair
     in_float64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    points = (far if what == "far" else near) * np.float32(factor)
+    points = (far if what == "far" else near) * near.dtype.type(factor)
     # Far away float32 has seven bits left, with which every denoiser's output is rounded; there float64 is what one takes.
     rounded = what == "far" and not in_float64
-    found, other = compared(points.astype(float) if what == "far" and in_float64 else points)
+    found, other = compared(points)
     np.testing.assert_allclose(other, scale * factor, rtol=1e-5)
     # Samples are then rounded to a hundredth of the spread: one of twelve may cross the threshold.
     one = 1.01 / SETTINGS.num_samples if rounded else 0.01
