@@ -38,10 +38,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(name, 0o666 & ~mask)
         yield Path(name)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         if name is not None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+        if isinstance(error, OSError) and error.errno is not None:
+            # Of a full disk Python says no name, and of others one that is gone.
+            error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -303,7 +303,9 @@ def test_full_disk(quick, tmp_path, capsys, monkeypatch):
         written.clear()
         before = files(tmp_path)
         assert cli.main(arguments) == 1
-        one_line(capsys, "No space left on device", "What is finished is kept")
+        said = one_line(capsys, "No space left on device", "What is finished is kept")
+        names = ["manifest.json", "one.npz", "two.npz", "results.nc", "quick.png"]
+        assert f"{names[expected]}': " in said
         assert before <= files(tmp_path) <= DONE and len(files(tmp_path)) == expected
 
 
