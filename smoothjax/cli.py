@@ -1,8 +1,10 @@
 """The command line: the library's functions with files."""
 
+import _thread
 import contextlib
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -11,8 +13,6 @@ import jax
 
 from ._checks import import_optional
 from ._compilation import enable_compilation_cache
-
-_STOPPED = "stopped; the same command goes on from here."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,14 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         _print_anything()
-        with _warnings_in_one_line():
+        with _warnings_in_one_line(), _no_interrupt_lost():
             return _run(sys.argv[1:] if arguments is None else list(arguments))
     except (ValueError, FileNotFoundError, ImportError) as error:
         _complain(str(error))
         return 2
     except KeyboardInterrupt:
-        _complain(_STOPPED)
-        return 130
+        return _stopped(arguments)
     except BrokenPipeError:
         # Whoever read the output has enough. What is left must not be written when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -45,8 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except jax.errors.JaxRuntimeError as error:
         if "KeyboardInterrupt" not in str(error):  # raised by Python that a compiled program calls
             raise
-        _complain(_STOPPED)
-        return 130
+        return _stopped(arguments)
 
 
 def _run(arguments: list[str]) -> int:
@@ -64,6 +62,42 @@ def _run(arguments: list[str]) -> int:
     command = parse(arguments)
     _keep_compiled()
     return command.run()
+
+
+def _stopped(arguments: list[str] | None) -> int:
+    _complain("stopped; the same command goes on from here.")
+    if arguments is None:
+        # The process of a command ends here: threads of XLA may still run what was interrupted, and crash where Python takes
+        # itself down under them.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(130)
+    return 130
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Ctrl-C during a callback of the garbage collector, of which JAX has one, would be printed and forgotten."""
+    before = sys.unraisablehook
+    waiting = []
+
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            # Once the callback is over: in this one it would be forgotten again.
+            waiting.append(threading.Timer(0.05, _thread.interrupt_main))
+            waiting[-1].daemon = True
+            waiting[-1].start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in waiting:
+            timer.cancel()
 
 
 def _version() -> str:
