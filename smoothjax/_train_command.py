@@ -1,6 +1,7 @@
 """The command that trains a network on N points for a fixed budget, samples it, and says how much it copies."""
 
 import dataclasses
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,10 +13,11 @@ from tyro.conf import Positional
 
 from . import datasets, learning
 from ._checks import as_positive_integer, require_positive
+from ._output import held, png_of, require_folder, write_bytes
 from ._precision import computing_in
 from .datasets import Dataset
 from .experiments import train_and_held_out
-from .experiments._store import MANIFEST, replacing
+from .experiments._store import MANIFEST
 from .flows import sample
 from .measures import memorization_fraction, nearest_neighbours
 from .plots._figure import COLOURS, new_figure
@@ -24,6 +26,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_COLUMNS, MAX_ROWS = 16, 8
+SAMPLES = "samples.npz"
+
+
+def refuse_data_in(data: str, out: Path) -> None:
+    """Raises `ValueError` where results would land among the data, or in their place."""
+    if data in datasets.names():
+        return
+    try:
+        source, folder = Path(data).resolve(), out.resolve()
+        is_folder = source.is_dir()
+    except (OSError, RuntimeError, ValueError):  # what is wrong with it, loading it says
+        return
+    if is_folder and (folder == source or source in folder.parents):
+        raise ValueError(
+            f"`out` must not lie in the folder of the data, whose images its figures would join; got '{out}' for "
+            f"'{data}'. Choose another folder."
+        )
+    if source == folder / SAMPLES or source.parent == folder / "parts":
+        raise ValueError(
+            f"`out` must not be where the data are, a file that results would replace; got '{out}' for '{data}'. "
+            "Choose another folder."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +90,10 @@ class Train:
     """Its last noise level."""
     seed: int = 0
     """Of the split and of every random number."""
+    layout: Literal["hwc", "chw"] | None = None
+    """Of an array with four axes: channels last (hwc, the default) or first (chw, as PyTorch has images)."""
     precision: Literal["float32", "float64"] = "float32"
-    """Of all computations."""
+    """Of the data and all computations."""
 
     def run(self) -> int:
         """Trains, samples, saves and prints; returns the exit status."""
@@ -96,6 +122,8 @@ class Train:
 
     def _check(self) -> None:
         """What would be noticed only after the training, or not at all."""
+        require_folder(self.out)
+        refuse_data_in(self.data, self.out)
         for name in ("steps", "num_samples", "sampler_steps", "width"):
             if getattr(self, name) is not None:
                 as_positive_integer(getattr(self, name), name)
@@ -116,8 +144,16 @@ class Train:
 
     def _run(self) -> int:
         self._check()
-        dataset = datasets.load(self.data, seed=self.seed)
+        dataset = datasets.load(self.data, seed=self.seed, dtype=self.precision, layout=self.layout)
         train, held_out = train_and_held_out(dataset, num_train=self.num_train, seed=self.seed)
+        if len(train) < 2:
+            raise ValueError(
+                f"`data` must hold at least two training points, to tell copies by; '{train.name}' holds one."
+            )
+        with held(self.out):
+            return self._train(train, held_out)
+
+    def _train(self, train: Dataset, held_out: Dataset) -> int:
         fit, draw = jax.random.split(jax.random.key(self.seed))
         run = learning.train_denoiser(
             train.points,
@@ -142,14 +178,14 @@ class Train:
             steps=self.sampler_steps,
         )
         copied = memorization_fraction(samples, train.points, null=held_out.points)
-        with replacing(self.out / "samples.npz") as path:
-            np.savez(path, samples=np.asarray(samples), losses=np.asarray(run.losses))
+        buffer = io.BytesIO()
+        np.savez(buffer, samples=np.asarray(samples), losses=np.asarray(run.losses))
+        write_bytes(self.out / SAMPLES, buffer.getvalue())
         figures = {"loss": plot_losses(np.asarray(run.losses))}
         if train.image_shape is not None:
             figures["samples"] = plot_grid(np.asarray(samples), train)
         for name, figure in figures.items():
-            with replacing(self.out / f"{name}.png") as path:
-                figure.savefig(path, dpi=160)
+            write_bytes(self.out / f"{name}.png", png_of(figure, dpi=160))
         print(
             f"{len(train)} training points of '{train.name}', {self.steps} steps of batch {self.batch_size}",
             f"Loss, mean of the last tenth: {float(np.mean(run.losses[-max(1, self.steps // 10) :])):.4f}",

@@ -2,23 +2,18 @@
 
 import base64
 import html
-import io
 import itertools
 import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import plots
 from ._checks import import_optional
+from ._output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from .experiments import Comparison
-from .experiments._store import replacing, write_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _CAPTIONS = {
     "samples": "What each mechanism generates from the same initial noises.",
@@ -66,27 +61,23 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
 
     Returns:
         The path of the page.
+
+    Raises:
+        ValueError: for a path that is no folder and cannot be made one.
+        OSError: where a file cannot be written, on a full disk, say: those written before stay, and no half of one.
     """
     import_optional("h5netcdf")
     import_optional("h5py")
-    folder = Path(folder)
+    folder = require_folder(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "results.nc") as temporary:
-        comparison.results.to_netcdf(temporary, engine="h5netcdf")
+    write_bytes(folder / "results.nc", netcdf_of(comparison.results))
     write_text(folder / "table.txt", comparison.table() + "\n")
-    pictures = {name: _png(figure) for name, figure in plots.figures(comparison).items()}
+    pictures = {name: png_of(figure, dpi=150) for name, figure in plots.figures(comparison).items()}
     for name, png in pictures.items():
-        with replacing(folder / f"{name}.png") as temporary:
-            temporary.write_bytes(png)
+        write_bytes(folder / f"{name}.png", png)
     path = folder / "report.html"
     write_text(path, _page(comparison, pictures))
     return path
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
 
 
 def _page(comparison: Comparison, pictures: dict[str, bytes]) -> str:

@@ -103,3 +103,25 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=match):
             call()
+
+
+def test_path_of_a_file(tmp_path):
+    points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    path, mesh = tmp_path / "points.npy", jax.sharding.Mesh(jax.devices(), ("data",))
+    np.save(path, points)
+    u = jnp.asarray(points[0] + 0.1)
+    expected = sj.ShardedDenoiser(points, mesh)(u, 0.5)
+    for given in (path, str(path)):
+        np.testing.assert_array_equal(sj.ShardedDenoiser(given, mesh)(u, 0.5), expected)
+    path.write_bytes(path.read_bytes()[:-1])
+    for build in (lambda: sj.ShardedDenoiser(path, mesh), lambda: sj.StreamedDenoiser(path)):
+        with pytest.raises(
+            ValueError, match=r"\.npy file of numbers; .*points\.npy': it is damaged"
+        ):
+            build()
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        sj.ShardedDenoiser(tmp_path / "nothing.npy", mesh)
+    os.mkfifo(tmp_path / "pipe.npy")
+    for build in (sj.StreamedDenoiser, lambda path: sj.ShardedDenoiser(path, mesh)):
+        with pytest.raises(ValueError, match="not a regular file but a pipe"):
+            build(tmp_path / "pipe.npy")

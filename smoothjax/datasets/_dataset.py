@@ -1,9 +1,10 @@
 """The container every source of training data returns."""
 
 import math
+import numbers
 import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from .._checks import as_host_floats, as_points, is_concrete
+from .._checks import as_float_array, as_host_floats, as_points, is_concrete
 
 Population = Callable[[PRNGKeyArray, int], Float[Array, "num d"]]
+# Where the channels of images stand: after rows and columns, or before them.
+Layout = Literal["hwc", "chw"]
 
 
 class Dataset(eqx.Module):
@@ -27,6 +30,7 @@ class Dataset(eqx.Module):
             (height, width, channels); those made by this package from 8-bit data are scaled to
             [-1, 1].
         labels: One class index a point (int32), or None.
+        label_names: What the class indices 0, 1, ... are called, where that is known, else None.
         image_shape: (height, width, channels) where the points are images, else None.
         population: Where the points are a sample, or a regular subset, of a known distribution:
             `population(key, num)` draws `num` fresh points of it, independent of the training
@@ -38,13 +42,20 @@ class Dataset(eqx.Module):
         name: As above.
         points: Array of shape (n, d), real and finite; integers become the default float dtype.
             A NumPy array is copied.
-        labels: Integer array of shape (n,), or None.
+        labels: n integers, or None: an array, a list, a tensor of PyTorch, a column of pandas.
+            Categories of pandas become the integers that pandas numbers them by, and their names
+            `label_names`.
         image_shape: Three positive integers whose product is d, or None.
         population: As above; hashable (any function is), since it is static.
+        layout: "chw" if each point is given in the order (channels, height, width), as PyTorch
+            has it; "hwc", the default, if as above. With either, `points` may have four axes, (n, channels, height,
+            width) or (n, height, width, channels), which are then the image shape.
+        label_names: As above; by default the names of pandas' categories.
 
     Raises:
         ValueError: If `points` are not finite and of shape (n, d) with n, d >= 1, if `labels` are
-            not n integers, or if `image_shape` does not hold d numbers.
+            not n integers, or if `image_shape` does not hold d numbers; for a `layout` of points
+            that are no images.
 
     Example:
         >>> from smoothjax.datasets import Dataset
@@ -52,6 +63,12 @@ class Dataset(eqx.Module):
         >>> len(data), data.dim
         (3, 2)
         >>> train, held_out = data.split(2, seed=0)
+
+        Eight latents of four channels from PyTorch, which has the channels first:
+
+        >>> import numpy as np
+        >>> Dataset("latents", np.zeros((8, 4, 16, 16)), layout="chw").image_shape
+        (16, 16, 4)
     """
 
     name: str = eqx.field(static=True)
@@ -59,6 +76,7 @@ class Dataset(eqx.Module):
     labels: Int[Array, "n"] | None
     image_shape: tuple[int, int, int] | None = eqx.field(static=True)
     population: Population | None = eqx.field(static=True)
+    label_names: tuple[str, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -67,6 +85,9 @@ class Dataset(eqx.Module):
         labels: Any = None,
         image_shape: tuple[int, int, int] | None = None,
         population: Population | None = None,
+        *,
+        layout: Layout | None = None,
+        label_names: Sequence[str] | None = None,
     ):
         if is_concrete(points) and not isinstance(points, jax.Array):
             # Copied by NumPy: JAX reads a NumPy array some time after it is handed over (even if
@@ -75,9 +96,13 @@ class Dataset(eqx.Module):
             if points is given or points.base is not None:
                 points = points.copy()
         self.name = str(name)
+        if layout is not None:
+            points, image_shape = _as_rows(points, image_shape, layout)
         self.points = as_points(points, "points")
         num, dim = self.points.shape
+        labels, categories = _without_categories(labels)
         self.labels = None if labels is None else as_labels(labels, num)
+        self.label_names = categories if label_names is None else tuple(map(str, label_names))
         self.image_shape = None if image_shape is None else _as_image_shape(image_shape, dim)
         self.population = population
 
@@ -126,6 +151,8 @@ class Dataset(eqx.Module):
         parts = [repr(self.name), f"points={eqx.tree_pformat(self.points)}"]
         if self.labels is not None:
             parts.append(f"labels={eqx.tree_pformat(self.labels)}")
+        if self.label_names is not None:
+            parts.append(f"label_names={self.label_names}")
         if self.image_shape is not None:
             parts.append(f"image_shape={self.image_shape}")
         if self.population is not None:
@@ -135,7 +162,8 @@ class Dataset(eqx.Module):
 
 def as_labels(labels: Any, num: int) -> Int[Array, "n"]:
     """`labels` as `num` class indices of dtype int32, or `ValueError`."""
-    array = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    on_device = isinstance(labels, jax.Array) or not is_concrete(labels)
+    array = jnp.asarray(labels) if on_device else _as_host_array(labels)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"`labels` must be integers; got dtype {array.dtype}.")
     if array.shape != (num,):
@@ -150,6 +178,65 @@ def as_labels(labels: Any, num: int) -> Int[Array, "n"]:
     return jnp.asarray(array.astype(np.int32))
 
 
+def _as_host_array(labels: Any) -> np.ndarray:
+    """Anything that NumPy can make an array of: tensors of other libraries, columns of tables."""
+    try:
+        array = np.asarray(labels)
+    except Exception as error:  # whatever the other library raises: a tensor on a GPU, say
+        raise ValueError(
+            f"`labels` must be integers, one for each point; got {type(labels).__name__}, of which "
+            f"NumPy makes no array: {' '.join(str(error).split()).rstrip('.')}."
+        ) from error
+    if array.dtype == object and array.size:
+        if not all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in array.flat):
+            kinds = sorted({type(entry).__name__ for entry in array.flat})
+            raise ValueError(
+                f"`labels` must be integers, one for each point; got {', '.join(kinds)}."
+            )
+        try:
+            array = array.astype(np.int64)
+        except OverflowError as error:
+            raise ValueError("`labels` must fit in 32 bits; got a larger integer.") from error
+    return array
+
+
+def _without_categories(labels: Any) -> tuple[Any, tuple[str, ...] | None]:
+    """Labels as they are, or the codes and names of pandas' categories."""
+    categorical = getattr(labels, "cat", labels)  # a column has them one step away
+    if not (hasattr(categorical, "codes") and hasattr(categorical, "categories")):
+        return labels, None
+    codes = np.asarray(categorical.codes)
+    if codes.size and codes.min() < 0:
+        row = int(np.argmin(codes))
+        raise ValueError(f"`labels` must have a category for each point; row {row} has none.")
+    return codes, tuple(map(str, categorical.categories))
+
+
+def _as_rows(points: Any, image_shape: Any, layout: str) -> tuple[Any, Any]:
+    """Images in C order of (height, width, channels), and their shape."""
+    if layout not in ("hwc", "chw"):
+        raise ValueError(f"`layout` must be 'hwc' or 'chw'; got {layout!r}.")
+    points = as_float_array(points, "points")
+    if points.ndim == 4:
+        first, second, third = points.shape[1:]
+        found = (second, third, first) if layout == "chw" else (first, second, third)
+        if image_shape is not None and tuple(image_shape) != found:
+            raise ValueError(
+                f"`image_shape` (height, width, channels) must be that of the points, {found}; "
+                f"got {image_shape}."
+            )
+        image_shape = found
+    elif points.ndim != 2 or image_shape is None:
+        raise ValueError(
+            f"`layout` is for images: points of four axes, or (n, d) with `image_shape`; "
+            f"got shape {points.shape}."
+        )
+    height, width, channels = _as_image_shape(image_shape, math.prod(points.shape[1:]))
+    if layout == "chw":
+        points = points.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+    return points.reshape(len(points), -1), image_shape
+
+
 def as_integer(value: Any, name: str) -> int:
     """`value` as an `int`, or `ValueError`. Unlike `int(value)`, refuses bools and floats."""
     try:
@@ -161,10 +248,12 @@ def as_integer(value: Any, name: str) -> int:
 
 
 def as_seed(seed: Any) -> int:
-    """`seed` as a non-negative `int`: no None, which would make NumPy draw a fresh one."""
+    """`seed` as an `int` that JAX takes: no None, which would make NumPy draw a fresh one."""
     value = as_integer(seed, "seed")
     if value < 0:
         raise ValueError(f"`seed` must be non-negative; got {value}.")
+    if value >= 2**63:
+        raise ValueError(f"`seed` must lie below 2^63; got {value}.")
     return value
 
 

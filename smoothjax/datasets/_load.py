@@ -9,7 +9,8 @@ from typing import Any
 import jax
 from jaxtyping import DTypeLike
 
-from ._dataset import Dataset, as_float_dtype, as_seed
+from .._npy import is_missing, reason
+from ._dataset import Dataset, Layout, as_float_dtype, as_seed
 from ._digits import digits
 from ._files import is_supported_name, read
 from ._point_sets import (
@@ -57,6 +58,7 @@ def load(
     dim: int | None = None,
     seed: int = 0,
     dtype: DTypeLike | None = None,
+    layout: Layout | None = None,
 ) -> Dataset:
     """A data set by name, or from a file or a folder of images.
 
@@ -68,22 +70,25 @@ def load(
     **Files.** `.npy`; `.npz`, with the points in the array called points, data, images or x, or
     else in the only array there is, and labels in labels or y if there is one; the idx format of
     MNIST, `...idx`, `...idx3-ubyte` and the like, plain or `.gz`, with labels from the file next
-    to it whose name has `labels-idx1` in place of `images-idx3`, if it exists. Python objects
-    (pickles) are never loaded.
+    to it whose name has `labels-idx1` in place of `images-idx3`, plain or `.gz`, if it exists.
+    Python objects (pickles) are never loaded.
 
     An array has shape (n,) for points on a line, (n, d), (n, height, width) or
-    (n, height, width, channels). What is stored decides about scale and dtype:
+    (n, height, width, channels); with `layout="chw"`, (n, channels, height, width), as PyTorch has
+    images. Without `layout`, a shape that looks so is refused or warned of. What is stored decides about scale and dtype:
 
     - uint8 is scaled to [-1, 1] as `x / 127.5 - 1`, in the default float dtype;
     - floating point is kept as it is, **not rescaled**: float32 stays float32, float64 stays
       float64 in JAX's 64-bit mode, else it is rounded to float32, float16 is widened;
-    - other integers are refused, since their scale is unknown.
+    - other integers are refused, since their scale is unknown, and so are numbers whose squared
+      distances overflow.
 
     **Folders** of images (PNG, JPEG, BMP, TIFF, WebP, PGM, PPM; other files and hidden ones are
-    skipped), read through Pillow as 8-bit grey or colour, with or without alpha; all must have one
-    size and one mode. The order is that of the sorted file names. If the images lie in
-    sub-folders (one level), these are the classes: label `i` is the i-th, in sorted order, of the
-    sub-folders that hold images.
+    skipped), read through Pillow as 8-bit grey or colour, with or without alpha, upright as their
+    EXIF data say; all must have one size and one mode. Files of several pages (TIFF, animations)
+    and channels of more than 8 bits are refused. The order is that of the sorted file names. If the
+    images lie in sub-folders (one level), these are the classes: label `i` is the i-th, in sorted
+    order, of the sub-folders that hold images, and `label_names` has their names.
 
     Args:
         source: A name or a path.
@@ -92,6 +97,7 @@ def load(
         seed: For "circle" and "sphere", which are drawn with `jax.random.key(seed)`; no effect on
             the others.
         dtype: float32 or float64; by default as described.
+        layout: "hwc" or "chw": where the channels stand in a file of an array with four axes.
 
     Returns:
         The data set. Read from a path, it is called by the name of the file or folder, and its
@@ -108,29 +114,56 @@ def load(
         >>> from smoothjax.datasets import load
         >>> load("sphere", num_points=50, dim=10, seed=1).points.shape
         (50, 10)
+
+        Latents of a network of PyTorch, channels first:
+
+        >>> import numpy as np
+        >>> np.save("latents.npy", np.zeros((5, 4, 8, 8), np.float32))
+        >>> load("latents.npy", layout="chw").image_shape
+        (8, 8, 4)
     """
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"`source` must be a name or a path; got {source!r}.")
     seed = as_seed(seed)
     sizes = {"num_points": num_points, "dim": dim}
     given: dict[str, Any] = {key: size for key, size in sizes.items() if size is not None}
+    if layout is not None and layout not in ("hwc", "chw"):
+        raise ValueError(f"`layout` must be 'hwc' or 'chw'; got {layout!r}.")
     if isinstance(source, str) and source in _NAMED:
         build, defaults = _NAMED[source]
-        _refuse(given, set(defaults), f"the data set '{source}'")
+        what = f"the data set '{source}'"
+        _refuse(given if layout is None else given | {"layout": layout}, set(defaults), what)
         options: dict[str, Any] = defaults | given
         if source in _NEEDS_KEY:
             options["key"] = jax.random.key(seed)
         return build(**options, dtype=dtype)
-    path = Path(source)
-    if not os.fspath(source) or not path.exists():  # Path("") is the current folder
-        if isinstance(source, str) and not _looks_like_path(source):
-            raise ValueError(
-                f"There is no data set called '{source}', and no such path exists. The names are: "
-                f"{', '.join(_NAMED)}."
-            )
-        raise FileNotFoundError(f"No such file or folder: '{path}'.")
+    path = _existing(source)
     _refuse(given, set(), f"the path '{path}'")
-    return read(path, None if dtype is None else as_float_dtype(dtype))
+    return read(path, None if dtype is None else as_float_dtype(dtype), layout)
+
+
+def _existing(source: str | os.PathLike[str]) -> Path:
+    """The path, of something that is there."""
+    typed = os.fspath(source)
+    try:
+        # Not `Path.exists`: it forgets a slash at the end, by which a file is no file.
+        os.stat(typed)
+        return Path(source)
+    except ValueError as error:  # a null character
+        raise ValueError(f"Cannot load {typed!r}: no path is called so ({error}).") from error
+    except OSError as error:
+        if not is_missing(error):
+            raise ValueError(f"Cannot load '{_short(typed)}': {reason(error)}.") from error
+    if isinstance(source, str) and not _looks_like_path(source):
+        raise ValueError(
+            f"There is no data set called '{source}', and no such path exists. The names are: "
+            f"{', '.join(_NAMED)}."
+        )
+    raise FileNotFoundError(f"No such file or folder: '{source}'.")
+
+
+def _short(text: str) -> str:
+    return text if len(text) < 200 else f"{text[:150]}...{text[-30:]}"
 
 
 def _refuse(given: dict[str, Any], allowed: set[str], what: str) -> None:

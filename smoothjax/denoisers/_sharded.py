@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from .._checks import (
     require_finite,
     require_finite_rows,
 )
+from .._npy import Unreadable, map_array
 from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._batching import batched, flattened
@@ -58,7 +60,7 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
     Args:
         data: training points, shape (n, d), in data units. A NumPy array stays on the host but for the part that each
             device takes; with several processes, every process gives the whole array (or a memory map of it), or see
-            `from_process_local`.
+            `from_process_local`. The path of a `.npy` file is memory-mapped.
         mesh: the devices, of one process or of several.
         axis_name: the axis of the mesh over which the points are spread; may be left out if there is one axis only.
         query_axis: another axis of the mesh, over which batches of queries are spread: the batch of all nested `jax.vmap`s
@@ -67,8 +69,8 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         chunk_size: training points that a device visits at a time. Changes memory and speed only.
 
     Raises:
-        ValueError: as `EmpiricalDenoiser`; for an axis that the mesh does not have, or the same axis twice; for data that
-            are being traced.
+        ValueError: as `EmpiricalDenoiser`; for a path that is no `.npy` file of numbers; for an axis that the mesh does not
+            have, or the same axis twice; for data that are being traced.
 
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
@@ -76,6 +78,13 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         >>> D = sj.ShardedDenoiser(jnp.array([[-1.0], [1.0]]), mesh)
         >>> print(D(jnp.array([0.3]), 1.0).round(4))
         [0.2913]
+
+        From a file, of which each process reads what its devices take:
+
+        >>> import numpy as np
+        >>> np.save("points.npy", np.random.default_rng(0).normal(size=(100, 4)))
+        >>> sj.ShardedDenoiser("points.npy", mesh).dim
+        4
     """
 
     _points: PointSet  # rows, log weights and squares are spread over the axis
@@ -295,6 +304,13 @@ def _host_points(data: Any) -> np.ndarray:
         raise ValueError(
             "`data` must be readable in this process; give each process's rows to `from_process_local`."
         )
+    if isinstance(data, str | os.PathLike):
+        try:
+            data = map_array(data)
+        except Unreadable as error:
+            raise ValueError(
+                f"`data` must be a .npy file of numbers; '{data}': {error}."
+            ) from error
     points = as_host_floats(data, "data")
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(

@@ -30,6 +30,7 @@ from .._checks import (
     require_positive,
     working_dtype,
 )
+from .._npy import Unreadable, map_array
 from ..grids import edm_grid
 from ._base import AbstractDenoiser, representable_noise_level
 from ._empirical import equal_chunks
@@ -281,13 +282,11 @@ class _Source:
         if isinstance(source, str | os.PathLike):
             path = Path(source).absolute()
             try:
-                source = np.load(source, mmap_mode="r", allow_pickle=False)
-            except (ValueError, EOFError) as error:
+                source = map_array(source)
+            except Unreadable as error:
                 raise ValueError(
-                    f"`source` must be a .npy file of numbers; {source}: {error}"
+                    f"`source` must be a .npy file of numbers; '{source}': {error}."
                 ) from error
-            if not isinstance(source, np.ndarray):
-                raise ValueError("`source` must be a .npy file of one array; got an .npz file.")
         if not (hasattr(source, "shape") and hasattr(source, "dtype")):
             raise ValueError(
                 "`source` must be a path, or have `shape`, `dtype` and slices of rows; "

@@ -4,6 +4,8 @@ from ._catalogue import EXPERIMENTS as EXPERIMENTS
 from ._catalogue import Experiment as Experiment
 from ._catalogue import get_experiment as get_experiment
 from ._circle import circle as circle
+from ._columns import Standardization as Standardization
+from ._columns import standardized as standardized
 from ._compare import compare as compare
 from ._compare import compare_mechanisms as compare_mechanisms
 from ._comparison import Comparison as Comparison

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from .._checks import import_optional
 from ..datasets import Dataset
 from ..denoisers import Denoiser
 from ..learning._checkpoint import CONFIGURATION
+from ._columns import column_warnings
 from ._comparison import Comparison, label, notes
 from ._effort import effort_of
 from ._parts import parts_of
-from ._settings import CompareSettings
+from ._settings import CompareSettings, require_different_points
 from ._store import Arrays, ResultStore
 
 
@@ -49,6 +51,8 @@ def compare(
     costly. Its likelihood is taken at 64 held-out points, with Hutchinson's estimate of the trace; without `settings.steps`
     its samples come from 40 steps of EDM's Heun sampler; and it is called on small batches. `.notes` says so.
 
+    Of a table whose columns have scales far apart, or few values, a `UserWarning` and the notes say so; see `standardized`.
+
     Returns:
         A `Comparison`: `.table()`, `.results`.
 
@@ -74,6 +78,9 @@ def compare(
     if len(held_out) < 2:
         raise ValueError(f"`held_out` must hold at least two points; got {len(held_out)}.")
     settings = (CompareSettings() if settings is None else settings).scaled_to(train.points)
+    of_columns = column_warnings(train)
+    for text in of_columns:
+        warnings.warn(text, UserWarning, stacklevel=2)
     efforts = {
         name: effort_of(denoiser, train.dim, len(held_out), settings)
         for name, denoiser in denoisers.items()
@@ -113,7 +120,7 @@ def compare(
         held_out,
         settings,
         store.manifest,
-        notes(denoisers, efforts, train, held_out, settings, results),
+        (*of_columns, *notes(denoisers, efforts, train, held_out, settings, results)),
     )
 
 
@@ -130,6 +137,8 @@ def compare_mechanisms(
 
     If `names` is empty, for those of `smoothjax.mechanisms.defaults(train)`.
     """
+    # Mechanisms would each say in words of their own that they cannot be built.
+    require_different_points(train.points)
     chosen = [mechanisms.get(name) for name in (names or mechanisms.defaults(train))]
     seed = 0 if settings is None else settings.seed
     denoisers = {mechanism.name: mechanism.build(train, seed) for mechanism in chosen}

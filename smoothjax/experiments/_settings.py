@@ -1,8 +1,10 @@
 """What decides the numbers of a comparison besides the data and the denoisers."""
 
 import dataclasses
+import numbers
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import measures
@@ -48,6 +50,10 @@ class CompareSettings:
     num_levels: int = 13
 
     def __post_init__(self):
+        if isinstance(self.seed, bool) or not isinstance(self.seed, numbers.Integral):
+            raise ValueError(f"`seed` must be an integer; got {self.seed!r}.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"`seed` must be non-negative and lie below 2^63; got {self.seed}.")
         for name in ("num_samples", "num_levels"):
             as_positive_integer(getattr(self, name), name)
         if self.num_samples < 2 or self.num_levels < 2:
@@ -63,9 +69,8 @@ class CompareSettings:
 
     def scaled_to(self, points: Float[Array, "n d"]) -> "CompareSettings":
         """The same with every noise level filled in for a training set."""
+        require_different_points(points)
         scale = spread_of(points)
-        if scale == 0:
-            raise ValueError("A comparison needs at least two different training points.")
         sigma_max = 80 / EDM_DATA_SCALE * scale if self.sigma_max is None else self.sigma_max
         if self.sigma_min is None:
             distinct = jnp.unique(points, axis=0)
@@ -81,6 +86,18 @@ class CompareSettings:
             )
         return dataclasses.replace(
             self, sigma_max=sigma_max, sigma_min=sigma_min, noise_floor=noise_floor
+        )
+
+
+def require_different_points(points: Float[Array, "n d"]) -> None:
+    """Raises `ValueError` for one training point, however often it is there: nothing has a scale."""
+    values = np.asarray(points)
+    # Not by their variance, which rounding leaves above zero.
+    if np.all(values == values[:1]):
+        what = "all are equal" if len(values) > 1 else "there is one"
+        raise ValueError(
+            f"A comparison needs at least two different training points; got {len(values)}, and {what}. "
+            "Give data of different points."
         )
 
 

@@ -1,18 +1,19 @@
 """Results that survive a kill: every part is written whole or not at all, and read back when the job starts again."""
 
-import contextlib
+import io
 import json
 import os
 import platform
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from .._output import require_folder, write_bytes, write_text
 
 # Whatever NumPy can store; arrays once they are read back.
 Arrays = Mapping[str, Any]
@@ -27,17 +28,21 @@ class ResultStore:
         configuration: everything that decides the numbers, as JSON data.
 
     Raises:
-        ValueError: where the folder holds the results of another configuration.
+        ValueError: where the folder holds the results of another configuration, those of another precision included.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, configuration: dict[str, Any]):
         self._folder = None if folder is None else Path(folder)
         self._memory: dict[str, Arrays] = {}
-        self.manifest = {"configuration": configuration, "environment": environment()}
+        # That of the computation; data may be of another dtype.
+        precision = {"precision": str(jnp.result_type(float))}
+        self.manifest = {
+            "configuration": configuration | precision,
+            "environment": environment(),
+        }
         if self._folder is None:
             return
-        if self._folder.exists() and not self._folder.is_dir():
-            raise ValueError(f"{self._folder} must be a folder; it is a file.")
+        require_folder(self._folder)
         path = self._folder / MANIFEST
         if path.exists():
             self._check_manifest(path)
@@ -48,10 +53,11 @@ class ResultStore:
     def _check_manifest(self, path: Path) -> None:
         try:
             found = json.loads(path.read_text())
-            before = found["configuration"]
+            before = dict(found["configuration"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a manifest of this program: {error!r}.") from error
         now = json.loads(json.dumps(self.manifest["configuration"]))
+        before = {"precision": now["precision"], **before}  # not said in the first manifests
         differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if differing:
             changes = "; ".join(
@@ -73,8 +79,9 @@ class ResultStore:
             arrays = {key: np.asarray(value) for key, value in compute().items()}
             if path is not None:
                 path.parent.mkdir(exist_ok=True)
-                with replacing(path) as temporary:
-                    np.savez(temporary, allow_pickle=False, **arrays)
+                buffer = io.BytesIO()
+                np.savez(buffer, allow_pickle=False, **arrays)
+                write_bytes(path, buffer.getvalue())
         self._memory[name] = arrays
         return arrays
 
@@ -93,32 +100,8 @@ def _read(path: Path) -> Arrays | None:
         # Opened here, since NumPy leaves a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(stored)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile):
+    except Exception:  # what NumPy and the archive raise depends on where the damage is
         return None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when all went well: readers never see half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    # Temporary files are made private; what takes their place should be readable as any other file.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(name, 0o666 & ~mask)
-    try:
-        yield Path(name)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def environment() -> dict[str, str]:

@@ -68,11 +68,15 @@ def load_state(folder: Path, like: Any) -> Any | None:
 def _replace(path: Path, write: Any) -> None:
     # One name: what a killed process left behind is overwritten by the next.
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def fingerprint(array: Array) -> str:
