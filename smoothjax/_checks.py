@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import math
 import numbers
+import operator
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real
 
 RealScalar = float | np.ndarray | Float[Array, ""]
 
@@ -171,11 +172,52 @@ def as_points(data: Any, name: str = "data") -> Float[Array, "n d"]:
     return array
 
 
+def as_integer(value: Any, name: str) -> int:
+    """`value` as an `int`, or `ValueError`: of any integer type, an array of no axes too, but no boolean and no float."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"`{name}` must be an integer; got {value!r}.") from error
+
+
 def as_positive_integer(value: Any, name: str) -> int:
-    """`value` as an `int` of at least one, or `ValueError`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    """`value` as an `int` of at least one, or `ValueError`; see `as_integer`."""
+    try:
+        number = as_integer(value, name)
+    except ValueError:
+        number = 0
+    if number < 1:
         raise ValueError(f"`{name}` must be a positive integer; got {value!r}.")
-    return int(value)
+    return number
+
+
+def as_seed(seed: Any) -> int:
+    """`seed` as an `int` that JAX takes: no None, which would make NumPy draw a fresh one."""
+    value = as_integer(seed, "seed")
+    if value < 0:
+        raise ValueError(f"`seed` must be non-negative; got {value}.")
+    if value >= 2**63:
+        raise ValueError(f"`seed` must lie below 2^63; got {value}.")
+    return value
+
+
+def as_key(key: Any, name: str = "key") -> PRNGKeyArray:
+    """One JAX random key, of the new type or raw, or `ValueError`."""
+    advice = "Make one of a seed, jax.random.key(0), and others of it by jax.random.split."
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None and shape is not None:
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            if shape == ():
+                return key
+            raise ValueError(f"`{name}` must be one key; got {shape} of them. Use jax.vmap.")
+        if dtype == np.uint32 and len(shape) == 1:
+            return jnp.asarray(key)
+        raise ValueError(
+            f"`{name}` must be a JAX random key; got an array of dtype {dtype} and shape {shape}. {advice}"
+        )
+    raise ValueError(f"`{name}` must be a JAX random key; got {key!r:.60}. {advice}")
 
 
 def require_positive(value: Any, name: str) -> Array:

@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from .._checks import as_float_array, as_host_floats, as_points, is_concrete
+from .._checks import as_float_array, as_host_floats, as_integer, as_points, as_seed, is_concrete
 
 Population = Callable[[PRNGKeyArray, int], Float[Array, "num d"]]
 # Where the channels of images stand: after rows and columns, or before them.
@@ -235,26 +234,6 @@ def _as_rows(points: Any, image_shape: Any, layout: str) -> tuple[Any, Any]:
     if layout == "chw":
         points = points.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
     return points.reshape(len(points), -1), image_shape
-
-
-def as_integer(value: Any, name: str) -> int:
-    """`value` as an `int`, or `ValueError`. Unlike `int(value)`, refuses bools and floats."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"`{name}` must be an integer; got {value!r}.") from error
-
-
-def as_seed(seed: Any) -> int:
-    """`seed` as an `int` that JAX takes: no None, which would make NumPy draw a fresh one."""
-    value = as_integer(seed, "seed")
-    if value < 0:
-        raise ValueError(f"`seed` must be non-negative; got {value}.")
-    if value >= 2**63:
-        raise ValueError(f"`seed` must lie below 2^63; got {value}.")
-    return value
 
 
 def as_float_dtype(dtype: DTypeLike | None) -> np.dtype:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._checks import as_positive_integer
+from .._checks import as_key, as_positive_integer
 from ._dataset import Dataset, as_float_dtype
 
 
@@ -184,6 +184,7 @@ def circle(num_points: int, key: PRNGKeyArray, *, dtype: DTypeLike | None = None
         >>> print(jnp.linalg.norm(data.points, axis=1).round(5))
         [1. 1. 1. 1. 1.]
     """
+    key = as_key(key)
     return _random_sphere("circle", num_points, 2, key, dtype)
 
 
@@ -212,6 +213,7 @@ def sphere(
         >>> data.points.shape, jnp.linalg.norm(data.points, axis=1).round(5).tolist()
         ((2, 10), [1.0, 1.0])
     """
+    key = as_key(key)
     return _random_sphere("sphere", num_points, dim, key, dtype)
 
 

@@ -23,6 +23,9 @@ class AbstractDenoiser(eqx.Module):
     is what the closed-form ones share. Subclasses are final and have these:
     """
 
+    # By identity, so that `jax.jit(denoiser)` works; its arrays are then constants of the compiled program.
+    __hash__ = object.__hash__
+
     @property
     @abc.abstractmethod
     def dim(self) -> int:

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, as_log_weights, as_points, import_optional
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_log_weights,
+    as_points,
+    as_seed,
+    import_optional,
+)
 from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._gaussian import GaussianDenoiser, from_sample_spectrum, require_rank_and_shrinkage
@@ -208,7 +215,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             >>> print(sj.MixtureDenoiser.fit(data, labels)(jnp.array([43.0]), 1.0).round(4))  # of N(41, 1)
             [42.]
         """
-        data = as_points(data)
+        data, seed = as_points(data), as_seed(seed)
         n, d = data.shape
         rank = None if rank is None else min(rank, d)
         if method not in ("k-means", "em"):

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_positive_integer, is_concrete, require_positive
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    as_positive_integer,
+    is_concrete,
+    require_positive,
+)
 from ..parametrization import Prediction, affine_form, as_prediction
 from ._base import (
     AbstractDenoiser,
@@ -204,7 +211,7 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
         self.smoothing = in_dtype_of(self.base, _positive_scalar(smoothing, "smoothing"))
         num, d = as_positive_integer(num_samples, "num_samples"), _dim_of(self.base, dim)
         self.draws = draws
-        self.perturbations = _perturbations(draws, key, num, d, self.smoothing.dtype)
+        self.perturbations = _perturbations(draws, as_key(key), num, d, self.smoothing.dtype)
         self._shared = None
         # As large as the points at most.
         if isinstance(self.base, EmpiricalDenoiser) and num <= d:

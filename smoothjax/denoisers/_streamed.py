@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from .._checks import (
     RealScalar,
     as_float_array,
+    as_key,
     as_log_weights,
     as_positive_integer,
     import_optional,
@@ -245,6 +246,7 @@ class StreamedDenoiser(AbstractDenoiser):
 
         Source: Karras et al. 2022, algorithm 1.
         """
+        key = as_key(key)
         # A higher part of the package, for the one definition of which noise sample i starts from.
         from ..flows import initial_noise
 

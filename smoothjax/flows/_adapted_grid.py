@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer
+from .._checks import RealScalar, as_key, as_positive_integer
 from .._host_errors import raising_host_errors
 from ..denoisers import Denoiser
 from ..grids import log_uniform_grid
@@ -64,6 +64,7 @@ def adapted_grid(
         >>> int(jnp.sum((levels > 0.1) & (levels < 10))) > 6
         True
     """
+    key = as_key(key)
     coarse = log_uniform_grid(num_levels, sigma_max, sigma_min)
     dim = as_positive_integer(getattr(denoiser, "dim", None) if dim is None else dim, "dim")
     num_pilots = as_positive_integer(num_pilots, "num_pilots")

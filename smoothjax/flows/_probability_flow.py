@@ -1,6 +1,7 @@
 """The probability-flow ODE `du/dsigma = (u - D) / sigma`, adaptive and on published grids."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import diffrax
@@ -215,7 +216,8 @@ def flow_solution(
         if multistep:
             order = solver.grid_order or DEFAULT_GRID_ORDER
             return _by_multistep(denoiser, u, grid, to_zero, order, throw)
-        return _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint)
+        with _advice_on_forward_mode():
+            return _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint)
     rtol, atol = tolerances(u.dtype, rtol, atol)
     solver = default_solver(rtol, dense) if solver is None else require_ode_solver(solver)
     if isinstance(solver, ExponentialMultistep) and solver.grid_order not in (None, 2):
@@ -229,9 +231,34 @@ def flow_solution(
     # Known at compile time, or not at all.
     may_be_zero = not is_concrete(end) or bool(end == 0)
     tolerance = np.asarray([rtol, atol], u.dtype)
-    return _adaptive(
-        denoiser, u, start, end, may_be_zero, tolerance, solver, dense, max_steps, throw, adjoint
-    )
+    with _advice_on_forward_mode():
+        return _adaptive(
+            denoiser,
+            u,
+            start,
+            end,
+            may_be_zero,
+            tolerance,
+            solver,
+            dense,
+            max_steps,
+            throw,
+            adjoint,
+        )
+
+
+@contextlib.contextmanager
+def _advice_on_forward_mode() -> Iterator[None]:
+    """JAX's error for forward derivatives of what is made for reverse ones, with the way out."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode autodiff" not in str(error):
+            raise
+        raise TypeError(
+            "This flow has derivatives in reverse mode (jax.grad, jax.jacrev). For forward mode (jax.jvp, jax.jacfwd) give "
+            "adjoint=diffrax.ForwardMode(), or a grid (`steps` or `levels`) with an ExponentialMultistep."
+        ) from error
 
 
 def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._checks import as_positive_integer
+from .._checks import as_key, as_positive_integer
 from ..denoisers import EmpiricalDenoiser, GaussianSmoothedDenoiser, TruncatedDenoiser
 from ..denoisers._certified import Concentration
 from ..denoisers._screen import inner_products
@@ -86,6 +86,7 @@ def replay(
         >>> bool(jnp.all(found.points == D.data[found.rows])), bool(jnp.all(found.settled > 0.1))
         (True, True)
     """
+    key = as_key(key)
     if not isinstance(denoiser, TruncatedDenoiser | GaussianSmoothedDenoiser):
         raise ValueError(
             "`denoiser` must be a TruncatedDenoiser or a GaussianSmoothedDenoiser of the training set; got "

@@ -11,7 +11,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer
+from .._checks import RealScalar, as_key, as_positive_integer
 from .._host_errors import raising_host_errors
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
@@ -65,6 +65,7 @@ def reverse_sde(
         >>> bool(abs(abs(end[0]) - 1) < 0.02)
         True
     """
+    key = as_key(key)
     u = as_state(u)
     eta = as_level(stochasticity, "stochasticity", u.dtype, or_zero=True)
     high = as_level(sigma_from, "sigma_from", u.dtype)

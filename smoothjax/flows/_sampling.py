@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer
+from .._checks import RealScalar, as_key, as_positive_integer
 from .._host_errors import raising_host_errors
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ..grids import edm_grid, log_uniform_grid
@@ -36,6 +36,7 @@ def initial_noise(
         >>> bool((many[:2] == few).all())
         True
     """
+    key = as_key(key)
     num_samples = as_positive_integer(num_samples, "num_samples")
     dim = as_positive_integer(dim, "dim")
     dtype = jnp.result_type(float) if dtype is None else dtype
@@ -150,6 +151,7 @@ def sample(
         >>> print(jnp.unique(sj.sample(D, jax.random.key(0), 1000).round(5)))  # replays the training set
         [-1.  1.]
     """
+    key = as_key(key)
     num_samples = as_positive_integer(num_samples, "num_samples")
     shape = _shape(denoiser, shape_or_dim)
     dtype = jax.dtypes.canonicalize_dtype(_dtype(denoiser) if dtype is None else dtype)
@@ -280,7 +282,7 @@ def _shape(denoiser: Denoiser, shape_or_dim: int | tuple[int, ...] | None) -> tu
         if not isinstance(denoiser, AbstractDenoiser):
             raise ValueError("`shape_or_dim` is needed for a denoiser that is a bare callable.")
         return (denoiser.dim,)
-    lengths = shape_or_dim if isinstance(shape_or_dim, tuple) else (shape_or_dim,)
+    lengths = shape_or_dim if isinstance(shape_or_dim, tuple | list) else (shape_or_dim,)
     shape = tuple(as_positive_integer(length, "shape_or_dim") for length in lengths)
     if isinstance(denoiser, AbstractDenoiser) and math.prod(shape) != denoiser.dim:
         raise ValueError(

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_positive_integer, is_concrete, require_finite
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    as_positive_integer,
+    is_concrete,
+    require_finite,
+)
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._gaussian import square_of_level
 from ..flows._inputs import as_argument, as_level, checked, denoised
@@ -172,6 +179,7 @@ def distill_linear(
         >>> bool(fit.linear_mismatch.value < 0.05 * fit.nonlinear_residual.value)
         True
     """
+    key = as_key(key)
     data = as_data(data, 2, "for a standard error")
     n, d = data.shape
     sigma = jnp.asarray(as_level(sigma, "sigma", data.dtype))

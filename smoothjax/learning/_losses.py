@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_points, as_positive_integer
+from .._checks import RealScalar, as_key, as_points, as_positive_integer
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._piecewise_linear import as_gaps
 from ..flows._inputs import as_level, checked
@@ -60,6 +60,7 @@ def denoising_loss(
         >>> print(loss)  # D = 0: of each point 1 / sigma^2
         4.0
     """
+    key = as_key(key)
     data = as_points(data)
     if data.shape[1] != model.dim:
         raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer
+from .._checks import RealScalar, as_key, as_positive_integer
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction, to_denoised
 
@@ -109,6 +109,7 @@ class NetworkDenoiser(AbstractDenoiser):
             >>> [layer.weight.shape for layer in D.network.layers]  # sees u and log sigma
             [(16, 3), (2, 16)]
         """
+        key = as_key(key)
         network = ReLUNetwork(dim + conditioned, dim, width, num_layers, key=key)
         return cls(network, dim, prediction=prediction, conditioned=conditioned, weighted=weighted)
 

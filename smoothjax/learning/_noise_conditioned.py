@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_positive_integer
+from .._checks import as_key, as_positive_integer
 
 Padding = Literal["zeros", "circular"]
 
@@ -166,6 +166,7 @@ class MLPArchitecture:
         self, dim: int, image_shape: tuple[int, int, int] | None, key: PRNGKeyArray
     ) -> ResidualMLP:
         """The network with fresh weights; the image shape is not needed."""
+        key = as_key(key)
         return ResidualMLP(dim, self.width, self.num_layers, key=key)
 
 
@@ -191,6 +192,7 @@ class ConvolutionalArchitecture:
         self, dim: int, image_shape: tuple[int, int, int] | None, key: PRNGKeyArray
     ) -> ConvolutionalNetwork:
         """The network with fresh weights, or `ValueError` without the shape of images of `dim` numbers."""
+        key = as_key(key)
         if image_shape is None:
             raise ValueError("`image_shape` is needed for a convolutional network; got None.")
         image_shape = _as_image_shape(image_shape)

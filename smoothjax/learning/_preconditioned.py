@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_points, as_positive_integer, require_positive
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    as_points,
+    as_positive_integer,
+    require_positive,
+)
 from ..denoisers import AbstractDenoiser
 from ..flows._inputs import as_level
 
@@ -116,6 +123,7 @@ def edm_loss(
         >>> bool(abs(sj.learning.edm_loss(D, data, jax.random.key(1), batch_size=200) - 1) < 0.1)
         True
     """
+    key = as_key(key)
     data = as_points(data)
     if data.shape[1] != model.dim:
         raise ValueError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_positive_integer, require_positive
+from .._checks import RealScalar, as_float_array, as_key, as_positive_integer, require_positive
 from ..denoisers._piecewise_linear import as_gaps
 from ..flows._inputs import checked
 from ..parametrization import Prediction
@@ -62,6 +62,7 @@ def train(
         >>> print(run.model.round(2))
         3.0
     """
+    key = as_key(key)
     num_steps = as_positive_integer(num_steps, "num_steps")
     records = min(as_positive_integer(num_records, "num_records"), num_steps)
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
@@ -127,6 +128,7 @@ def train_on_line(
         >>> weights[1] < 0.1 * weights[0]  # the penalty leaves nothing of the weights
         True
     """
+    key = as_key(key)
     points = as_gaps(points, 0.0).points
     penalties = as_float_array(penalties, "penalties").astype(points.dtype)
     if penalties.ndim != 1:

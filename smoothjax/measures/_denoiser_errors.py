@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_positive_integer, require_positive
+from smoothjax._checks import RealScalar, as_key, as_positive_integer, require_positive
 from smoothjax._host_errors import raising_host_errors
 from smoothjax.flows._inputs import checked as refuse
 
@@ -74,6 +74,7 @@ def denoiser_rmse(
         >>> bool(abs(found.value - 0.5**0.5) < 4 * found.standard_error)  # of u / 2, with u of variance 2
         True
     """
+    key = as_key(key)
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)
     num_noises = as_positive_integer(num_noises, "num_noises")
@@ -114,6 +115,7 @@ def mean_denoiser_distance(
         >>> bool(abs(found.value - 2 / (3 * jnp.pi) ** 0.5) < 4 * found.standard_error)  # the mean length in 3-D
         True
     """
+    key = as_key(key)
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)
     num_noises = as_positive_integer(num_noises, "num_noises")
@@ -165,6 +167,7 @@ def normalised_mse(
         >>> sj.normalised_mse(half, shrink, data, 1.0, jax.random.key(1), centre=jnp.zeros(3))
         0.25 ± 0
     """
+    key = as_key(key)
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)
     num_noises = as_positive_integer(num_noises, "num_noises")
@@ -217,6 +220,7 @@ def rmse_curve(
         >>> print(sj.rmse_curve(zero, level, data, levels, jax.random.key(0)).value)
         [0.5 2. ]
     """
+    key = as_key(key)
     data = as_data(data, 2, "for a standard error")
     levels = checked(require_positive, levels, "levels").astype(data.dtype)
     if levels.ndim != 1 or levels.shape[0] == 0:

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import (
     as_float_array,
+    as_host_floats,
+    as_key,
     as_points,
     as_positive_integer,
     is_concrete,
@@ -123,6 +125,9 @@ def wasserstein_1d(
         1.0
     """
     order = _checked_order(order)
+    if is_concrete(first) and is_concrete(second):
+        # About a common value, which changes no distance, before numbers are rounded to JAX's dtype.
+        first, second = _about_a_common_value(first, second)
     arrays = []
     for values, name in ((first, "first"), (second, "second")):
         arrays.append(checked(_as_values, values, name))
@@ -170,6 +175,7 @@ def sliced_wasserstein(
         >>> bool(abs(found.value - 5 / 2**0.5) < 4 * found.standard_error)  # |shift| / sqrt(d)
         True
     """
+    key = as_key(key)
     order = _checked_order(order)
     num_projections = as_positive_integer(num_projections, "num_projections")
     if num_projections < 2:
@@ -198,6 +204,17 @@ def _sliced(
     scale = jnp.where(scale > 0, scale, 1)
     root = root_of_mean((distances / scale) ** order, order)
     return Estimate(scale * root.value, scale * root.standard_error)
+
+
+def _about_a_common_value(first: Any, second: Any) -> tuple[Any, Any]:
+    """Both less the first's first value, in float64, then in their own dtypes; as they are where that has no meaning."""
+    names = ("first", "second")
+    wide = [as_host_floats(x, n, np.float64) for x, n in zip((first, second), names, strict=True)]
+    if any(x.ndim != 1 or x.size == 0 or not np.all(np.isfinite(x)) for x in wide):
+        return first, second
+    own = [as_host_floats(x, n).dtype for x, n in zip((first, second), names, strict=True)]
+    shifted, other = ((x - wide[0][0]).astype(t) for x, t in zip(wide, own, strict=True))
+    return shifted, other
 
 
 def _as_values(values: Any, name: str) -> Float[Array, " n"]:

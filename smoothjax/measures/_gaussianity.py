@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_positive_integer
+from smoothjax._checks import RealScalar, as_key, as_positive_integer
 from smoothjax._host_errors import raising_host_errors
 
 from ._estimate import Estimate, ratio_of_means, root_of_mean
@@ -79,6 +79,7 @@ def gaussianity_index(
         >>> found.index, bool(found.meaningful)
         (1 ± 0, True)
     """
+    key = as_key(key)
     data = as_data(data, 2, "for a standard error")
     sigma = as_noise_level(sigma, data.dtype)
     num_noises = as_positive_integer(num_noises, "num_noises")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_positive_integer
+from smoothjax._checks import RealScalar, as_key, as_positive_integer
 from smoothjax._host_errors import raising_host_errors
 from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
 
@@ -103,6 +103,7 @@ def linearity_score(
         >>> print(sj.linearity_score(affine, data, 1.0, jax.random.key(1), centre=jnp.ones(3)).centred.value.round(5))
         1.0
     """
+    key = as_key(key)
     data = as_data(data, 4, "for two pairs and a standard error")
     sigma = as_noise_level(sigma, data.dtype)
     num_noises = as_positive_integer(num_noises, "num_noises")
@@ -187,6 +188,7 @@ def linearity_comparison(
         >>> round(float(found.denoiser.centred.value), 5), bool(found.empirical.centred.value < 1)
         (1.0, True)
     """
+    key = as_key(key)
     scores = [
         linearity_score(
             member,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import as_positive_integer, require_positive
+from smoothjax._checks import as_key, as_positive_integer, require_positive
 from smoothjax._host_errors import raising_host_errors
 from smoothjax.denoisers import Denoiser, ScheduledDenoiser
 
@@ -105,6 +105,7 @@ def calibrate_patch_size(
         (3, 3)
         >>> D = found.schedule(build)
     """
+    key = as_key(key)
     sizes = tuple(sorted(as_positive_integer(size, "patch_sizes") for size in patch_sizes))
     if not sizes or len(set(sizes)) < len(sizes):
         raise ValueError(

@@ -10,7 +10,7 @@ from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_positive_integer
+from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
 from ..denoisers._piecewise_linear import Gaps, as_gaps
 from ..flows._inputs import as_level
 from ..flows._piecewise_linear_flow import require_invertible, transport
@@ -123,6 +123,7 @@ class PiecewiseLinearLaw(eqx.Module):
 
     def sample(self, key: PRNGKeyArray, num_samples: int) -> Float[Array, " num_samples"]:
         """Independent draws."""
+        key = as_key(key)
         pick, noise = jax.random.split(key)
         shape = (as_positive_integer(num_samples, "num_samples"),)
         x = jax.random.choice(pick, self.points, shape)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_positive_integer
+from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
 from ..flows import flow
 
 
@@ -53,6 +53,7 @@ def flow_of_models(
         >>> bool(jnp.allclose(ends[:, 0, 0], 2 * 2 ** jnp.array(w), rtol=0.01))  # where D = w u ends
         True
     """
+    key = as_key(key)
     starts = as_float_array(starts, "starts")
     if starts.ndim != 2:
         raise ValueError(f"`starts` must have shape (num, d); got {starts.shape}.")
@@ -72,6 +73,7 @@ def coordinates_of_models(
     law: Any, key: PRNGKeyArray, *, num_models: int
 ) -> Float[Array, "models r"]:
     """Coordinates, along the law's directions, of the models that `flow_of_models` draws with the same key."""
+    key = as_key(key)
     one = lambda i: law.coordinates(_key_of_model(key, i))  # noqa: E731
     return jax.lax.map(one, jax.numpy.arange(num_models))
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import special
 
-from .._checks import RealScalar, as_points, as_positive_integer
+from .._checks import RealScalar, as_key, as_points, as_positive_integer
 from ..flows._probability_flow import tolerances
 from ._dynamics import coordinates_of_models, flow_of_models
 from ._kernel_law import KernelLaw
@@ -146,6 +146,7 @@ def endpoint_moments(
 
     Source: control variates, see e.g. Glynn and Szechtman 2002; the expansion as in `semiclassical`.
     """
+    key = as_key(key)
     starts = as_points(starts, "starts")
     require_dim(law, starts[0], "starts")
     start, end = as_levels(sigma_from, sigma_to, starts.dtype)

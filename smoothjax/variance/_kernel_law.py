@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer, is_concrete, require_positive
+from .._checks import RealScalar, as_key, as_positive_integer, is_concrete, require_positive
 from ..denoisers import AbstractDenoiser
 from ..flows._inputs import checked as refuse
 from ..parametrization import Prediction, as_prediction
@@ -139,6 +139,7 @@ class KernelLaw(AbstractLaw):
         Raises:
             ValueError: where initial functions have a covariance, but nothing that draws them (`initial_model`).
         """
+        key = as_key(key)
         of_targets, of_function = jax.random.split(key)
         targets = self._draw_targets(of_targets)
         initial = None
@@ -165,6 +166,7 @@ class KernelLaw(AbstractLaw):
         Raises:
             ValueError: for a law over random initial functions, as `directions`.
         """
+        key = as_key(key)
         self._require_fixed_start()
         means = jax.vmap(lambda u, s: self.problem.target(self.problem.data(u, s), u, s))
         deviations = self._draw_targets(jax.random.split(key)[0]) - means(self.u, self.sigma)
@@ -277,6 +279,7 @@ class KernelLaw(AbstractLaw):
             >>> print(law.mean_denoiser(jnp.array([7.0]), 1.0).round(4))  # a constant f: least (3 - f)^2 + f^2 / 2
             [2.]
         """
+        key = as_key(key)
         epsilon = require_positive(ridge, "ridge")
         P = as_positive_integer(num_train, "num_train")
         return _smoothed(problem, kernel, P, key, _ridge_filter, epsilon * P)
@@ -324,6 +327,7 @@ class KernelLaw(AbstractLaw):
             >>> print(law.mean_denoiser(jnp.array([7.0]), 1.0).round(4))  # 4 (1 - exp(-duration))
             [2.]
         """
+        key = as_key(key)
         duration = require_positive(duration, "duration")
         P = as_positive_integer(num_train, "num_train")
         if initial_covariance is None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer, require_positive
+from .._checks import RealScalar, as_key, as_positive_integer, require_positive
 from ..denoisers import AbstractDenoiser
 from ..flows._inputs import checked
 from ..parametrization import Prediction, as_prediction
@@ -109,6 +109,7 @@ def train_linear(problem: LinearProblem, num_train: int, key: PRNGKeyArray) -> L
         >>> round(float(D(jnp.array([5.0]), 1.0)[0]), 3)  # all there is to learn is the only training point
         3.0
     """
+    key = as_key(key)
     triples = problem.denoising.draw(key, as_positive_integer(num_train, "num_train"))
     regressors = jax.vmap(problem.regressors)(triples.u, triples.sigma)
     targets = jax.vmap(problem.denoising.target)(*triples)
@@ -154,6 +155,7 @@ def fit_linear(
         >>> D.weights.shape
         (1, 256)
     """
+    key = as_key(key)
     cutoff = require_positive(cutoff, "cutoff")
     if not math.isfinite(process.max_time):
         raise ValueError(
@@ -203,4 +205,5 @@ class RetrainedLaw(eqx.Module):
 
     def sample(self, key: PRNGKeyArray) -> LinearDenoiser:
         """A freshly trained model."""
+        key = as_key(key)
         return train_linear(self.problem, self.num_train, key)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer
+from .._checks import RealScalar, as_key, as_positive_integer
 from ..parametrization import Prediction, as_prediction
 from ._features import Features
 from ._law import AbstractLaw
@@ -63,12 +63,14 @@ class LinearModelLaw(AbstractLaw):
 
     def sample(self, key: PRNGKeyArray) -> LinearDenoiser:
         """A model with Gaussian weights."""
+        key = as_key(key)
         z = self.coordinates(key)
         weights = self.mean_weights + jnp.matmul(self.factor, z, precision=HIGHEST)
         return LinearDenoiser(self.features, weights, self.prediction)
 
     def coordinates(self, key: PRNGKeyArray) -> Float[Array, " r"]:
         """Of the model that `sample(key)` draws, along the `directions`: z with `D = mean_denoiser + directions z`."""
+        key = as_key(key)
         return jax.random.normal(key, self.factor.shape[-1:], self.factor.dtype)
 
     def directions(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d r"]:
@@ -100,6 +102,7 @@ class LinearModelLaw(AbstractLaw):
             >>> bool(abs(50 * law.covariance(u, 1.0, u, 1.0)[0, 0] - 1) < 0.4)  # of a mean of 50 random signs
             True
         """
+        key = as_key(key)
         num = _several(num_models, "num_models")
         keys = jax.random.split(key, num)
         weights = jax.lax.map(lambda k: train_linear(problem, num_train, k).weights, keys)
@@ -122,6 +125,7 @@ class LinearModelLaw(AbstractLaw):
             >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
             1.0
         """
+        key = as_key(key)
         return _law(problem, *_fixed_design(problem, _count(num_train), key))
 
     @classmethod
@@ -140,6 +144,7 @@ class LinearModelLaw(AbstractLaw):
             >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
             1.0
         """
+        key = as_key(key)
         num, P = _several(num_designs, "num_designs"), _count(num_train)
         means, factors = jax.lax.map(
             lambda k: _fixed_design(problem, P, k), jax.random.split(key, num)
@@ -178,6 +183,7 @@ class LinearModelLaw(AbstractLaw):
             >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
             1.0
         """
+        key = as_key(key)
         P, nodes = _count(num_train), _Nodes.spread(problem, _count(num_nodes, "num_nodes"), key)
         root = jnp.sqrt(nodes.share)[:, None]
         regressors = root * nodes.regressors
@@ -223,6 +229,7 @@ class LinearModelLaw(AbstractLaw):
             >>> round(50 * float(law.covariance(u, 1.0, u, 1.0)[0, 0]), 1)  # of a mean of 50 random signs
             1.0
         """
+        key = as_key(key)
         P, nodes = _count(num_train), _Nodes.spread(problem, _count(num_nodes, "num_nodes"), key)
         return _law(problem, *_leave_one_out(nodes, problem.ridge, P))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer, require_positive
+from .._checks import RealScalar, as_key, as_positive_integer, require_positive
 from ..denoisers import AbstractPosteriorDenoiser
 from ..flows._inputs import as_level, as_state, checked
 from ..flows._linear_part import linear_step
@@ -93,6 +93,7 @@ class NaiveLaw(eqx.Module):
         steps: int,
     ) -> Float[Array, " d"]:
         """One path: `naive_flow`."""
+        key = as_key(key)
         return naive_flow(
             self.mean_denoiser, key, u, sigma_from, sigma_to, strength=self.strength, steps=steps
         )
@@ -135,6 +136,7 @@ def naive_flow(
         >>> print(sj.variance.naive_flow(D, jax.random.key(0), jnp.array([3.0]), 2.0, 1.0, strength=1.0, steps=3).round(4))
         [2.]
     """
+    key = as_key(key)
     denoiser = _with_covariance(denoiser, "denoiser")
     u = as_state(u)
     steps = as_positive_integer(steps, "steps")

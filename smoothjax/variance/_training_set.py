@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array
+from .._checks import RealScalar, as_float_array, as_key
 from ..denoisers import EmpiricalDenoiser
 from ..flows._inputs import checked
 from ..parametrization import Prediction, affine_form, as_prediction
@@ -130,6 +130,7 @@ class DenoisingProblem(eqx.Module):
 
     def draw(self, key: PRNGKeyArray, num: int) -> TrainingSet:
         """A fresh training set of `num` triples; x are training points, whatever the targets made of them."""
+        key = as_key(key)
         pick, level, noise = jax.random.split(key, 3)
         data = self.data.data
         x = data[jax.random.choice(pick, data.shape[0], (num,), p=self.data.weights)]
@@ -181,6 +182,7 @@ def spread_nodes(problem: DenoisingProblem, key: PRNGKeyArray, num: int) -> Node
     the nodes have normal numbers of variance `1 + 3 / d`; a node's share, the ratio of the densities, is at most four. Of
     v, point and normal numbers together the nodes are a Sobol sequence with a random digital shift.
     """
+    key = as_key(key)
     of_levels, of_shift = jax.random.split(key)
     points, dtype = problem.data.data, problem.data.data.dtype
     dim = points.shape[1]
