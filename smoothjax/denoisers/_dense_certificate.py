@@ -68,19 +68,20 @@ def _num_summed(points: PointSet) -> int:
 def refined(
     of: Truncation, u: Float[Array, "q d"], sigma: Float[Array, " q"], found: CertifiedMean
 ) -> CertifiedMean:
-    """Certified means of a batch, and where their bounds of rounding are loose the better of them and of sums over all."""
+    """Certified means of a batch, with the better of two sums where one over all points has a loose bound of rounding."""
     centre = jnp.linalg.norm(of.points.centre)
     unavoidable = jnp.finfo(u.dtype).eps * (jnp.linalg.norm(found.value, axis=1) + centre)
 
-    def better() -> CertifiedMean:
+    def better(loose: Array) -> CertifiedMean:
         other = _certified_sums(of, u, sigma)
         total = lambda x: x.rounding + x.truncation  # noqa: E731
-        best = total(other) < total(found)  # not where that is NaN
+        best = loose & (total(other) < total(found))  # not where that is NaN
         choose = lambda x, y: jnp.where(best.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: E731
         return jax.tree.map(choose, other, found)
 
-    loose = jnp.any(found.rounding > ENOUGH * unavoidable)
-    return lax.cond(loose, better, lambda: found)
+    # Means over some of the points, and those of a tree, are left as they are: they need not be worth a pass over all.
+    loose = (found.rounding > ENOUGH * unavoidable) & (found.visited == len(of.points.points))
+    return lax.cond(jnp.any(loose), lambda: better(loose), lambda: found)
 
 
 def _certified_sums(

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .._checks import (
     RealScalar,
     as_float_array,
-    as_key,
     as_points,
     as_positive_integer,
     import_optional,
@@ -117,7 +116,6 @@ def train_denoiser(
         >>> sj.sample(run.model, jax.random.key(2), 5, sigma_max=20.0, steps=18).shape
         (5, 2)
     """
-    key = as_key(key)
     ensemble = _is_ensemble(key)
     data = _as_training_points(data, key)
     settings = _Settings(
