@@ -8,7 +8,14 @@ from .._checks import as_points
 
 
 class EllipticalKurtosis(NamedTuple):
-    """An estimate of `k = E z^4 / 3 (E z^2)^2 - 1`, the same for every centred coordinate z of elliptical data."""
+    """An estimate of `k = E z^4 / 3 (E z^2)^2 - 1`, the same for every centred coordinate z of elliptical data.
+
+    Example:
+        >>> from smoothjax import gaussian
+        >>> points = [[-1.0], [1.0], [-1.0], [1.0]]  # E z^4 = (E z^2)^2, times (N + 1) / (N - 1)
+        >>> round(gaussian.elliptical_kurtosis(points).value, 5)
+        -0.44444
+    """
 
     value: float
     """0 for Gaussian data, `2 / (nu - 4)` for Student's t with nu degrees of freedom."""
