@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -400,7 +401,12 @@ def test_interrupt_that_a_callback_swallows(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "_run", run)
     before = sys.unraisablehook
-    assert cli.main([]) == 130
+    # A process in the background is started with the signal ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main([]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     one_line(capsys, "stopped")
     assert sys.unraisablehook is before
 
