@@ -51,13 +51,18 @@ def is_missing(error: OSError) -> bool:
 def read_array(file: IO[bytes], size: int) -> np.ndarray:
     """The array of a stream in NumPy's format that holds `size` bytes from where it is, or `Unreadable`."""
     shape, is_fortran, dtype, start = _read_header(file, size)
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed > size - start:
-        raise Unreadable(
-            f"it is damaged or cut short (shape {shape} of {dtype} needs {claimed} bytes after the header; "
-            f"got {size - start})"
-        )
+    claimed = _claimed(shape, dtype, size - start)
     return as_array(read_exactly(file, claimed), shape, dtype, is_fortran=is_fortran)
+
+
+def _claimed(shape: tuple[int, ...], dtype: np.dtype, there: int) -> int:
+    """Bytes that a header asks for, of which so many must be there."""
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > there:
+        raise Unreadable(
+            f"it is damaged or cut short (shape {shape} of {dtype} needs {claimed} bytes after the header; got {there})"
+        )
+    return claimed
 
 
 def map_array(path: str | os.PathLike[str]) -> np.memmap:
@@ -65,12 +70,7 @@ def map_array(path: str | os.PathLike[str]) -> np.memmap:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         shape, is_fortran, dtype, start = _read_header(file, size)
-        claimed = math.prod(shape) * dtype.itemsize
-        if claimed > size - start:
-            raise Unreadable(
-                f"it is damaged or cut short (shape {shape} of {dtype} needs {claimed} bytes after the header; "
-                f"got {size - start})"
-            )
+        claimed = _claimed(shape, dtype, size - start)
         if claimed == 0:
             raise Unreadable(f"it holds no points; the shape is {shape}")
         try:
