@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.denoisers import _candidates
+from smoothjax.denoisers import _candidates, _truncated
 
 QUERIES = 32
 
@@ -137,3 +137,20 @@ def test_sums_do_not_gather_roundings_of_the_anchor(num, dtype):
     expected, _ = reference(points, u, sigma, set_.centre)
     error = np.linalg.norm((np.asarray(found.mean) - expected).astype(float), axis=1)
     assert np.all(error <= np.asarray(found.rounding))
+
+
+def test_of_a_tree_far_from_all_points(dtype, monkeypatch):
+    """Where the farthest of two places, with all points but one, is certain, and a worst case over a whole tree is not."""
+    monkeypatch.setattr(_truncated, "TREE_POINTS", 1000)
+    generator, d = np.random.default_rng(0), 2
+    points = np.concatenate([np.zeros((1, d)), np.ones((1999, d))]).astype(dtype)
+    denoiser = sj.TruncatedDenoiser(points, tolerance=0.1)
+    assert denoiser._tree is not None
+    sigma = np.geomspace(1e-3, 0.05, QUERIES).astype(dtype)
+    u = (1 + generator.uniform(1, 100, (QUERIES, d))).astype(dtype)
+    found = compiled()(denoiser, u, sigma)
+    bound = np.asarray(found.rounding + found.truncation, float)
+    # The other's weight is below exp(-1e5).
+    error = np.linalg.norm(np.asarray(found.value, float) - 1, axis=1)
+    assert np.all(error <= bound)
+    assert np.all(bound <= 1e4 * np.finfo(dtype).eps)

@@ -24,7 +24,8 @@ class CertifiedMean(NamedTuple):
     """Bound of what rounding changes, never exceeded. A worst case over all orders of summation: typically a hundred times
     what a relative rounding of points, result and query does, and up to about n times in sums over n points, whose errors
     cancel. Larger yet, by up to `60 d`, where d-dimensional products weigh points that nearly tie; and, where a tree is used
-    (very many points in at most three dimensions), for queries that many noise levels part from all points."""
+    (very many points in at most three dimensions), at noise levels far above the spread of most points and below that of
+    all, as the points within reach are then taken to be as far apart as that."""
     visited: Int[Array, ""]
     """Points that were weighed exactly."""
 

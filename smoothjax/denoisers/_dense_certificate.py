@@ -33,8 +33,9 @@ from ._point_set import PointSet, chunk_at, over_chunks
 from ._product_logits import product_logits
 from ._shared_candidates import ProductRounding, product_is_trusted, rounding_of_products
 
-# A bound of so many roundings of the result is left as it is.
-ENOUGH = 16.0
+# A bound of so many roundings of the result is left as it is. That of fewer terms than all points, of so many and one for
+# each point: the sums over all cost what was saved, and would not be sure to improve it.
+ENOUGH, SAVED = 16.0, 2.0**16
 # Points that are weighed once more, of a query; queries at a time, and their bounds for all points.
 VISITS, GROUP, AT_ONCE = 64, 64, 2**22
 # Coordinates of all points of which differences are taken for one query.
@@ -68,9 +69,15 @@ def _num_summed(points: PointSet) -> int:
 def refined(
     of: Truncation, u: Float[Array, "q d"], sigma: Float[Array, " q"], found: CertifiedMean
 ) -> CertifiedMean:
-    """Certified means of a batch, with the better of two sums where one over all points has a loose bound of rounding."""
+    """Certified means of a batch, with the better of two where the bound of rounding is loose: the other is over all points.
+
+    A few roundings of result, centre and distances from it, which no sum avoids, say what is loose.
+    """
+    n, d = of.points.points.shape
     centre = jnp.linalg.norm(of.points.centre)
-    unavoidable = jnp.finfo(u.dtype).eps * (jnp.linalg.norm(found.value, axis=1) + centre)
+    eps = jnp.finfo(u.dtype).eps
+    unavoidable = eps * (jnp.linalg.norm(found.value, axis=1) + centre)
+    within = unavoidable + eps * jnp.minimum(sigma, of.farthest)
 
     def better(loose: Array) -> CertifiedMean:
         other = _certified_sums(of, u, sigma)
@@ -79,8 +86,8 @@ def refined(
         choose = lambda x, y: jnp.where(best.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: E731
         return jax.tree.map(choose, other, found)
 
-    # Means over some of the points, and those of a tree, are left as they are: they need not be worth a pass over all.
-    loose = (found.rounding > ENOUGH * unavoidable) & (found.visited == len(of.points.points))
+    saved = (found.visited < n) & (found.rounding <= (SAVED + n + 60 * d) * within)
+    loose = (found.rounding > ENOUGH * unavoidable) & ~saved
     return lax.cond(jnp.any(loose), lambda: better(loose), lambda: found)
 
 
