@@ -241,7 +241,8 @@ def _replay(
             points = jnp.where(certain[:, None], there, points)
             rows = jnp.where(certain.reshape(-1, *[1] * (rows.ndim - 1)), whose, rows)
             settled = jnp.where(certain, sigma, settled)
-            return k + 1, done.corrected, done.history, points, rows, settled, calls + open_
+            calls += open_.astype(calls.dtype)
+            return k + 1, done.corrected, done.history, points, rows, settled, calls
 
         u = jax.vmap(start)(indices)
         rows = jax.eval_shape(followed.rows_of, u)

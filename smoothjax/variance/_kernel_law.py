@@ -437,7 +437,7 @@ def _weighted_gram(
 ) -> Float[Array, "P P"]:
     root = jax.vmap(problem.root_weight)(u, sigma)
     gram = jax.vmap(lambda v, tau: _column(kernel, u, sigma, v, tau))(u, sigma)
-    return root[:, None] * 0.5 * (gram + gram.T) * root
+    return root[:, None] * 0.5 * (gram + gram.T) * root[None]
 
 
 def _column(kernel: Kernel, u: Array, sigma: Array, v: Any, tau: Any) -> Float[Array, " P"]:
