@@ -43,7 +43,7 @@ class OwnCandidates(eqx.Module):
     ) -> tuple[CertifiedMean, Concentration]:
         """The means from as many points as are visited, and what the others may change."""
         n, eps = len(of.points.points), jnp.finfo(u.dtype).eps
-        v = u - of.points.centre
+        v = u - of.points.centre[None]
         bounds = self.screen.bounds(v) if self.screen is not None else _of_product(of, v)
         # Of few points all can be visited, and all columns opened.
         num, many = min(self.num_visits, bounds.shape[1]), bounds.shape[1] // COLUMN

@@ -103,7 +103,7 @@ def _certified_sums(
         # Tied to the loop: otherwise XLA computes what does not depend on it whether or not the loop runs.
         _, *inputs = lax.optimization_barrier((waiting, u[taken], sigma[taken], value[taken]))
         at, level, mean = inputs
-        mine = jax.tree.map(lambda x: x[taken], (anchor, sums, mean - set_.centre))
+        mine = jax.tree.map(lambda x: x[taken], (anchor, sums, mean - set_.centre[None]))
         by_weights, size = jax.vmap(_by_weights, (None, 0, 0, 0))(set_, at, level, mine)
         of_sums = jnp.minimum(bounds.by_sums[taken], eps * num_summed * size)
         own = jnp.minimum(bounds.by_weights[taken], by_weights) + of_sums + last[taken]

@@ -171,9 +171,9 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         weights = self.weights
-        centred = self.data - self._points.centre
+        centred = self.data - self._points.centre[None]
         mean = jnp.dot(weights, centred, precision=jax.lax.Precision.HIGHEST)
-        difference = centred - mean
+        difference = centred - mean[None]
         covariance = jnp.dot(
             (weights[:, None] * difference).T, difference, precision=jax.lax.Precision.HIGHEST
         )
@@ -182,6 +182,6 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
 def _add_scatter(carry: tuple[Array, Array], chunk: WeightedChunk) -> tuple[Array, Array]:
     mean, total = carry
-    difference = chunk.points - mean
+    difference = chunk.points - mean[None]
     weighted = chunk.weights[:, None] * difference
     return mean, total + jnp.dot(weighted.T, difference, precision=jax.lax.Precision.HIGHEST)

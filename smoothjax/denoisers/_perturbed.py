@@ -84,7 +84,7 @@ def shared_products(
 ) -> SharedProducts:
     """Of all perturbations with all points. Constants to differentiation, which goes another way."""
     points, perturbations = lax.stop_gradient((points, perturbations))
-    centred = points.points - points.centre
+    centred = points.points - points.centre[None]
     parts = _num_parts(perturbations, len(centred)) if parts is None else parts
     moves = _in_parts(perturbations, parts)
     # One product, as one for each part would copy the points.
@@ -116,7 +116,7 @@ class Perturbed(NamedTuple):
 
 
 def _one_by_one(set_: Perturbed, u: Array, sigma: Array) -> Array:
-    moved = u + set_.perturbations
+    moved = u[None] + set_.perturbations
     summaries = jax.vmap(posterior_summary, (None, 0, None))(set_.points, moved, sigma)
     return jnp.mean(summaries.mean, axis=0)
 
@@ -304,7 +304,7 @@ def _of_query(points: PointSet, part: _Part, query: _Query) -> tuple[Array, Arra
         # A product with all points reads all of them.
         if size > sizes[0]:
             return jnp.zeros_like(query.u), zeros.at[index].set(weights, mode="drop"), doubtful
-        centred = points.points[rows] - points.centre
+        centred = points.points[rows] - points.centre[None]
         return jnp.dot(weights, centred, precision=HIGHEST), zeros, doubtful
 
     branches = [lambda size=size: of_some(size) for size in sizes]

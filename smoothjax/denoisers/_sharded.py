@@ -491,9 +491,9 @@ def _mean_and_covariance(layout: _Layout, points: PointSet, log_mass: Array) -> 
     def local(points: PointSet, log_mass: Array, _: Array) -> tuple[Array, Array]:
         assert points.log_weights is not None
         weights = jnp.exp(points.log_weights - log_mass)
-        centred = points.points - points.centre
+        centred = points.points - points.centre[None]
         mean = lax.psum(jnp.dot(weights, centred, precision=HIGHEST), layout.rows)
-        difference = centred - mean
+        difference = centred - mean[None]
         scatter = jnp.dot((weights[:, None] * difference).T, difference, precision=HIGHEST)
         return mean, lax.psum(scatter, layout.rows)
 

@@ -275,15 +275,15 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
         u = as_float_array(u, "u")
 
         def nearest(perturbed: Array) -> Array:
-            return jnp.argmin(jnp.sum((data - perturbed) ** 2, axis=1))
+            return jnp.argmin(jnp.sum((data - perturbed[None]) ** 2, axis=1))
 
-        indices = jax.lax.map(nearest, u + self.smoothing * self.perturbations)
+        indices = jax.lax.map(nearest, u[None] + self.smoothing * self.perturbations)
         return jnp.mean(data[indices], axis=0), indices
 
     def _each(self, function: Callable[[Array, Array], Any], u: Any, sigma: Any) -> Any:
         """`function(u, sigma)` at every perturbed point."""
         u, sigma = self._point(u, sigma)
-        perturbed = u + (self.smoothing * self.perturbations).astype(u.dtype)
+        perturbed = u[None] + (self.smoothing * self.perturbations).astype(u.dtype)
         return jax.vmap(lambda u: function(u, sigma))(perturbed)
 
 

@@ -140,7 +140,7 @@ def _follow_points(denoiser: TruncatedDenoiser, end: Array) -> _Followed:
         return stays_on_point(denoiser, found, sigma, end), data[found.row], found.row
 
     def row_of(point: Array) -> Array:
-        nearest = jnp.argmin(jnp.sum((data - point) ** 2, axis=1)).astype(jnp.int32)
+        nearest = jnp.argmin(jnp.sum((data - point[None]) ** 2, axis=1)).astype(jnp.int32)
         distance = jnp.linalg.norm(data[nearest] - point)
         return jnp.where(distance <= denoiser.tolerance, nearest, -1)
 

@@ -172,7 +172,7 @@ def _search_uncertified(
         def add_block(carry: tuple[Array, Array], inputs: tuple[Array, Array]):
             start, rows = inputs
             index = start + jnp.arange(data_block)
-            distances = jnp.where(index < n, norm(query - rows), jnp.inf)
+            distances = jnp.where(index < n, norm(query[None] - rows), jnp.inf)
             distances = jnp.concatenate([carry[0], distances])
             index = jnp.concatenate([carry[1], index])
             # Ties go to the earlier position, which is the lower index: blocks come in order.

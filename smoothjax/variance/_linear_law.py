@@ -324,7 +324,7 @@ def _leave_one_out(nodes: _Nodes, ridge: Array, P: int) -> tuple[Array, Array]:
     d = weights.shape[0]
     matrix = value.transpose(0, 2, 1, 3).reshape(d * F, d * F)
     values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
-    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
     return weights, root.reshape(d, F, d * F)
 
 
