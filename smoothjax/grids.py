@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._checks import as_float_array, as_positive_integer, positive_parameter, require_larger
+from ._precision import common_dtype
 
 
 def edm_grid(
@@ -85,7 +86,7 @@ def _grid_arguments(
         positive_parameter(sigma_min, "sigma_min"),
     )
     require_larger(high, low, "sigma", strict=True)
-    dtype = jnp.result_type(*map(_weakly_typed, (sigma_max, sigma_min)))
+    dtype = common_dtype(*map(_weakly_typed, (sigma_max, sigma_min)))
     fraction = jnp.linspace(0, 1, num_levels, dtype=dtype)
     return jnp.asarray(high, dtype), jnp.asarray(low, dtype), fraction
 

@@ -36,6 +36,7 @@ from ._checks import (
     require_larger,
     require_positive,
 )
+from ._precision import common_dtype
 
 _LARGEST = sys.float_info.max
 
@@ -160,7 +161,7 @@ class AbstractUnscaledProcess(AbstractProcess):
 
     def drift(self, x: Float[ArrayLike, "..."], t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         x, t = as_float_array(x, "x"), self._checked(t)
-        return jnp.zeros(jnp.broadcast_shapes(x.shape, t.shape), jnp.result_type(x, t))
+        return jnp.zeros(jnp.broadcast_shapes(x.shape, t.shape), common_dtype(x, t))
 
     def _alpha_at_level(self, noise_level: Float[Array, "*t"]) -> Float[Array, "*t"]:
         return jnp.ones_like(noise_level)

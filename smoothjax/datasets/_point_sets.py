@@ -41,7 +41,7 @@ class UniformOnSegment:
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, "num d"]:
         fraction = jax.random.uniform(key, (as_positive_integer(num, "num"), 1), self.dtype)
         start, end = (jnp.asarray(point, self.dtype) for point in (self.start, self.end))
-        return start + fraction * (end - start)
+        return start[None] + fraction * (end - start)[None]
 
 
 def two_points(*, dtype: DTypeLike | None = None) -> Dataset:

@@ -53,6 +53,7 @@ def anchored_logit(y: Array, u: Array, anchor: Array, sigma: Array) -> Array:
 
 def anchored_terms(y: Array, u: Array, anchor: Array) -> Array:
     """`(2 u - (y + a)) (y - a)`, coordinate by coordinate."""
+    u, anchor = lax.broadcast_to_rank(u, y.ndim), lax.broadcast_to_rank(anchor, y.ndim)
     # 2 u - (y + a), precise relative to itself however nearly it vanishes: the differences are kept exactly.
     from_y, from_y_rest = _difference(u, y)
     from_anchor, from_anchor_rest = _difference(u, anchor)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, require_positive
 from .._host_errors import raising_host_errors
+from .._precision import common_dtype
 
 Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
 """Any callable `(u, sigma) -> E[x_0 | u]` for one point `u` of shape (d,) and a scalar noise level."""
@@ -88,7 +89,7 @@ def in_dtype_of(base: Any, value: Array) -> Array:
     arrays = [x for x in jax.tree.leaves(base) if eqx.is_inexact_array(x)]
     if not isinstance(base, AbstractDenoiser) or not arrays:
         return value
-    return value.astype(jnp.result_type(*arrays))
+    return value.astype(common_dtype(*arrays))
 
 
 def representable_noise_level(scale: Array, sigma: Array) -> Array:

@@ -43,7 +43,7 @@ class OwnCandidates(eqx.Module):
     ) -> tuple[CertifiedMean, Concentration]:
         """The means from as many points as are visited, and what the others may change."""
         n, eps = len(of.points.points), jnp.finfo(u.dtype).eps
-        v = u - of.points.centre
+        v = u - of.points.centre[None]
         bounds = self.screen.bounds(v) if self.screen is not None else _of_product(of, v)
         # Of few points all can be visited, and all columns opened.
         num, many = min(self.num_visits, bounds.shape[1]), bounds.shape[1] // COLUMN
@@ -86,7 +86,7 @@ class SharedCandidates(eqx.Module):
         self, of: Truncation, u: Float[Array, "q d"], sigma: Float[Array, " q"]
     ) -> tuple[CertifiedMean, Concentration]:
         """The means; an infinite truncation error where too many points matter."""
-        bounds = lax.optimization_barrier(self.screen.bounds(u - of.points.centre))
+        bounds = lax.optimization_barrier(self.screen.bounds(u - of.points.centre[None]))
         return shared_candidates(of.points, of.farthest, of.tolerance, bounds, u, sigma)
 
 
@@ -95,12 +95,12 @@ def _of_product(of: Truncation, v: Float[Array, "q d"]) -> Float[Array, "q padde
     set_, eps = of.points, jnp.finfo(v.dtype).eps
     n, d = set_.points.shape
     # v . (y - c) from v . y: d roundings of terms as large as |v| |y|.
-    offset = jnp.sum(v * set_.centre, axis=1)
+    offset = jnp.sum(v * set_.centre[None], axis=1)
     distances = jnp.sqrt(2 * set_.half_square)
     size = 2.02 * (d + 8) * eps * (distances + jnp.linalg.norm(set_.centre))
-    slack = size * (jnp.linalg.norm(v, axis=1)[:, None] + distances)
+    slack = size[None] * (jnp.linalg.norm(v, axis=1)[:, None] + distances[None])
     products = inner_products(v, set_.points)
-    bounds = products - set_.half_square + (slack - offset[:, None])
+    bounds = products - set_.half_square[None] + (slack - offset[:, None])
     return jnp.pad(bounds, ((0, 0), (0, -n % COLUMN)), constant_values=-jnp.inf)
 
 
@@ -131,11 +131,11 @@ def weigh(
     products = jnp.dot(rows, u - set_.centre, precision=HIGHEST)
     products -= set_.half_square[jnp.minimum(visited, n - 1)]
     if precise:  # with a wrong one the bound grows
-        products = -jnp.sum((rows - u) ** 2, axis=1)
+        products = -jnp.sum((rows - u[None]) ** 2, axis=1)
     best = jnp.argmax(jnp.where(valid, products, -jnp.inf))
     anchor = rows[best]
-    difference, to_anchor = rows - anchor, u - anchor
-    terms = difference * (to_anchor - 0.5 * difference)
+    difference, to_anchor = rows - anchor[None], u - anchor
+    terms = difference * (to_anchor[None] - 0.5 * difference)
     if precise:
         terms = 0.5 * anchored_terms(rows, u, anchor)
     logits = _sum(terms) / sigma**2

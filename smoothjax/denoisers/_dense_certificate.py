@@ -49,14 +49,15 @@ def sums_over_all(
     n = len(points.points)
     anchor, sums = jax.vmap(first_pass, (None, 0, 0))(points, u, sigma)
     summary = jax.vmap(summarise, (None, 0, 0, 0, 0))(points.centre, u, sigma, anchor, sums)
-    length = jnp.linalg.norm(u - points.centre, axis=1)
+    length = jnp.linalg.norm(u - points.centre[None], axis=1)
     mean_length = jnp.linalg.norm(summary.mean, axis=1)
     bounds = rounding_of_products(
         points, length, sigma, mean_length, summary.variance, _num_summed(points)
     )
     rounding = bounds.by_weights + bounds.by_sums + bounds.of_result
     visited = jnp.full(len(u), n, jnp.int32)
-    found = CertifiedMean(points.centre + summary.mean, jnp.zeros_like(rounding), rounding, visited)
+    mean = points.centre[None] + summary.mean
+    found = CertifiedMean(mean, jnp.zeros_like(rounding), rounding, visited)
     return found, bounds, (anchor, sums)
 
 
@@ -109,7 +110,7 @@ def _certified_sums(
         # Tied to the loop: otherwise XLA computes what does not depend on it whether or not the loop runs.
         _, *inputs = lax.optimization_barrier((waiting, u[taken], sigma[taken], value[taken]))
         at, level, mean = inputs
-        mine = jax.tree.map(lambda x: x[taken], (anchor, sums, mean - set_.centre))
+        mine = jax.tree.map(lambda x: x[taken], (anchor, sums, mean - set_.centre[None]))
         by_weights, size = jax.vmap(_by_weights, (None, 0, 0, 0))(set_, at, level, mine)
         of_sums = jnp.minimum(bounds.by_sums[taken], eps * num_summed * size)
         own = jnp.minimum(bounds.by_weights[taken], by_weights) + of_sums + last[taken]

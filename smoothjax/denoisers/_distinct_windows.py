@@ -260,7 +260,7 @@ def averages(
     merged = jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, merged)
     num_blocks, block = merged.place.shape
     inverse = 0.5 / sigma**2
-    v = x - merged.centre
+    v = x - merged.centre[None]
     reach = jnp.sqrt(jnp.sum(v**2, -1)) * (1 + width * eps) + merged.radius
     directions = merged.basis.shape[1]
     coordinates = _coordinates(v, merged.basis).T
@@ -307,25 +307,27 @@ def averages(
         columns = jnp.concatenate([jnp.ones_like(windows[:, :1]), columns_of(windows)], -1)
         middle = merged.centre + merged.mean[b]
         # About the block's mean: short vectors, and a small error.
-        y = windows - middle
+        y = windows - middle[None]
         half_square = 0.5 * jnp.sum(y**2, -1)
         y = jnp.stack([*y.T, half_square, jnp.ones_like(count), count], -1)
 
         def by_product(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
-            x = x - middle
+            x = x - middle[None]
             far = jnp.dot(x**2, jnp.full((width, 1), -1, dtype), precision=HIGHEST)
             factors = [2 * inverse * x, -2 * inverse, far * inverse, jnp.ones_like(far)]
             return inner_products(jnp.concatenate(factors, -1), y)
 
         def by_differences(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
             x, y = x.T, windows.T
-            add = lambda k, squares: squares + (x[k][:, None] - y[k]) ** 2  # noqa: E731
+            add = lambda k, squares: squares + (x[k][:, None] - y[k][None]) ** 2  # noqa: E731
             squares = jnp.zeros((x.shape[1], block), dtype)
-            return count - inverse * lax.fori_loop(0, width, add, squares)
+            return count[None] - inverse * lax.fori_loop(0, width, add, squares)
 
         def chunk(size: int, loop):
             first, sums = loop
-            which = jnp.searchsorted(rank, first + 1 + jnp.arange(size), method="scan_unrolled")
+            which = jnp.searchsorted(
+                rank, first + 1 + jnp.arange(size, dtype=rank.dtype), method="scan_unrolled"
+            )
             # Once, not for every number that is gathered.
             which = lax.optimization_barrier(which)
             row, old = rows[which], sums[which]
@@ -387,7 +389,7 @@ def _by_one_block(
     def one(query):
         x, inverse, b = query
         y = windows_of(merged.place[b])
-        logits = merged.log_count[b] - inverse * jnp.sum((x - y) ** 2, -1)
+        logits = merged.log_count[b] - inverse * jnp.sum((x[None] - y) ** 2, -1)
         total = jax.nn.logsumexp(logits)
         # Squares are right to a few roundings each, however large.
         return total - (len(x) + 8) * jnp.finfo(x.dtype).eps * (jnp.abs(total) + 64) - 0.01
@@ -408,12 +410,12 @@ def _by_jensen(
         part = lambda a: lax.dynamic_slice_in_dim(a, start, step)  # noqa: E731
         mean, index = part(merged.mean), start + jnp.arange(step)
         square = jnp.sum(mean**2, -1) + part(merged.spread)
-        exponent = (2 * inner_products(mean, v) - square[:, None]) * inverse
-        counts = (part(merged.label)[:, None] == label) & (index >= i * step)[:, None]
+        exponent = (2 * inner_products(mean, v) - square[:, None]) * inverse[None]
+        counts = (part(merged.label)[:, None] == label[None]) & (index >= i * step)[:, None]
         bound = jnp.where(counts, part(merged.log_mass)[:, None] + exponent, -jnp.inf)
         new = jnp.maximum(highest, jnp.max(bound, 0))
         best = jnp.where(new > highest, start + jnp.argmax(bound, 0), best)
-        total = total * jnp.exp(highest - new) + jnp.sum(jnp.exp(bound - new), 0)
+        total = total * jnp.exp(highest - new) + jnp.sum(jnp.exp(bound - new[None]), 0)
         return new, total, best
 
     carry = jnp.full(num, jnp.finfo(v.dtype).min / 4), jnp.zeros(num, v.dtype), jnp.zeros(num, int)

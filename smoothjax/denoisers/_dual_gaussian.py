@@ -110,7 +110,7 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         _, sigma = self._point(u, sigma)
         noise, n = square_of_level(sigma), self.centred.shape[0]
         rows = _dot(self.eigenvectors.T, self.centred)
-        return _dot(rows.T * (noise / (self.eigenvalues + noise) / n), rows)
+        return _dot(rows.T * (noise / (self.eigenvalues + noise) / n)[None], rows)
 
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         _, sigma = self._point(u, sigma)

@@ -14,6 +14,7 @@ from .._checks import (
     as_positive_integer,
     require_finite,
 )
+from .._precision import common_dtype
 from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._largest import LANES
 from ._point_posterior import PosteriorSummary, WeightedChunk, over_posterior, posterior_summary
@@ -84,7 +85,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
             log_weights = as_log_weights(weights, n, "point", data.dtype)
         size = equal_chunks(n, chunk_size)
         centre = jnp.mean(data, axis=0)
-        half_square = 0.5 * jnp.sum((data - centre) ** 2, axis=-1)
+        half_square = 0.5 * jnp.sum((data - centre[None]) ** 2, axis=-1)
         require_finite(half_square, "|data - mean|^2 / 2")
         self._points = PointSet(
             data,
@@ -118,7 +119,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
     def _query(self, u: Any, sigma: Any) -> tuple[Array, Array]:
         u, sigma = self._point(u, sigma)
-        dtype = jnp.promote_types(u.dtype, self.data.dtype)
+        dtype = common_dtype(u.dtype, self.data.dtype)
         u, sigma = u.astype(dtype), sigma.astype(dtype)
         scale = self._points.radius + jnp.sum(jnp.abs(u - self._points.centre))
         return u, representable_noise_level(scale, sigma)
@@ -170,9 +171,9 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         weights = self.weights
-        centred = self.data - self._points.centre
+        centred = self.data - self._points.centre[None]
         mean = jnp.dot(weights, centred, precision=jax.lax.Precision.HIGHEST)
-        difference = centred - mean
+        difference = centred - mean[None]
         covariance = jnp.dot(
             (weights[:, None] * difference).T, difference, precision=jax.lax.Precision.HIGHEST
         )
@@ -181,6 +182,6 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
 def _add_scatter(carry: tuple[Array, Array], chunk: WeightedChunk) -> tuple[Array, Array]:
     mean, total = carry
-    difference = chunk.points - mean
+    difference = chunk.points - mean[None]
     weighted = chunk.weights[:, None] * difference
     return mean, total + jnp.dot(weighted.T, difference, precision=jax.lax.Precision.HIGHEST)

@@ -210,9 +210,9 @@ def _columns(
     value = y.reshape(len(y), -1, c)[:, own]
     if not derivative:
         return value
-    y = y - jnp.tile(centre, y.shape[1] // c)
+    y = y - jnp.tile(centre, y.shape[1] // c)[None]
     factors = jnp.concatenate([y, 0.5 * jnp.sum(y**2, -1, keepdims=True)], -1)
-    value = jnp.concatenate([value - centre, jnp.ones_like(value[:, :1])], -1)
+    value = jnp.concatenate([value - centre[None], jnp.ones_like(value[:, :1])], -1)
     return (value[:, :, None] * factors[:, None]).reshape(len(y), -1)
 
 
@@ -229,7 +229,7 @@ def _distinct(
     num, h, w, c = u.shape
     classes = _classes((h, w), denoiser.patch_size, denoiser.boundary)
     back = np.argsort(classes.pixel)
-    table, label = jnp.asarray(classes.windows[back]), jnp.asarray(classes.label[back])
+    table, label = (jnp.asarray(x[back], jnp.int32) for x in (classes.windows, classes.label))
     images = denoiser.images.astype(u.dtype)
     pixels, own, centre = _padded(images).reshape(-1, c), _own(denoiser), _centre(images)
     width = table.shape[1] * c
@@ -317,7 +317,7 @@ def _is_trusted(pixels: Array, centre: Array, width: int, sigma: Array) -> Bool[
 
     A query is taken to be a training window plus noise, so that a batch with one noise level has one answer.
     """
-    radius = width**0.5 * jnp.max(jnp.abs(pixels[:, :-1] - centre))
+    radius = width**0.5 * jnp.max(jnp.abs(pixels[:, :-1] - centre[None, None]))
     ratio = radius * (2 * radius + width**0.5 * sigma) / sigma**2
     return lax.stop_gradient(ratio) <= TRUSTED_RATIO
 
@@ -326,10 +326,10 @@ def _product_logits(
     x: Array, y: Array, centre: Array, sigma: Array
 ) -> Float[Array, "members chunk"]:
     """`-|x - y|^2 / 2 sigma^2` but for a term of x alone."""
-    y = y - centre
+    y = y - centre[None]
     # The term of y alone as one more column: no second look at the result.
     half_square = 0.5 * jnp.sum(y**2, axis=-1, keepdims=True)
-    x = jnp.concatenate([x - centre, -jnp.ones_like(x[:, :1])], axis=-1) / sigma**2
+    x = jnp.concatenate([x - centre[None], -jnp.ones_like(x[:, :1])], axis=-1) / sigma**2
     y = jnp.concatenate([y, half_square], axis=-1)
     return jnp.dot(x, y.T, precision=HIGHEST)
 
@@ -343,7 +343,7 @@ def _difference_logits(
 
     # A loop, not a sum over an axis: that would be computed one number at a time.
     def add(k, squares):
-        return squares + (x[k][:, None] - y[k]) ** 2
+        return squares + (x[k][:, None] - y[k][None]) ** 2
 
     squares = jnp.zeros((x.shape[1], y.shape[1]), x.dtype)
     return lax.fori_loop(0, x.shape[0], add, squares) * (-0.5 / sigma**2)
@@ -432,7 +432,7 @@ def _mean_jvp(primals, tangents):
     (h, w, c), width = u.shape, denoiser._width
     sums = _slopes(denoiser, u, sigma).reshape(h, w, c + 1, width + 1)
     centre = _centre(denoiser.images.astype(u.dtype))
-    slopes = (sums[:, :, :c] - (value - centre)[..., None] * sums[:, :, c:]) / sigma**2
+    slopes = (sums[:, :, :c] - (value - centre[None, None])[..., None] * sums[:, :, c:]) / sigma**2
     classes = _classes((h, w), denoiser.patch_size, denoiser.boundary)
     table = jnp.asarray(classes.windows[np.argsort(classes.pixel)])
     change = jnp.zeros_like(value)

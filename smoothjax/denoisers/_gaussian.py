@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_points, is_concrete, require_finite
+from .._precision import common_dtype
 from ._base import AbstractPosteriorDenoiser, as_vector
 
 
@@ -53,7 +54,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
                 f"`covariance` must have shape ({d}, {d}), as `mean` has ({d},); got {covariance.shape}."
             )
         require_finite(covariance, "covariance")
-        dtype = jnp.result_type(mean, covariance)
+        dtype = common_dtype(mean, covariance)
         xp = host_if_concrete(mean, covariance)
         matrix = xp.asarray(covariance, np.float64 if xp is np else dtype)
         eigenvalues, basis = xp.linalg.eigh((matrix + matrix.T) / 2)
@@ -258,7 +259,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         return self._matrix(self.eigenvalues, self.complement)
 
     def _matrix(self, modes: Array, complement: Array) -> Float[Array, "d d"]:
-        columns = self.basis * (modes - complement)
+        columns = self.basis * (modes - complement)[None]
         excess = jnp.dot(columns, self.basis.T, precision=lax.Precision.HIGHEST)
         return excess + complement * jnp.eye(self.dim, dtype=columns.dtype)
 

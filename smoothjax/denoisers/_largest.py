@@ -60,4 +60,9 @@ def leading_columns(
     # Kept, or the largest would be looked for again for every sum.
     values, columns = lax.optimization_barrier((values, columns))
     best, where = largest(columns, num)
-    return values, columns, best, where[:, None, :] + many * jnp.arange(COLUMN)[:, None]
+    return (
+        values,
+        columns,
+        best,
+        where[:, None, :] + many * jnp.arange(COLUMN, dtype=where.dtype)[None, :, None],
+    )

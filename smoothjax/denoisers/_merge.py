@@ -96,7 +96,8 @@ def merge_over_devices(
     The anchor's `row` counts within this device's part, and is -1 on all devices but its own.
     """
     (anchor, sums), owner = merge(lax.all_gather(part, axis_name), u, sigma)
-    row = jnp.where(owner == lax.axis_index(axis_name), anchor.row, -1)
+    here = lax.axis_index(axis_name) == owner.astype(jnp.int32)
+    row = jnp.where(here, anchor.row, -1)
     return PartialPosterior(anchor._replace(row=row), sums)
 
 

@@ -247,7 +247,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return jnp.exp(self.log_weights)
 
     def _joint(self, u: Array, sigma: Array) -> Array:
-        scale = jnp.max(jnp.sum(jnp.abs(u - self.components.mean), axis=-1))
+        scale = jnp.max(jnp.sum(jnp.abs(u[None] - self.components.mean), axis=-1))
         sigma = representable_noise_level(scale, sigma)
         log_density = jax.vmap(lambda component: component.log_density(u, sigma))(self.components)
         return self.log_weights + log_density
@@ -275,14 +275,14 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         within = jax.vmap(lambda component: component.posterior_covariance(u, sigma))(
             self.components
         )
-        difference = means - mean
+        difference = means - mean[None]
         between = _dot((weights[:, None] * difference).T, difference)
         return jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
 
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma, weights, means, mean = self._posterior(u, sigma)
         within = jax.vmap(lambda component: component.posterior_variance(u, sigma))(self.components)
-        return _dot(weights, within + jnp.sum((means - mean) ** 2, axis=-1))
+        return _dot(weights, within + jnp.sum((means - mean[None]) ** 2, axis=-1))
 
     def posterior_covariance_product(
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
@@ -292,14 +292,14 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         within = jax.vmap(
             lambda component: component.posterior_covariance_product(u, sigma, vector)
         )(self.components)
-        difference = means - mean
+        difference = means - mean[None]
         return _dot(weights, within + _dot(difference, vector)[:, None] * difference)
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         weights, means = self.weights, self.components.mean
         mean = _dot(weights, means)
         within = jax.vmap(lambda component: component.covariance())(self.components)
-        difference = means - mean
+        difference = means - mean[None]
         between = _dot((weights[:, None] * difference).T, difference)
         return mean, jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
 

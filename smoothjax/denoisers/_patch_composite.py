@@ -97,7 +97,7 @@ def _denoise(denoiser: PatchCompositeDenoiser, u: Array, sigma: Array) -> Float[
 
     def second(total, start, valid):
         chunk, logits = weigh(start, valid)
-        weights = over_crops(jnp.exp(logits - log_normaliser))
+        weights = over_crops(jnp.exp(logits - log_normaliser[None]))
         return total + jnp.stack([jnp.sum(weights * y, 0) for y in channels_of(chunk)])
 
     total = over_chunks(len(images), size, second, jnp.zeros((c, h, w), u.dtype))

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._checks import as_float_array, as_positive_integer, require_finite
+from .._precision import common_dtype
 from ._base import AbstractDenoiser, representable_noise_level
 
 Boundary = Literal["clipped", "circular"]
@@ -103,7 +104,7 @@ class AbstractImageDenoiser(AbstractDenoiser):
     def _query(self, u: Any, sigma: Any) -> tuple[Float[Array, "h w c"], Float[Array, ""]]:
         """The noisy image, and a noise level whose powers are representable, in the dtype of the computation."""
         u, sigma = self._point(u, sigma)
-        dtype = jnp.promote_types(u.dtype, self.images.dtype)
+        dtype = common_dtype(u.dtype, self.images.dtype)
         # The scale is the images' alone: what depends on the noise level only is then shared by a batch of queries.
         scale = self.dim**0.5 * jnp.max(jnp.abs(self.images)).astype(dtype)
         sigma = representable_noise_level(scale, sigma.astype(dtype))
@@ -127,7 +128,7 @@ class Sums(NamedTuple):
 
     @property
     def average(self) -> Float[Array, "c *outputs"]:
-        return self.weighted / self.normaliser
+        return self.weighted / self.normaliser[None]
 
 
 def no_sums(outputs: tuple[int, ...], channels: int, dtype: Any) -> Sums:
@@ -146,11 +147,13 @@ def add_chunk(sums: Sums, logits: Array, values: Sequence[Array], axis: int) -> 
     highest = jnp.maximum(sums.highest, lax.stop_gradient(jnp.max(logits, axis)))
     keep = jnp.exp(sums.highest - highest)
     weights = jnp.exp(logits - jnp.expand_dims(highest, axis))
-    weighted = [jnp.sum(weights * value, axis) for value in values]
+    weighted = [
+        jnp.sum(weights * lax.broadcast_to_rank(value, weights.ndim), axis) for value in values
+    ]
     return Sums(
         highest,
         sums.normaliser * keep + jnp.sum(weights, axis),
-        sums.weighted * keep + jnp.stack(weighted) if weighted else sums.weighted,
+        sums.weighted * keep[None] + jnp.stack(weighted) if weighted else sums.weighted,
     )
 
 
@@ -180,7 +183,7 @@ def squared_differences(image: Float[Array, "h w c"], images: Array) -> Float[Ar
     """Squared difference of every pixel to that of every image, over channels: from differences, nothing cancels."""
     return functools.reduce(
         operator.add,
-        ((image[..., c] - images[..., c]) ** 2 for c in range(image.shape[-1])),
+        ((image[None, ..., c] - images[..., c]) ** 2 for c in range(image.shape[-1])),
     )
 
 

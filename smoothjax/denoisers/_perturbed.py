@@ -84,7 +84,7 @@ def shared_products(
 ) -> SharedProducts:
     """Of all perturbations with all points. Constants to differentiation, which goes another way."""
     points, perturbations = lax.stop_gradient((points, perturbations))
-    centred = points.points - points.centre
+    centred = points.points - points.centre[None]
     parts = _num_parts(perturbations, len(centred)) if parts is None else parts
     moves = _in_parts(perturbations, parts)
     # One product, as one for each part would copy the points.
@@ -116,7 +116,7 @@ class Perturbed(NamedTuple):
 
 
 def _one_by_one(set_: Perturbed, u: Array, sigma: Array) -> Array:
-    moved = u + set_.perturbations
+    moved = u[None] + set_.perturbations
     summaries = jax.vmap(posterior_summary, (None, 0, None))(set_.points, moved, sigma)
     return jnp.mean(summaries.mean, axis=0)
 
@@ -193,7 +193,7 @@ def _together(set_: Perturbed, u: Float[Array, "q d"], sigma: Float[Array, " q"]
 
     def step(total, part):
         if shared is None:
-            along = inner_products(points.points - points.centre, part[0])
+            along = inner_products(points.points - points.centre[None], part[0])
             bounds = jnp.max(along, axis=1), jnp.min(along, axis=1)
             part = (*part, along, *bounds)
         *found, doubtful = of_part(_Part(*part))
@@ -229,7 +229,7 @@ def _is_near(points: PointSet) -> Array:
 
 def products_with(points: PointSet, u: Float[Array, "q d"]) -> tuple[Array, Array]:
     """`(u - c) . y_i - |c_i|^2 / 2` up to a constant, shape (q, n), and the sizes of the first terms, shape (q,)."""
-    v = u - points.centre
+    v = u - points.centre[None]
     length = jnp.linalg.norm(v, axis=1)
 
     # A few columns are multiplied faster than as many rows (measured: 1.0 ms in place of 1.4 ms for 8).
@@ -242,13 +242,13 @@ def products_with(points: PointSet, u: Float[Array, "q d"]) -> tuple[Array, Arra
         return products, (length * size).astype(u.dtype)
 
     def centred():
-        products = jnp.dot(points.points - points.centre, columns, precision=HIGHEST)
+        products = jnp.dot(points.points - points.centre[None], columns, precision=HIGHEST)
         return products, length * points.radius
 
     products, size = lax.cond(_is_near(points), plain, centred)
-    products = products.T - points.half_square
+    products = products.T - points.half_square[None]
     if points.log_weights is not None:
-        products = jnp.where(points.log_weights > -jnp.inf, products, -jnp.inf)
+        products = jnp.where(points.log_weights[None] > -jnp.inf, products, -jnp.inf)
     return products, size
 
 
@@ -257,10 +257,10 @@ def _weighted_sum(points: PointSet, weights: Float[Array, "q n"]) -> Float[Array
 
     def plain():
         total = jnp.sum(weights, axis=1, keepdims=True)
-        return jnp.dot(weights, points.points, precision=HIGHEST) - total * points.centre
+        return jnp.dot(weights, points.points, precision=HIGHEST) - total * points.centre[None]
 
     def centred():
-        return jnp.dot(weights, points.points - points.centre, precision=HIGHEST)
+        return jnp.dot(weights, points.points - points.centre[None], precision=HIGHEST)
 
     return lax.cond(_is_near(points), plain, centred)
 
@@ -304,7 +304,7 @@ def _of_query(points: PointSet, part: _Part, query: _Query) -> tuple[Array, Arra
         # A product with all points reads all of them.
         if size > sizes[0]:
             return jnp.zeros_like(query.u), zeros.at[index].set(weights, mode="drop"), doubtful
-        centred = points.points[rows] - points.centre
+        centred = points.points[rows] - points.centre[None]
         return jnp.dot(weights, centred, precision=HIGHEST), zeros, doubtful
 
     branches = [lambda size=size: of_some(size) for size in sizes]
@@ -345,7 +345,7 @@ def _weights(
     """
     highest = jnp.max(logits, axis=0)
     # Kept, or formed anew for every sum.
-    weights = lax.optimization_barrier(jnp.exp((logits - highest) / query.sigma**2))
+    weights = lax.optimization_barrier(jnp.exp((logits - highest[None]) / query.sigma**2))
     normaliser = jnp.sum(weights, axis=0)
     share = jnp.where(part.counts, 1 / normaliser, 0)
 
@@ -354,7 +354,7 @@ def _weights(
 
     def careful():
         # Of all but the largest; equally large ones are doubtful.
-        below = logits < highest
+        below = logits < highest[None]
         largest_below = jnp.max(jnp.where(below, logits, -jnp.inf), axis=0)
         others = _log_mass(
             jnp.sum(jnp.where(below, weights, 0), axis=0),
@@ -362,7 +362,7 @@ def _weights(
             len(logits),
             left_out,
         )
-        equal = jnp.sum((logits == highest).astype(jnp.int32), axis=0)
+        equal = jnp.sum((logits == highest[None]).astype(jnp.int32), axis=0)
         known = (tolerated == jnp.inf) | ((equal == 1) & (others <= tolerated))
         total = jnp.dot(weights, jnp.where(known, share, 0), precision=HIGHEST)
         waiting = part.counts & ~known
@@ -403,7 +403,7 @@ def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting
         precise = (these < m) & (left <= tolerated[taken])
 
         visited = where if rows is None else rows[where]
-        at = query.u + part.moves[taken]
+        at = query.u[None] + part.moves[taken]
         near = points.points[visited]
         anchored = anchored_logit(near, at[:, None], near[:, :1], query.sigma)
         if points.log_weights is not None:

@@ -53,7 +53,7 @@ def chunk_at(points: PointSet, i: Int[Array, ""] | int) -> Chunk:
     # An infinite square takes a point out of every sum without a look at a mask.
     half_square = jnp.where(valid, rows(points.half_square), jnp.inf)
     # Only the centred points are formed: those as given are read from the whole set, by the few that need them.
-    centred = rows(points.points) - points.centre
+    centred = rows(points.points) - points.centre[None]
     return Chunk(centred, half_square, log_weights, valid, indices, first)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._precision import HIGHEST
+from .._precision import HIGHEST, common_dtype
 
 # Points from which the basis is computed. Any basis gives bounds; a better one tighter bounds.
 BASIS_POINTS = 8192
@@ -62,7 +62,7 @@ class Screen(eqx.Module):
 
 def _sum_dtype(dtype: Any) -> Any:
     """What products of numbers of that dtype are summed in."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return common_dtype(dtype, jnp.float32)
 
 
 def inner_products(

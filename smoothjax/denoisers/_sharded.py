@@ -24,7 +24,7 @@ from .._checks import (
     require_finite_rows,
 )
 from .._npy import Unreadable, map_array
-from .._precision import HIGHEST
+from .._precision import HIGHEST, common_dtype
 from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._batching import batched, flattened
 from ._empirical import _add_scatter, equal_chunks
@@ -232,7 +232,7 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
 
     def _query(self, u: Any, sigma: Any) -> tuple[Array, Array]:
         u, sigma = self._point(u, sigma)
-        dtype = jnp.promote_types(u.dtype, self.data.dtype)
+        dtype = common_dtype(u.dtype, self.data.dtype)
         u, sigma = u.astype(dtype), sigma.astype(dtype)
         scale = self._points.radius + jnp.sum(jnp.abs(u - self._points.centre))
         return u, representable_noise_level(scale, sigma)
@@ -354,7 +354,7 @@ def _centre_and_radius(layout: _Layout, points: Array, log_weights: Array):
         counts = (log_weights > -jnp.inf).astype(points.dtype)
         total = jnp.dot(counts, points, precision=HIGHEST)
         centre = lax.psum(total, axis) / lax.psum(jnp.sum(counts), axis)
-        half_square = 0.5 * jnp.sum((points - centre) ** 2, axis=-1)
+        half_square = 0.5 * jnp.sum((points - centre[None]) ** 2, axis=-1)
         radius = jnp.sqrt(2 * jnp.max(half_square, where=counts > 0, initial=0))
         return centre, half_square, lax.pmax(radius, axis)
 
@@ -491,9 +491,9 @@ def _mean_and_covariance(layout: _Layout, points: PointSet, log_mass: Array) -> 
     def local(points: PointSet, log_mass: Array, _: Array) -> tuple[Array, Array]:
         assert points.log_weights is not None
         weights = jnp.exp(points.log_weights - log_mass)
-        centred = points.points - points.centre
+        centred = points.points - points.centre[None]
         mean = lax.psum(jnp.dot(weights, centred, precision=HIGHEST), layout.rows)
-        difference = centred - mean
+        difference = centred - mean[None]
         scatter = jnp.dot((weights[:, None] * difference).T, difference, precision=HIGHEST)
         return mean, lax.psum(scatter, layout.rows)
 

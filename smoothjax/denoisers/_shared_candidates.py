@@ -47,7 +47,7 @@ def shared_candidates(
     """
     n = len(points.points)
     eps = jnp.finfo(u.dtype).eps
-    v = u - points.centre
+    v = u - points.centre[None]
     length = jnp.linalg.norm(v, axis=1)
     lowest = _largest_from_below(points, bounds, v)
     left = jnp.minimum(tolerance / (2.1 * farthest), 0.1)
@@ -63,11 +63,11 @@ def shared_candidates(
         k, sums = state
         these = lax.dynamic_slice_in_dim(rows, k * BLOCK, BLOCK)
         taken = jnp.minimum(these, n - 1)
-        c = lax.optimization_barrier(points.points[taken]) - points.centre
+        c = lax.optimization_barrier(points.points[taken]) - points.centre[None]
         below = jnp.where(these < n, points.half_square[taken], jnp.inf)
-        logits = (inner_products(v, c) - below) / sigma[:, None] ** 2
+        logits = (inner_products(v, c) - below[None]) / sigma[:, None] ** 2
         best = jax.vmap(index_of_largest)(logits)
-        is_best = jnp.arange(BLOCK) == best[:, None]
+        is_best = jnp.arange(BLOCK)[None] == best[:, None]
         largest = jnp.max(logits, axis=1)
         next_largest = jnp.max(jnp.where(is_best, -jnp.inf, logits), axis=1)
         highest, second, row, others, point, square = sums
@@ -82,7 +82,7 @@ def shared_candidates(
             new,
             second,
             jnp.where(better, these[best], row),
-            (others + better) * keep + apart,
+            (others + better.astype(u.dtype)) * keep + apart,
             point * keep[:, None] + jnp.dot(weights, c, precision=HIGHEST),
             square * keep + jnp.dot(weights, jnp.where(these < n, below, 0), precision=HIGHEST),
         )
@@ -113,7 +113,7 @@ def shared_candidates(
     rounding = jnp.minimum(by_weights + by_sums, 4.04 * farthest * weighed) + of_result
     truncation = jnp.where(count <= most, 2.05 * farthest * left, jnp.inf)
     visited = jnp.full(len(u), jnp.minimum(count, n), jnp.int32)
-    value = CertifiedMean(points.centre + mean, truncation, rounding, visited)
+    value = CertifiedMean(points.centre[None] + mean, truncation, rounding, visited)
     gap = jnp.minimum(highest - second - 2 * doubt, margin)
     concentration = Concentration(row.astype(jnp.int32), weighed + 1.01 * left, 0.999 * gap - 0.01)
     return value, concentration
@@ -132,8 +132,8 @@ def _largest_from_below(
     rows = jnp.take_along_axis(members, best, axis=1)
     # Each query tries those of all.
     tried = jnp.minimum(rows.ravel(), n - 1)
-    c = lax.optimization_barrier(points.points[tried]) - points.centre
-    products = inner_products(v, c) - points.half_square[tried]
+    c = lax.optimization_barrier(points.points[tried]) - points.centre[None]
+    products = inner_products(v, c) - points.half_square[None, tried]
     best = jax.vmap(index_of_largest)(products)
     return log_weight_from_below(v, c[best])
 

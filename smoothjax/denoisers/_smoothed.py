@@ -226,7 +226,7 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
         if isinstance(self.base, EmpiricalDenoiser):
             u, sigma = self._point(u, sigma)
             moves = (self.smoothing * self.perturbations).astype(u.dtype)
-            at, levels = jax.vmap(self.base._query, (0, None))(u + moves, sigma)
+            at, levels = jax.vmap(self.base._query, (0, None))(u[None] + moves, sigma)
             u, moves, sigma = u.astype(at.dtype), moves.astype(at.dtype), jnp.max(levels)
             shared = self._shared
             # Products of narrower numbers are not precise enough, and of as many points and perturbations as there were.
@@ -275,15 +275,15 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
         u = as_float_array(u, "u")
 
         def nearest(perturbed: Array) -> Array:
-            return jnp.argmin(jnp.sum((data - perturbed) ** 2, axis=1))
+            return jnp.argmin(jnp.sum((data - perturbed[None]) ** 2, axis=1))
 
-        indices = jax.lax.map(nearest, u + self.smoothing * self.perturbations)
+        indices = jax.lax.map(nearest, u[None] + self.smoothing * self.perturbations)
         return jnp.mean(data[indices], axis=0), indices
 
     def _each(self, function: Callable[[Array, Array], Any], u: Any, sigma: Any) -> Any:
         """`function(u, sigma)` at every perturbed point."""
         u, sigma = self._point(u, sigma)
-        perturbed = u + (self.smoothing * self.perturbations).astype(u.dtype)
+        perturbed = u[None] + (self.smoothing * self.perturbations).astype(u.dtype)
         return jax.vmap(lambda u: function(u, sigma))(perturbed)
 
 
@@ -396,10 +396,10 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         centre, scale = centre[panel], scale[panel]
         low, high = (jnp.arcsinh((z - centre) / scale) for z in (ends[:-1], ends[1:]))
         nodes, weights = (jnp.asarray(x, u.dtype) for x in np.polynomial.legendre.leggauss(32))
-        v = 0.5 * (high + low) + 0.5 * (high - low) * nodes[:, None]
-        z = centre + scale * jnp.sinh(v)
-        measure = 0.5 * (high - low) * weights[:, None] * scale * jnp.cosh(v)
-        measure *= jnp.exp(-0.5 * ((z - u) / smoothing) ** 2)
+        v = (0.5 * (high + low))[None] + (0.5 * (high - low))[None] * nodes[:, None]
+        z = centre[None] + scale[None] * jnp.sinh(v)
+        measure = (0.5 * (high - low))[None] * weights[:, None] * scale[None] * jnp.cosh(v)
+        measure *= jnp.exp(-0.5 * ((z - u[None]) / smoothing) ** 2)
         total = jnp.sum(measure)
         resolved = total > 0  # else the perturbation is below a rounding of u
         values = _mean_on_line(points, z, sigma) - origin
@@ -508,7 +508,7 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         means = jax.vmap(lambda s: self.base(u, s))(levels)
         skip, scale = affine_form(self.prediction, sigma)
         skips, scales = affine_form(self.prediction, levels)
-        return skip * u + (weights * (scale / scales)) @ (means - skips[:, None] * u)
+        return skip * u + (weights * (scale / scales)) @ (means - skips[:, None] * u[None])
 
 
 def _positive_scalar(value: Any, name: str) -> Array:

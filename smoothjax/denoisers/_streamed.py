@@ -32,6 +32,7 @@ from .._checks import (
     working_dtype,
 )
 from .._npy import Unreadable, map_array
+from .._precision import common_dtype
 from ..grids import edm_grid
 from ._base import AbstractDenoiser, representable_noise_level
 from ._empirical import equal_chunks
@@ -141,7 +142,7 @@ class StreamedDenoiser(AbstractDenoiser):
                 "smoothjax.sample."
             )
         u, sigma = self._point(u, sigma)
-        u = u.astype(jnp.promote_types(u.dtype, self._source.dtype))
+        u = u.astype(common_dtype(u.dtype, self._source.dtype))
         self._source.centre_and_radius()
         with self._source.bar(1, "denoise") as bar:
             means, variances = self._moments(u[None], sigma.astype(u.dtype)[None], bar)
@@ -260,8 +261,8 @@ class StreamedDenoiser(AbstractDenoiser):
         sweeps = (2 * steps if solver == "heun" else steps + 1) + source.weighted
         with source.bar(sweeps, "sample") as bar:
             mean = self._prior_mean(bar)
-            u = mean + grid[0] * noise
-            u = u + 0.5 * (self._denoise(u, jnp.full(num_samples, grid[0]), bar) - mean)
+            u = mean[None] + grid[0] * noise
+            u = u + 0.5 * (self._denoise(u, jnp.full(num_samples, grid[0]), bar) - mean[None])
 
             def velocity(u: Array, sigma: Array) -> Array:
                 return (u - self._denoise(u, jnp.full(num_samples, sigma), bar)) / sigma
@@ -428,7 +429,7 @@ def _part(
         log_weights = jnp.zeros(rows.shape[0], rows.dtype)
     log_weights = jnp.where(jnp.arange(rows.shape[0]) < count, log_weights, -jnp.inf)
     # In every call anew, a tenth of the time for 64 queries: kept, they would be 1/d of the training set in memory.
-    half_square = 0.5 * jnp.sum((rows - centre) ** 2, axis=-1)
+    half_square = 0.5 * jnp.sum((rows - centre[None]) ** 2, axis=-1)
     size = equal_chunks(rows.shape[0], None)
     return PointSet(rows, log_weights, centre, half_square, radius, size)
 

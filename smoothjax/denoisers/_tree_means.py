@@ -42,18 +42,19 @@ def _logits(group: Query, coordinates: list[Array]) -> Array:
     to_anchor = group.u - group.anchor
     total = 0.0
     for i, y in enumerate(coordinates):
-        difference = y[:, None] - group.anchor[:, i]
-        total = total + difference * (to_anchor[:, i] - 0.5 * difference)
-    return lax.optimization_barrier(total / group.sigma**2)
+        difference = y[:, None] - group.anchor[None, :, i]
+        total = total + difference * (to_anchor[None, :, i] - 0.5 * difference)
+    return lax.optimization_barrier(total / group.sigma[None] ** 2)
 
 
 def _raised(sums: _Sums, logits: Array) -> tuple[_Sums, Array]:
     """The sums relative to the largest logit so far, and the weights relative to it."""
     highest = jnp.maximum(sums.highest, jnp.max(logits, axis=0))
     keep = jnp.exp(sums.highest - highest)
-    kept = _Sums(highest, sums.mass * keep, sums.moment * keep, sums.size * keep, sums.steps + 1)
+    moment = sums.moment * keep[None]
+    kept = _Sums(highest, sums.mass * keep, moment, sums.size * keep, sums.steps + 1)
     # Compiled code may round a logit in two ways, by more than exp could stand.
-    return kept, jnp.exp(jnp.minimum(logits - highest, 0))
+    return kept, jnp.exp(jnp.minimum(logits - highest[None], 0))
 
 
 def _add_points(tree: Tree, group: Query, origin: Array, sums: _Sums, leaves: Array) -> _Sums:
@@ -129,9 +130,9 @@ def _add_nodes(
     logits = jnp.where(valid[:, None], _logits(group, centre), -jnp.inf)
     sums, weights = _raised(sums, logits)
     weights = lax.optimization_barrier(weights)
-    scale = radius[:, None] / group.sigma**2
-    differences = [(group.u[:, i] - centre[i][:, None]) * scale for i in range(d)]
-    ratio = (radius[:, None] / group.sigma) ** 2
+    scale = radius[:, None] / group.sigma[None] ** 2
+    differences = [(group.u[None, :, i] - centre[i][:, None]) * scale for i in range(d)]
+    ratio = (radius[:, None] / group.sigma[None]) ** 2
     mass, first = expansion(differences, ratio, moments, tree.degree)
     mass, *first = lax.optimization_barrier([weights * mass, *(weights * x for x in first)])
     rows = jnp.stack([jnp.ones_like(radius), *(c - origin[i] for i, c in enumerate(centre))])
@@ -183,14 +184,16 @@ def _group_means(tree: Tree, group: Query, tolerance: Array) -> CertifiedMean:
     sums = _in_chunks(plan.expanded, min(NODES, len(plan.expanded)), add_nodes, sums)
     sums = _in_chunks(plan.weighed, min(LEAVES, len(plan.weighed)), add_points, sums)
 
-    offset = (sums.moment / sums.mass).T
-    value = origin + offset
+    offset = (sums.moment / sums.mass[None]).T
+    value = origin[None] + offset
     length = jnp.linalg.norm(offset, axis=1) * (1 + (d + 4) * eps)
 
     # Relative errors of the normaliser: of the weights, by which factor; of the expansions; of the sums.
     doubt = _doubt(group, sums.highest, tree.num_points)
     terms = (5 * tree.degree * d + 24) * eps * sums.size / sums.mass
-    depth = (max(NODES, LEAVES * tree.points.shape[2]) + 8) * eps + 8 * eps * sums.steps
+    depth = (max(NODES, LEAVES * tree.points.shape[2]) + 8) * eps + 8 * eps * sums.steps.astype(
+        dtype
+    )
     inexact = terms + depth + 1e-3
     log_mass = jnp.log(sums.mass) + sums.highest - group.half_square
     log_mass -= doubt + (d + 8) * eps * (group.half_square + jnp.abs(sums.highest) + 1)

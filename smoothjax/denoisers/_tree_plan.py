@@ -109,12 +109,12 @@ def prepare(tree: Tree, u: Array, sigma: Array) -> Query:
     node, best = lax.fori_loop(0, tree.depth, down, (root, jensen(root)))
     level = min(COARSE, tree.depth)
     coarse = slice(2**level - 1, 2 ** (level + 1) - 1)
-    square = sum((u[:, i] - tree.centre[i][coarse, None]) ** 2 for i in range(d))
+    square = sum((u[None, :, i] - tree.centre[i][coarse, None]) ** 2 for i in range(d))
     exponent = (jnp.sqrt(square) + tree.shift[coarse, None]) ** 2 + tree.spread[coarse, None] ** 2
-    exponent = exponent * (1 + (d + 12) * eps) / (2 * sigma**2)
+    exponent = exponent * (1 + (d + 12) * eps) / (2 * sigma**2)[None]
     logs = lax.optimization_barrier(tree.log_count[coarse, None] - exponent)
     highest = jnp.max(logs, axis=0)
-    total = highest + jnp.log(jnp.sum(jnp.exp(logs - highest), axis=0))
+    total = highest + jnp.log(jnp.sum(jnp.exp(logs - highest[None]), axis=0))
     best = jnp.maximum(best, total - 1e-3 - 16 * eps * (1 + jnp.abs(highest)))
 
     leaf = node - (2**tree.depth - 1)

@@ -87,7 +87,7 @@ class WienerMaskDenoiser(AbstractImageDenoiser):
         points = self.images.reshape(len(self.images), -1)
         self.filter = GaussianDenoiser.fit(points)
         # Rounding leaves tiny entries in rows that ought to be zero, which their own largest would not rule out.
-        self.varies = jnp.any(points != points[0], axis=0)
+        self.varies = jnp.any(points != points[:1], axis=0)
         self.chunk_size = as_chunk_size(chunk_size, len(points), self.dim)
 
     def masks(self, sigma: RealScalar) -> Bool[Array, "d d"]:
@@ -102,8 +102,8 @@ class WienerMaskDenoiser(AbstractImageDenoiser):
 def _masks(denoiser: WienerMaskDenoiser, sigma: Array) -> Bool[Array, "d d"]:
     fit, varies = denoiser.filter, denoiser.varies
     gains = fit.eigenvalues / (fit.eigenvalues + sigma**2)
-    size = jnp.abs(jnp.dot(fit.basis * gains, fit.basis.T, precision=HIGHEST))
-    size = jnp.where(varies[:, None] & varies, size, 0)
+    size = jnp.abs(jnp.dot(fit.basis * gains[None], fit.basis.T, precision=HIGHEST))
+    size = jnp.where(varies[:, None] & varies[None], size, 0)
     return size > denoiser.threshold * jnp.max(size, axis=1, keepdims=True)
 
 
@@ -116,7 +116,7 @@ def _denoise(denoiser: WienerMaskDenoiser, u: Array, sigma: Array) -> Float[Arra
 
     def body(sums, start, valid):
         chunk = lax.dynamic_slice_in_dim(points, start, size)
-        distances = jnp.dot((u - chunk) ** 2, masks, precision=HIGHEST)
+        distances = jnp.dot((u[None] - chunk) ** 2, masks, precision=HIGHEST)
         return add_chunk(sums, masked(-inverse * distances, valid), [chunk], axis=0)
 
     return over_chunks(len(points), size, body, no_sums(u.shape, 1, u.dtype)).average[0]

@@ -68,4 +68,4 @@ def multistep_sde(
 
 def _mean(past: Float[Array, "k d"], weights: Float[Array, " k"]) -> Float[Array, " d"]:
     """The weighted mean as a departure from the first: exact where all outputs are equal."""
-    return past[0] + jnp.sum(weights[1:, None] * (past[1:] - past[0]), axis=0)
+    return past[0] + jnp.sum(weights[1:, None] * (past[1:] - past[:1]), axis=0)

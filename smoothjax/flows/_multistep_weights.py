@@ -89,7 +89,7 @@ def grid_weights(levels: Float[Array, " m"], order: int) -> GridWeights:
     # The powers are those of equal steps; on other grids the variable is log r.
     equal = jnp.max(size) <= EQUAL * jnp.min(size)
     predictor, corrector = (jnp.where(equal, power, 0) for power in _powers(size, order))
-    past = steps[:, None] - jnp.arange(order)
+    past = steps[:, None] - jnp.arange(order)[None]
     known = past >= 0
     nodes = levels[jnp.maximum(past, 0)]
     predicted = jax.vmap(_mean_weights)(nodes, known, starts, ends, predictor)

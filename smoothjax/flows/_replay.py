@@ -140,7 +140,7 @@ def _follow_points(denoiser: TruncatedDenoiser, end: Array) -> _Followed:
         return stays_on_point(denoiser, found, sigma, end), data[found.row], found.row
 
     def row_of(point: Array) -> Array:
-        nearest = jnp.argmin(jnp.sum((data - point) ** 2, axis=1)).astype(jnp.int32)
+        nearest = jnp.argmin(jnp.sum((data - point[None]) ** 2, axis=1)).astype(jnp.int32)
         distance = jnp.linalg.norm(data[nearest] - point)
         return jnp.where(distance <= denoiser.tolerance, nearest, -1)
 
@@ -241,7 +241,8 @@ def _replay(
             points = jnp.where(certain[:, None], there, points)
             rows = jnp.where(certain.reshape(-1, *[1] * (rows.ndim - 1)), whose, rows)
             settled = jnp.where(certain, sigma, settled)
-            return k + 1, done.corrected, done.history, points, rows, settled, calls + open_
+            calls += open_.astype(calls.dtype)
+            return k + 1, done.corrected, done.history, points, rows, settled, calls
 
         u = jax.vmap(start)(indices)
         rows = jax.eval_shape(followed.rows_of, u)

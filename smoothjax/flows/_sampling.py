@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer
 from .._host_errors import raising_host_errors
+from .._precision import common_dtype
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ..grids import edm_grid, log_uniform_grid
 from ._exponential import ExponentialMultistep
@@ -47,7 +48,7 @@ def initial_noise(
 def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
     """Initial noise of the sample whose key this is, the same for every sampler."""
     # In half precision the draws would have a few hundred values, and a mean.
-    return jax.random.normal(key, (dim,), jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+    return jax.random.normal(key, (dim,), common_dtype(dtype, jnp.float32)).astype(dtype)
 
 
 @raising_host_errors

@@ -71,7 +71,7 @@ def concentrations(
         doubt = 2 * error / sigma**2
         gap = 0.999 * (largest - second) / sigma**2 - doubt
         # Two bounds of the others' weights: their sum, as precise as the logits, and their number times the largest.
-        total = jnp.sum(jnp.exp((others - largest) / sigma**2), axis=0)
+        total = jnp.sum(jnp.exp((others - largest[None]) / sigma**2), axis=0)
         by_sum = jnp.log(1.01 * total + n * jnp.finfo(u.dtype).tiny) + doubt
         mass = jnp.exp(jnp.minimum(by_sum, math.log(n) - gap)) + jnp.finfo(u.dtype).tiny
         return Concentration(best.astype(jnp.int32), mass, gap)
@@ -90,7 +90,7 @@ def _logits(points: PointSet, moves: Array, u: Array) -> tuple[Array, Array]:
     """Of the points, times sigma squared and up to what they have in common; and bounds of their errors."""
     d, reach = u.shape[1], jnp.linalg.norm(moves, axis=1)
     products, size = products_with(points, u)
-    terms = size[:, None] + points.radius * (reach + points.radius)
+    terms = size[:, None] + (points.radius * (reach + points.radius))[None]
     return products, 0.51 * (d + 10) * jnp.finfo(u.dtype).eps * terms
 
 
@@ -100,8 +100,8 @@ def _two_largest(values: Float[Array, "n m"]) -> tuple[Array, Array, Array, Arra
     row = jnp.arange(n)[:, None]
     largest = jnp.max(values, axis=0)
     # The first: `jnp.argmax` is not vectorised.
-    best = jnp.min(jnp.where(values == largest, row, n - 1), axis=0)
-    others = jnp.where(row == best, -jnp.inf, values)
+    best = jnp.min(jnp.where(values == largest[None], row, n - 1), axis=0)
+    others = jnp.where(row == best[None], -jnp.inf, values)
     return best, largest, jnp.max(others, axis=0), others
 
 

@@ -43,7 +43,7 @@ def terminal_mismatch_bound(
     n, d = data.shape
     s = as_level(sigma_max, "sigma_max", data.dtype)
     # In units of the noise level: its powers would overflow or underflow first.
-    x = (data - jnp.mean(data, axis=0)) / s
+    x = (data - jnp.mean(data, axis=0, keepdims=True)) / s
     square = jnp.sum(x**2, axis=1)
     radius = jnp.sqrt(jnp.max(square))
     reach = radius + math.sqrt(d) + _REACH

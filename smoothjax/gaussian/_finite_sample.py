@@ -321,7 +321,7 @@ def _equation(kappa: Array, variances: Array, degrees: Array) -> tuple[Array, Ar
     """
     gains, rest = variances / (variances + kappa), kappa / (variances + kappa)
     positive = variances > 0
-    number = jnp.sum(positive)
+    number = jnp.sum(positive).astype(degrees.dtype)
     # With fewer directions than degrees of freedom nothing is subtracted: b may be as small as rounding.
     few = (degrees - number) / degrees + jnp.sum(jnp.where(positive, rest, 0)) / degrees
     b = jnp.where(number <= degrees, few, 1 - jnp.sum(gains) / degrees)

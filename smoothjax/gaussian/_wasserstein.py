@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._precision import common_dtype
 from ..denoisers import GaussianDenoiser
 from ..measures import frechet_distance
 from ..measures._numerics import safe_sqrt
@@ -50,15 +51,14 @@ def _sigma_points(first: GaussianDenoiser, second: GaussianDenoiser) -> tuple[Ar
     if first.basis.shape[1] + second.basis.shape[1] < d:
         span = jnp.linalg.qr(jnp.concatenate([first.basis, second.basis], axis=1))[0]
     else:
-        span = jnp.eye(d, dtype=jnp.result_type(first.basis, second.basis))
+        span = jnp.eye(d, dtype=common_dtype(first.basis, second.basis))
 
     def points(model: GaussianDenoiser) -> Array:
         inside = jnp.matmul(span.T, model.basis, precision=lax.Precision.HIGHEST)
         base = jnp.sqrt(model.complement)
         # The symmetric root of the covariance: its columns, of both signs, are the points.
-        root = jnp.matmul(
-            inside * (jnp.sqrt(model.eigenvalues) - base), inside.T, precision=lax.Precision.HIGHEST
-        )
+        columns = inside * (jnp.sqrt(model.eigenvalues) - base)[None]
+        root = jnp.matmul(columns, inside.T, precision=lax.Precision.HIGHEST)
         root = root + base * jnp.eye(span.shape[1], dtype=root.dtype)
         rows = jnp.sqrt(jnp.asarray(span.shape[1], root.dtype)) * root
         return jnp.concatenate([rows, -rows])

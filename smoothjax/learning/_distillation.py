@@ -22,6 +22,7 @@ from .._checks import (
     is_concrete,
     require_finite,
 )
+from .._precision import common_dtype
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._gaussian import square_of_level
 from ..flows._inputs import as_argument, as_level, checked, denoised
@@ -65,7 +66,7 @@ class AffineDenoiser(AbstractDenoiser):
             )
         require_finite(matrix, "matrix")
         require_finite(offset, "offset")
-        dtype = jnp.result_type(matrix, offset)
+        dtype = common_dtype(matrix, offset)
         self.matrix, self.offset = matrix.astype(dtype), offset.astype(dtype)
         self.sigma = jnp.asarray(as_level(sigma, "sigma", dtype))
 
@@ -258,13 +259,13 @@ class _Moments(NamedTuple):
     def of(cls, v: Array, y: Array, weights: Array) -> "_Moments":
         number = jnp.sum(weights)
         mean_v, mean_y = (jnp.sum(weights[:, None] * rows, axis=0) / number for rows in (v, y))
-        weighted = weights[:, None] * (v - mean_v)
+        weighted = weights[:, None] * (v - mean_v[None])
         return cls(
             number,
             mean_v,
             mean_y,
-            jnp.matmul(weighted.T, v - mean_v, precision=HIGHEST),
-            jnp.matmul((y - mean_y).T, weighted, precision=HIGHEST),
+            jnp.matmul(weighted.T, v - mean_v[None], precision=HIGHEST),
+            jnp.matmul((y - mean_y[None]).T, weighted, precision=HIGHEST),
         )
 
     def merged(self, other: "_Moments") -> "_Moments":
@@ -298,7 +299,7 @@ def _distill(
         weights = (index < n).astype(dtype)
         u = problem.noisy(keys, jnp.minimum(index, n - 1), num_noises)
         values, smooth = problem.values(u)
-        v = jnp.matmul(u - mean, whitening, precision=HIGHEST)
+        v = jnp.matmul(u - mean[None, None], whitening, precision=HIGHEST)
         return weights, v, values, smooth
 
     def fitted(values: Array, smooth: Array) -> Array:
@@ -334,11 +335,11 @@ def _distill(
 
         def one_block(total: tuple[Array, Array], index: Array):
             weights, v, values, smooth = rows(keys, index)
-            v = v - moments.mean_v
-            fit = moments.mean_y + jnp.matmul(v, slopes.T, precision=HIGHEST)
+            v = v - moments.mean_v[None, None]
+            fit = moments.mean_y[None, None] + jnp.matmul(v, slopes.T, precision=HIGHEST)
             residual = fitted(values, smooth) - fit
             difference = values - smooth
-            squares = [difference, residual, difference - residual, values - mean_value]
+            squares = [difference, residual, difference - residual, values - mean_value[None, None]]
             means = jnp.stack([jnp.mean(x**2, axis=(1, 2)) for x in squares])
 
             # What a noisy point adds to its coefficients is its residual times this.

@@ -321,7 +321,8 @@ def _advance(
             )
 
         value, gradient = jax.value_and_grad(loss)(state.parameters)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         i = state.step.astype(value.dtype)
         decay = jnp.minimum(settings.ema_decay, (1 + i) / (10 + i))

@@ -104,12 +104,12 @@ def line_regression_loss(
         raise ValueError(f"`num_nodes` must be at least 2; got {num_nodes}.")
     level = jnp.asarray(as_level(sigma, "sigma", points.dtype))
     z = jnp.asarray(np.linspace(-6, 6, num_nodes), points.dtype)
-    u = points[:, None] + level * z
+    u = points[:, None] + (level * z)[None]
     # Each node stands for its own component of the law.
     weights = jax.scipy.stats.norm.pdf(z) * (z[1] - z[0]) / points.shape[0]
     target = jax.lax.stop_gradient(exact_on_line(points, level, u))
     error = jax.vmap(jax.vmap(lambda u: model.denoise(u[None], level)[0]))(u) - target
-    return model.loss_weight(level) * jnp.sum(weights * error**2)
+    return model.loss_weight(level) * jnp.sum(weights[None] * error**2)
 
 
 def exact_on_line(points: Array, sigma: Array, u: Array) -> Array:

@@ -129,6 +129,7 @@ class ConvolutionalNetwork(eqx.Module):
         h, features = x.reshape(self.image_shape), noise_features(noise).astype(x.dtype)
         for i, modulation in enumerate(self.modulations):
             scale, shift = jnp.split(modulation(features), 2)
+            scale, shift = scale[None, None], shift[None, None]
             new = jax.nn.silu((1 + scale) * self._convolve(h, i) + shift)
             h = new if i == 0 else h + new
         return self._convolve(h, len(self.kernels) - 1).ravel()
@@ -143,7 +144,8 @@ class ConvolutionalNetwork(eqx.Module):
         height, width, _ = h.shape
         rows = jnp.concatenate([padded[:, x : x + width] for x in range(3)], axis=-1)
         kernel = self.kernels[i].reshape(3, -1, self.kernels[i].shape[-1])
-        return sum(rows[y : y + height] @ kernel[y] for y in range(3)) + self.biases[i]
+        products = sum(rows[y : y + height] @ kernel[y] for y in range(3))
+        return products + self.biases[i][None, None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,7 +74,8 @@ def train(
         value, gradient = jax.value_and_grad(
             lambda parameters: loss(eqx.combine(parameters, static), jax.random.fold_in(key, i))
         )(parameters)
-        updates, state = optimizer.update(gradient, state, parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
+            updates, state = optimizer.update(gradient, state, parameters)
         updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
         return (optax.apply_updates(parameters, updates), state), value
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_float_array, is_concrete, require_finite
 
+from .._precision import common_dtype
 from ._numerics import checked
 
 
@@ -77,7 +78,7 @@ def _checked_pair(prediction: Any, target: Any) -> tuple[Array, Array]:
             "`prediction` and `target` must be non-empty and of one shape; "
             f"got shapes {prediction.shape} and {target.shape}."
         )
-    dtype = jnp.promote_types(prediction.dtype, target.dtype)
+    dtype = common_dtype(prediction.dtype, target.dtype)
     return prediction.astype(dtype).ravel(), target.astype(dtype).ravel()
 
 

@@ -20,6 +20,7 @@ from smoothjax._checks import (
     require_finite,
 )
 
+from .._precision import common_dtype
 from ._estimate import Estimate, root_of_mean
 from ._numerics import checked, keys_by_index, map_in_blocks, norm
 
@@ -35,7 +36,7 @@ def _same_width(first: Array, second: Array) -> tuple[Array, Array]:
             "`first` and `second` must have the same dimension; "
             f"got shapes {first.shape} and {second.shape}."
         )
-    dtype = jnp.promote_types(first.dtype, second.dtype)
+    dtype = common_dtype(first.dtype, second.dtype)
     return first.astype(dtype), second.astype(dtype)
 
 
@@ -75,7 +76,7 @@ def frechet_distance(first: Float[Array, "m p"], second: Float[Array, "n p"]) ->
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> features = jnp.array([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]])
-        >>> print(sj.frechet_distance(features, features + jnp.array([3.0, 4.0])).round(4))  # squared
+        >>> print(sj.frechet_distance(features, features + jnp.array([[3.0, 4.0]])).round(4))  # squared
         25.0
     """
     first, second = _same_width(first, second)
@@ -171,7 +172,7 @@ def sliced_wasserstein(
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> points = jax.random.normal(jax.random.key(0), (20, 2))
-        >>> found = sj.sliced_wasserstein(points, points + jnp.array([3.0, 4.0]), jax.random.key(1))
+        >>> found = sj.sliced_wasserstein(points, points + jnp.array([[3.0, 4.0]]), jax.random.key(1))
         >>> bool(abs(found.value - 5 / 2**0.5) < 4 * found.standard_error)  # |shift| / sqrt(d)
         True
     """
@@ -189,7 +190,7 @@ def _sliced(
 ) -> Estimate:
     # A common shift changes no distance, but the rounding of the projections.
     origin = jnp.mean(first, axis=0)
-    first, second = first - origin, second - origin
+    first, second = first - origin[None], second - origin[None]
 
     keys = keys_by_index(key, num_projections)
 

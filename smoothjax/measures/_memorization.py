@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, is_concrete
 
+from .._precision import common_dtype
 from ._estimate import Estimate, wilson_interval
 from ._neighbours import nearest_neighbours
 
@@ -188,7 +189,7 @@ def memorization_fraction(
         )
 
     m, m0 = samples.shape[0], null.shape[0]
-    dtype = jnp.promote_types(samples.dtype, null.dtype)
+    dtype = common_dtype(samples.dtype, null.dtype)
     both = jnp.concatenate([samples.astype(dtype), null.astype(dtype)])
     first, second = nearest_neighbours(both, distinct, 2)[0].T
     # A point on a training point has ratio 0 even where the second distance underflows to 0.
@@ -196,9 +197,8 @@ def memorization_fraction(
 
     def fraction(ratios: Array, num: int) -> tuple[Array, Array, Array]:
         count = jnp.sum(ratios < ratio)
-        trials = jnp.asarray(num, ratios.dtype)
-        interval = wilson_interval(count.astype(ratios.dtype), trials, confidence)
-        return count / trials, interval, count
+        successes, trials = (jnp.asarray(x, ratios.dtype) for x in (count, num))
+        return successes / trials, wilson_interval(successes, trials, confidence), count
 
     sample_fraction, interval, count = fraction(ratios[:m], m)
     null_fraction, null_interval, null_count = fraction(ratios[m:], m0)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, as_positive_integer
 
+from .._precision import common_dtype
 from ._numerics import blocks_of, checked, map_in_blocks, norm
 
 # Candidates beyond the k asked for. More of them make the certificate fail less often for data with
@@ -68,7 +69,7 @@ def nearest_neighbours(
         raise ValueError(
             f"`k` must be at most the number of data points, {data.shape[0]}; got {k}."
         )
-    dtype = jnp.promote_types(points.dtype, data.dtype)
+    dtype = common_dtype(points.dtype, data.dtype)
     return _search(points.astype(dtype), data.astype(dtype), k, batch_size)
 
 
@@ -79,7 +80,7 @@ def _search(points: Array, data: Array, k: int, batch_size: int) -> tuple[Array,
     queries = jnp.pad(points, ((0, count * block - m), (0, 0)), mode="edge")
     # The search is piecewise constant; only the distances at the end carry a derivative.
     frozen_points, frozen_data = lax.stop_gradient((points, data))
-    centre = jnp.mean(frozen_data, axis=0)
+    centre = jnp.mean(frozen_data, axis=0, keepdims=True)
     # Dividing by the largest entry keeps the squares of very large or small data in range.
     scale = jnp.maximum(
         jnp.max(jnp.abs(frozen_data - centre)), jnp.max(jnp.abs(frozen_points - centre))
@@ -119,14 +120,14 @@ def _preselect(
         y = (rows - centre) / scale
         y_squared = jnp.sum(y**2, axis=1)
         product = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
-        squared = x_squared[:, None] - 2 * product + y_squared
+        squared = x_squared[:, None] - 2 * product + y_squared[None]
         # Sums of d products in any order, whose terms have sum at most (|x| + |y|)^2 =: S in size:
         # error at most d u S with u = eps/2; centring, scaling and the additions add less than 10 u
         # S; # products below the smallest normal number may be flushed to zero. All this, twice.
-        size = (jnp.sqrt(x_squared)[:, None] + jnp.sqrt(y_squared)) ** 2
+        size = (jnp.sqrt(x_squared)[:, None] + jnp.sqrt(y_squared)[None]) ** 2
         lower = squared - ((d + 10) * info.eps * size + 8 * (d + 2) * info.tiny)
         index = start + jnp.arange(data_block)
-        lower = jnp.where(index < n, lower, jnp.inf)
+        lower = jnp.where(index[None] < n, lower, jnp.inf)
         bounds = jnp.concatenate([bounds, lower], axis=1)
         indices = jnp.concatenate([indices, jnp.broadcast_to(index, lower.shape)], axis=1)
         negative, order = lax.top_k(-bounds, kept)
@@ -150,7 +151,7 @@ def _refine(
     dtype, d = queries.dtype, queries.shape[1]
 
     def one_query(i: Array) -> tuple[Array, Array]:
-        distances = norm(queries[i] - data[candidates[i]])
+        distances = norm(queries[i][None] - data[candidates[i]])
         distances, indices = lax.sort((distances, candidates[i]), num_keys=2)
         # Strictly below, so that a tie with a point left out is decided by the full search.
         upper = (distances[k - 1] / scale) ** 2 * (1 + (d + 10) * jnp.finfo(dtype).eps)
@@ -171,7 +172,7 @@ def _search_uncertified(
         def add_block(carry: tuple[Array, Array], inputs: tuple[Array, Array]):
             start, rows = inputs
             index = start + jnp.arange(data_block)
-            distances = jnp.where(index < n, norm(query - rows), jnp.inf)
+            distances = jnp.where(index < n, norm(query[None] - rows), jnp.inf)
             distances = jnp.concatenate([carry[0], distances])
             index = jnp.concatenate([carry[1], index])
             # Ties go to the earlier position, which is the lower index: blocks come in order.

@@ -69,9 +69,9 @@ def centred(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, " 
     makes as large as the spread in float32.
     """
     coarse = jnp.mean(x, axis=0)
-    rows = x - coarse
+    rows = x - coarse[None]
     fine = jnp.mean(rows, axis=0)
-    return coarse, fine, rows - fine
+    return coarse, fine, rows - fine[None]
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_points
 
+from .._precision import common_dtype
 from ._estimate import Estimate, jackknife_error, mean_estimate, root_of_mean
 from ._neighbours import nearest_neighbours
 from ._numerics import as_centre, checked, norm, safe_sqrt
@@ -29,7 +30,7 @@ class SameNoiseSimilarity(eqx.Module):
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-        >>> found = sj.same_noise_similarity(x, x + jnp.array([3.0, 3.0]), centre=jnp.zeros(2))
+        >>> found = sj.same_noise_similarity(x, x + 3.0, centre=jnp.zeros(2))
         >>> round(float(found.rms.value), 5)
         3.0
     """
@@ -77,13 +78,13 @@ def same_noise_similarity(
 @jax.jit
 def _similarity(first: Array, second: Array, centre: Array) -> SameNoiseSimilarity:
     n, d = first.shape
-    x, y = first - centre, second - centre
+    x, y = first - centre[None], second - centre[None]
     squares = jnp.mean((first - second) ** 2, axis=1)
     cosines = _cosine(x, y)
 
     # |x_i - y_j|^2 is a sum of inner products of these rows.
     # From the middle of all endpoints: the given centre may be far from them, and squares from it would cancel.
-    middle = jnp.mean(0.5 * (x + y), axis=0)
+    middle = jnp.mean(0.5 * (x + y), axis=0, keepdims=True)
     of_x, of_y = x - middle, y - middle
     size_x = jnp.sum(of_x**2, axis=1, keepdims=True) / d
     size_y = jnp.sum(of_y**2, axis=1, keepdims=True) / d
@@ -224,15 +225,15 @@ def strong_generalization(
     ]
     nearest = [half[index[:, 0]] for half, (_, index) in zip(halves, found, strict=True)]
     distances = jnp.stack([distance[:, 0] for distance, _ in found])
-    nearer = jnp.mean((norm(first - second) < distances).astype(first.dtype), axis=0)
-    of_models = _cosine(first - mu, second - mu)
-    of_gaussians = _cosine(first_gaussian - mu, second_gaussian - mu)
+    nearer = jnp.mean((norm(first - second)[None] < distances).astype(first.dtype), axis=0)
+    of_models = _cosine(first - mu[None], second - mu[None])
+    of_gaussians = _cosine(first_gaussian - mu[None], second_gaussian - mu[None])
     return StrongGeneralization(
         models=_similarity(first, second, mu),
         gaussians=_similarity(first_gaussian, second_gaussian, mu),
         excess_cosine=mean_estimate(of_models - of_gaussians),
-        first_neighbour_cosine=mean_estimate(_cosine(first - mu, nearest[0] - mu)),
-        second_neighbour_cosine=mean_estimate(_cosine(second - mu, nearest[1] - mu)),
+        first_neighbour_cosine=mean_estimate(_cosine(first - mu[None], nearest[0] - mu[None])),
+        second_neighbour_cosine=mean_estimate(_cosine(second - mu[None], nearest[1] - mu[None])),
         nearer_each_other=mean_estimate(nearer),
     )
 
@@ -256,5 +257,5 @@ def _endpoints(*named: tuple[Any, str]) -> list[Array]:
                 "Endpoints must have one shape (n, d), a row for each noise, and n >= 3; "
                 f"got {shape} for `{named[0][1]}` and {points.shape} for `{name}`."
             )
-    dtype = jnp.result_type(*sets)
+    dtype = common_dtype(*sets)
     return [points.astype(dtype) for points in sets]

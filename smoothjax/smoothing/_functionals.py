@@ -51,11 +51,11 @@ def _minimum_mean_square_error(gaps: Gaps, sigma: Array) -> Array:
     middle, scale = 0.5 * (points[:-1] + points[1:]), 0.5 * sigma**2 / half
     offsets, weights = nodes_towards_zero(half, scale)
     for side in (-1, 1):
-        total += jnp.sum(weights * integrand(middle + side * offsets))
+        total += jnp.sum(weights * integrand(middle[None] + side * offsets))
     # Beyond the outermost points, as far as the law reaches.
     for side, end in ((-1, points[:1]), (1, points[-1:])):
         offsets, weights = legendre(jnp.full(1, 12 * sigma))
-        total += jnp.sum(weights * integrand(end + side * offsets))
+        total += jnp.sum(weights * integrand(end[None] + side * offsets))
     return total
 
 

@@ -95,7 +95,7 @@ class PiecewiseLinearLaw(eqx.Module):
     @eqx.filter_jit
     def mean_square_distance(self) -> Float[Array, ""]:
         """Mean squared distance to the nearest training point, in squared data units."""
-        return jnp.sum(jnp.mean(self._pieces().moment(2, about=self.points), axis=0))
+        return jnp.sum(jnp.mean(self._pieces().moment(2, about=self.points[None, None]), axis=0))
 
     @eqx.filter_jit
     def log_density(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -145,11 +145,11 @@ class PiecewiseLinearLaw(eqx.Module):
         offsets, weights = nodes_towards_zero(half - kappa * s, 0.5 * r**2 / half)
         total = jnp.zeros((), points.dtype)
         for side in (-1, 1):
-            total += jnp.sum(weights * self.log_density(middle + side * offsets))
+            total += jnp.sum(weights * self.log_density(middle[None] + side * offsets))
         # Plateaus, which shrink to nothing at s = 0.
         offsets, weights = legendre(kappa * s)
         for sign, y in ((1, points[:-1]), (-1, points[1:])):
-            values = self.log_density(y + sign * offsets)
+            values = self.log_density(y[None] + sign * offsets)
             total += jnp.sum(jnp.where(weights > 0, weights * values, 0))
         divergence = -total / length - jnp.log(length)
         return jnp.where(jnp.all(is_open), divergence, jnp.inf)
@@ -191,13 +191,14 @@ class _Pieces(eqx.Module):
     def moment(self, order: int, about: Any = 0.0) -> Float[Array, "components 3 n"]:
         """Moments of `z - about`, restricted to every piece, under every component of the start."""
         mean = self.points[:, None, None]
-        a, b = (self.low - mean) / self.sigma, (self.high - mean) / self.sigma
+        low, high, centre, slope = (x[None] for x in (self.low, self.high, self.centre, self.slope))
+        a, b = (low - mean) / self.sigma, (high - mean) / self.sigma
         # On the side where both are small.
         mass = jnp.where(a > 0, ndtr(-a) - ndtr(-b), ndtr(b) - ndtr(a))
         if order == 0:
             return mass
-        at_mean = self.centre - about + self.slope * (mean - self.centre)
-        scale = self.slope * self.sigma
+        at_mean = centre - about + slope * (mean - centre)
+        scale = slope * self.sigma
         density_a, density_b = norm.pdf(a), norm.pdf(b)
         first = density_a - density_b
         if order == 1:
@@ -243,7 +244,8 @@ def legendre(length: Float[Array, " m"]) -> tuple[Float[Array, "nodes m"], Float
     """Gauss-Legendre nodes and weights on `[0, length]`."""
     nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
     nodes, weights = (jnp.asarray(x, length.dtype)[:, None] for x in (nodes, weights))
-    return 0.5 * length * (1 + nodes), 0.5 * length * weights
+    half = 0.5 * length[None]
+    return half * (1 + nodes), half * weights
 
 
 def nodes_towards_zero(
@@ -254,4 +256,4 @@ def nodes_towards_zero(
     Gauss-Legendre in `asinh(x / scale)`.
     """
     v, weights = legendre(jnp.arcsinh(length / scale))
-    return scale * jnp.sinh(v), weights * scale * jnp.cosh(v)
+    return scale[None] * jnp.sinh(v), weights * scale[None] * jnp.cosh(v)

@@ -14,13 +14,13 @@ from ._bisection import bisect
 
 
 def mixture_log_density(points: Array, sigma: Array, x: Array) -> Array:
-    logits = -0.5 * ((x[..., None] - points) / sigma) ** 2
+    logits = -0.5 * (jnp.subtract.outer(x, points) / sigma) ** 2
     constant = math.log(points.shape[0]) + 0.5 * math.log(2 * math.pi)
     return logsumexp(logits, axis=-1) - constant - jnp.log(sigma)
 
 
 def mixture_cdf(points: Array, sigma: Array, x: Array) -> Array:
-    return jnp.mean(ndtr((x[..., None] - points) / sigma), axis=-1)
+    return jnp.mean(ndtr(jnp.subtract.outer(x, points) / sigma), axis=-1)
 
 
 def mixture_quantile(points: Array, sigma: Array, q: Array) -> Array:
@@ -31,7 +31,7 @@ def mixture_quantile(points: Array, sigma: Array, q: Array) -> Array:
     sign = jnp.where(lower, 1, -1)
 
     def above(x):  # whether the quantile lies above x
-        mass = jnp.mean(ndtr(sign[..., None] * (x[..., None] - points) / sigma), axis=-1)
+        mass = jnp.mean(ndtr(sign[..., None] * jnp.subtract.outer(x, points) / sigma), axis=-1)
         return jnp.where(lower, mass < tail, mass > tail)
 
     # Between the quantiles of the outermost components.
@@ -44,8 +44,8 @@ def _beyond(points: Array, sigma: Array, x: Array, k: Array) -> Array:
 
     What of the points from k on lies left of x, less what of the first k does not.
     """
-    z = (x[..., None] - points) / sigma
-    first = jnp.arange(points.shape[0]) < k[..., None]
+    z = jnp.subtract.outer(x, points) / sigma
+    first = jnp.greater.outer(k, jnp.arange(points.shape[0], dtype=k.dtype))
     return jnp.mean(jnp.where(first, -ndtr(-z), ndtr(z)), axis=-1)
 
 
@@ -89,7 +89,9 @@ def _quantile_flow(points: Array, u: Array, start: Array, end: Array) -> Array:
     k = jnp.searchsorted(points, u)
     beyond = _beyond(points, start, u, k)
     # At zero noise the point whose cell of mass 1/n holds it.
-    cell = jnp.where(beyond > 0, k + jnp.floor(n * beyond), k - jnp.ceil(-n * beyond))
+    cell = k.astype(beyond.dtype) + jnp.where(
+        beyond > 0, jnp.floor(n * beyond), -jnp.ceil(-n * beyond)
+    )
     point = points[jnp.clip(cell, 0, n - 1).astype(int)]
     level = jnp.where(end > 0, end, start)
     # Between what the outermost components would do.

@@ -146,7 +146,7 @@ class EndpointDensity(eqx.Module):
         # Without spread the endpoint is on one side of a bound, far in these units.
         spread = jnp.maximum(spread, jnp.finfo(dtype).tiny)
         bounds = jnp.stack([as_float_array(low, "low"), as_float_array(high, "high")])
-        return (bounds.astype(dtype) - mean) / spread
+        return (bounds.astype(dtype)[None] - mean) / spread
 
 
 def require_interval(dim: int, low: RealScalar, high: RealScalar) -> None:

@@ -72,7 +72,7 @@ class EndpointMoments(eqx.Module):
         """
         found = _interval(self.mean, self.mean_error, self.mean_skewness, self.num_models, level)
         unseen = self._unseen(level, reach)
-        return found + jnp.asarray([-unseen, unseen], found.dtype)
+        return found + jnp.asarray([[[-unseen, unseen]]], found.dtype)
 
     def covariance_interval(
         self, level: float = 0.95, *, reach: float = 0.0
@@ -176,16 +176,17 @@ def controlled_moments(
     control_scale = jnp.linalg.norm(factor, axis=2)
     rows = factor / jnp.where(control_scale > 0, control_scale, 1)[..., None]
     first = jnp.einsum("kir,mr->mki", rows, coordinates, precision=HIGHEST)
-    second = _products(first) - jnp.einsum("kir,kjr->kij", rows, rows, precision=HIGHEST)
+    covariance = jnp.einsum("kir,kjr->kij", rows, rows, precision=HIGHEST)
+    second = _products(first) - covariance[None]
 
     middle, scale = jnp.mean(drawn, axis=0), jnp.std(drawn, axis=0, ddof=1)
-    x = (drawn - middle) / jnp.where(scale > 0, scale, 1)
+    x = (drawn - middle[None]) / jnp.where(scale > 0, scale, 1)[None]
     fold = np.arange(num) % min(NUM_FOLDS, num)
     kept = jnp.asarray(fold != np.arange(fold.max() + 1)[:, None], x.dtype)
 
     def slopes(kept: Array) -> tuple[Array, Array]:
         # About the mean of these draws: one of all would depend on those that the slope is for.
-        centred = x - jnp.tensordot(kept, x, 1) / jnp.sum(kept)
+        centred = x - (jnp.tensordot(kept, x, 1) / jnp.sum(kept))[None]
         return _slope(x, first, kept), _slope(_products(centred), second, kept)
 
     of_mean, of_products = (slope[fold] for slope in jax.lax.map(slopes, kept))
@@ -195,7 +196,7 @@ def controlled_moments(
     mean = _mean(x - of_mean * first, 0, plain_mean[1])
     controlled = jnp.mean(products - of_products * second, axis=0)
     # About the controlled mean, for the scatter alone: the other's error is in `own`, and would count twice.
-    about = _products(x - mean[0]) * (num / (num - 1))
+    about = _products(x - mean[0][None]) * (num / (num - 1))
     moment = _mean(about - of_products * second, own, plain_products[1])
     square = _products(scale)
     return EndpointMoments(
@@ -218,7 +219,7 @@ def _covariance_terms(x: Float[Array, "n *k d"]) -> tuple[Array, Array]:
     + (c_ii c_jj + c_ij^2) / (n (n - 1))`, with the fourth central moment.
     """
     num = x.shape[0]
-    products = _products(x - jnp.mean(x, axis=0)) * (num / (num - 1))
+    products = _products(x - jnp.mean(x, axis=0, keepdims=True)) * (num / (num - 1))
     covariance = jnp.mean(products, axis=0)
     variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
     own = _products(variance) + covariance**2
@@ -242,7 +243,7 @@ def _slope(
     """Least squares of values on controls over the kept draws, times the share of the fit that is not chance."""
     num = jnp.sum(kept)
     mean = lambda a: jnp.tensordot(kept, a, 1) / num  # noqa: E731
-    values, controls = values - mean(values), controls - mean(controls)
+    values, controls = values - mean(values)[None], controls - mean(controls)[None]
     both, square = mean(values * controls), mean(controls**2)
     total = square * mean(values**2)
     # Of a fit to noise, on average 1 / (num - 1) of the variance.
@@ -259,12 +260,12 @@ def _mean(values: Array, further: Array | int, plain: Array | None = None) -> tu
     """
     num = values.shape[0]
     mean = jnp.mean(values, axis=0)
-    centred = values - mean
+    centred = values - mean[None]
     deviation = jnp.sqrt(jnp.mean(centred**2, axis=0))
     error = jnp.sqrt(deviation**2 / (num - 1) + further)
     if plain is not None:
         error = jnp.maximum(error, jnp.finfo(error.dtype).eps * plain)
-    ratios = centred / jnp.where(deviation > 0, deviation, 1)
+    ratios = centred / jnp.where(deviation > 0, deviation, 1)[None]
     return mean, error, jnp.mean(ratios**3, axis=0)
 
 

@@ -86,8 +86,8 @@ class FourierSeries(eqx.Module):
 
     def __call__(self, x: Float[Array, ""]) -> Float[Array, " F"]:
         angle = 2 * math.pi * x / self.period.astype(jnp.result_type(x))
-        cosines = jnp.cos(angle * jnp.arange(1, self.num_cosines + 1))
-        sines = jnp.sin(angle * jnp.arange(1, self.num_sines + 1))
+        cosines = jnp.cos(angle * jnp.arange(1, self.num_cosines + 1, dtype=angle.dtype))
+        sines = jnp.sin(angle * jnp.arange(1, self.num_sines + 1, dtype=angle.dtype))
         return jnp.concatenate([jnp.ones(1, cosines.dtype), cosines, sines])
 
 
@@ -127,7 +127,7 @@ class ProductFeatures(eqx.Module):
     def __call__(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " F"]:
         product = jnp.ones(1, u.dtype)
         for one in self._factors(u, sigma):
-            product = (product[:, None] * one).ravel()
+            product = jnp.outer(product, one).ravel()
         return product
 
     def combine(

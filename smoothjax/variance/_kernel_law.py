@@ -179,7 +179,7 @@ class KernelLaw(AbstractLaw):
         points, log_prior = self.problem.data.data, jnp.log(self.problem.data.weights)
 
         def draw(key: PRNGKeyArray, u: Array, sigma: Array) -> Array:
-            logits = log_prior - jnp.sum((points - u) ** 2, axis=1) / (2 * sigma**2)
+            logits = log_prior - jnp.sum((points - u[None]) ** 2, axis=1) / (2 * sigma**2)
             return points[jax.random.categorical(key, logits)]
 
         keys = jax.random.split(key, self.u.shape[0])
@@ -437,7 +437,7 @@ def _weighted_gram(
 ) -> Float[Array, "P P"]:
     root = jax.vmap(problem.root_weight)(u, sigma)
     gram = jax.vmap(lambda v, tau: _column(kernel, u, sigma, v, tau))(u, sigma)
-    return root[:, None] * 0.5 * (gram + gram.T) * root
+    return root[:, None] * 0.5 * (gram + gram.T) * root[None]
 
 
 def _column(kernel: Kernel, u: Array, sigma: Array, v: Any, tau: Any) -> Float[Array, " P"]:

@@ -107,7 +107,7 @@ class LinearModelLaw(AbstractLaw):
         keys = jax.random.split(key, num)
         weights = jax.lax.map(lambda k: train_linear(problem, num_train, k).weights, keys)
         mean = jnp.mean(weights, axis=0)
-        return _law(problem, mean, jnp.moveaxis(weights - mean, 0, -1) / jnp.sqrt(num - 1))
+        return _law(problem, mean, jnp.moveaxis(weights - mean[None], 0, -1) / jnp.sqrt(num - 1))
 
     @classmethod
     def fixed_design(
@@ -151,7 +151,7 @@ class LinearModelLaw(AbstractLaw):
         )
         mean = jnp.mean(means, axis=0)
         within = jnp.moveaxis(factors, 0, -1).reshape(*mean.shape, -1) / jnp.sqrt(num)
-        between = jnp.moveaxis(means - mean, 0, -1) / jnp.sqrt(num - 1)
+        between = jnp.moveaxis(means - mean[None], 0, -1) / jnp.sqrt(num - 1)
         return _law(problem, mean, _compressed(jnp.concatenate([within, between], axis=-1)))
 
     @classmethod
@@ -195,7 +195,7 @@ class LinearModelLaw(AbstractLaw):
         if not noise_only:
             residual = nodes.mean - jnp.matmul(nodes.regressors, weights.T, precision=HIGHEST)
             # Their mean is ridge x weights, by the normal equations.
-            unexplained = columns(residual, nodes.regressors) - problem.ridge * weights
+            unexplained = columns(residual, nodes.regressors) - problem.ridge * weights[None]
             parts.append(jnp.moveaxis(root[..., None] * unexplained, 0, -1))
         scores = _compressed(jnp.concatenate(parts, axis=-1)) / jnp.sqrt(
             jnp.asarray(P * nodes.regressors.shape[0], weights.dtype)
@@ -324,7 +324,7 @@ def _leave_one_out(nodes: _Nodes, ridge: Array, P: int) -> tuple[Array, Array]:
     d = weights.shape[0]
     matrix = value.transpose(0, 2, 1, 3).reshape(d * F, d * F)
     values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
-    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
     return weights, root.reshape(d, F, d * F)
 
 

@@ -155,7 +155,7 @@ class DenoisingProblem(eqx.Module):
         # Singular in general: eigenvalues, not Cholesky.
         covariance = self.data.posterior_covariance(u, sigma) / sigma**2
         values, vectors = jnp.linalg.eigh(covariance)
-        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
         if self.exact_targets is not None:
             root = jnp.where(self._is_exact(sigma), 0, root)
         return root
@@ -209,7 +209,7 @@ def _shifted_sobol(key: PRNGKeyArray, num: int, dim: int) -> Float[Array, "num d
     net = qmc.Sobol(dim, scramble=False, bits=30).random_base2((num - 1).bit_length())[:num]
     digits = jnp.asarray((net * 2**BITS).astype(np.uint32))
     shift = jax.random.bits(key, (dim,), jnp.uint32) >> (32 - BITS)
-    return ((digits ^ shift).astype(float) + 0.5) * 0.5**BITS
+    return ((digits ^ shift[None]).astype(float) + 0.5) * 0.5**BITS
 
 
 def _as_interval(levels: Any, dtype: Any) -> tuple[Array, Array]:
