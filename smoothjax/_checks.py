@@ -1,4 +1,7 @@
-"""Checks of what users pass in: concrete values raise `ValueError`, traced ones an Equinox error."""
+"""Checks of what users pass in: known values raise `ValueError`; of traced ones nothing is known, and bad ones become NaN.
+
+So nothing that is compiled calls back to the host: it can be kept by JAX's cache on disk, and exported.
+"""
 
 import contextlib
 import importlib
@@ -8,7 +11,6 @@ import operator
 from types import ModuleType
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -228,9 +230,25 @@ def require_positive(value: Any, name: str) -> Array:
         if not np.all((values > 0) & np.isfinite(values)):
             raise ValueError(f"`{name}` must be positive and finite; got {value}.")
         return array
-    return eqx.error_if(
-        array, ~((array > 0) & jnp.isfinite(array)), f"`{name}` must be positive and finite."
-    )
+    return nan_where(~((array > 0) & jnp.isfinite(array)), array)
+
+
+def nan_where(bad: Any, value: Any) -> Array:
+    """`value`, NaN where it is bad, or as a whole for verdicts of another shape: how traced values are refused."""
+    value = jnp.asarray(value)
+    bad = jnp.asarray(bad)
+    if bad.shape != value.shape:
+        bad = jnp.broadcast_to(jnp.any(bad), value.shape)
+    return jnp.where(bad, jnp.asarray(jnp.nan, value.dtype), value)
+
+
+def checked(value: Any, bad: Any, message: str, given: str = "") -> Any:
+    """`value`, with a `ValueError` where `bad` is known to hold, and NaN where it turns out to when it runs."""
+    if is_concrete(bad):
+        if bool(np.any(bad)):
+            raise ValueError(f"{message}{given}.")
+        return value
+    return nan_where(bad, value)
 
 
 def positive_parameter(value: Real[ArrayLike, ""], name: str) -> float | Float[Array, ""]:

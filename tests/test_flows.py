@@ -189,8 +189,7 @@ def test_dense_solution_follows_the_flow(x64):
             solution.evaluate(sigma)
     run = eqx.filter_jit(lambda s: solution.evaluate(s))
     within(run(jnp.array(0.5)), solution.evaluate(0.5), atol=1e-14)
-    with pytest.raises(eqx.EquinoxRuntimeError, match="`sigma` must lie on the way"):
-        run(jnp.array(3.0))
+    assert np.all(np.isnan(run(jnp.array(3.0))))
 
 
 @pytest.mark.parametrize(
@@ -221,10 +220,16 @@ def test_failures():
     assert solution.num_evaluations == -1  # of this solver not known, and said so
     # Hardly off the start, and not the last call of the denoiser, which would look like an answer: 0.8.
     assert abs(solution.value[0] - 0.4) < 0.1
-    with pytest.raises(eqx.EquinoxRuntimeError, match="maximum number of solver steps"):
+    with pytest.raises(RuntimeError, match="maximum number of solver steps"):
         sj.flow(denoiser, u, 1.0, 0.0, **settings)
-    with pytest.raises(eqx.EquinoxRuntimeError, match="left the finite numbers"):
+    with pytest.raises(RuntimeError, match="left the finite numbers"):
         sj.flow(lambda u, sigma: u * jnp.nan, u, 80.0, 0.0, levels=[80.0, 0.0])
+    # Inside a transformation NaN says so, of the samples that failed alone: 40 steps are enough for the short way.
+    settings["max_steps"] = 40
+    run = jax.jit(jax.vmap(lambda s: sj.flow(denoiser, u, s, 0.5, **settings)))
+    found = run(jnp.array([1e-30, 0.6, -1.0, jnp.nan]))
+    np.testing.assert_array_equal(np.isnan(found[:, 0]), [True, False, True, True])
+    within(found[1], sj.flow(denoiser, u, 0.6, 0.5, **settings), atol=1e-6)
 
 
 def test_a_bare_callable_is_not_remembered():
@@ -321,10 +326,8 @@ def test_levels_inside_jit():
     denoiser, u = gaussian(default_float()), jnp.array([0.5, -1.0, 2.0, 0.3])
     run = eqx.filter_jit(lambda s: sj.flow(denoiser, u, s, 0.0, levels=jnp.array([1.0, 0.0]) * 80))
     within(run(jnp.array(80.0)), denoiser(u, 80.0), atol=1e-6)
-    with pytest.raises(eqx.EquinoxRuntimeError, match="must run from"):
-        run(jnp.array(50.0))
-    with pytest.raises(eqx.EquinoxRuntimeError, match="`sigma_from` must be positive and finite"):
-        run(jnp.array(-1.0))
+    for wrong in (50.0, -1.0):  # not where the levels start; not a noise level
+        assert np.all(np.isnan(run(jnp.array(wrong))))
     known = eqx.filter_jit(lambda u: sj.flow(denoiser, u, 80.0, -0.5))
     with pytest.raises(ValueError, match=r"`sigma_to` must be non-negative and finite; got -0\.5"):
         known(u)
@@ -459,7 +462,7 @@ def test_log_likelihood_of_a_bare_callable(x64):
     prior = sj.GaussianDenoiser(*moments(*mixture(2)))
     bare = sj.likelihood_solution(lambda u, s: law(u, s), u, prior=prior, **settings)
     within(bare.value, sj.log_likelihood(law, u, **settings), atol=1e-6)
-    assert np.isnan(bare.terminal_mismatch)
+    assert bare.terminal_mismatch is None
 
 
 def test_hutchinson_within_its_standard_error(x64):

@@ -70,8 +70,7 @@ def test_where_the_rounding_of_the_kernel_decides_it_is_refused(law):
     epsilon = np.finfo(jnp.zeros(()).dtype).eps
     with pytest.raises(ValueError, match=r"largest eigenvalue.* is .* of what regularises it"):
         law(0.1 * epsilon)
-    with pytest.raises(RuntimeError):
-        jax.block_until_ready(jax.jit(lambda s: law(s).smoother)(0.1 * epsilon))
+    assert np.all(np.isnan(jax.jit(lambda s: law(s).smoother)(0.1 * epsilon)))
     np.testing.assert_allclose(
         jax.jit(lambda s: law(s).mean_coefficients)(1e-2), law(1e-2).mean_coefficients, rtol=1e-3
     )

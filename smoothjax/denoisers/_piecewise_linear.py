@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, is_concrete, require_finite
+from .._checks import RealScalar, as_float_array, checked, is_concrete, require_finite
 from ._base import AbstractDenoiser
 
 
@@ -92,11 +92,8 @@ def as_gaps(points: Any, kappa: Any) -> Gaps:
         raise ValueError(
             f"`kappa` must be a scalar or one number a gap, of shape ({n - 1},); got {kappa.shape}."
         )
-    if is_concrete(kappa):
-        if not np.all(np.asarray(kappa) >= 0):
-            raise ValueError(f"`kappa` must not be negative or NaN; got {kappa}.")
-    else:
-        kappa = eqx.error_if(kappa, ~(kappa >= 0), "`kappa` must not be negative or NaN.")
+    message = "`kappa` must not be negative or NaN"
+    kappa = checked(kappa, ~(kappa >= 0), message, f"; got {kappa}")
     end = jnp.full(1, jnp.inf, points.dtype)
     inner = jnp.broadcast_to(kappa, (n - 1,))
     return Gaps(

@@ -10,10 +10,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, require_finite
+from .._checks import RealScalar, as_float_array, checked, require_finite
 from ..denoisers import GaussianDenoiser
 from ..denoisers._gaussian import square_of_level
-from ._inputs import as_level, as_levels, as_state, checked
+from ._inputs import as_level, as_levels, as_state
 
 Levels = Float[Array, " m"] | np.ndarray | Sequence[float]
 

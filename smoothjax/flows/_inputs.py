@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, is_concrete, require_finite
+from .._checks import RealScalar, as_float_array, checked, is_concrete, require_finite
 from ..denoisers import Denoiser
 
 
@@ -69,15 +69,6 @@ def levels_between(levels: Any, start: Any, end: Any) -> Any:
             f"; {name}={given}, but it has {used}",
         )
     return levels
-
-
-def checked(value: Any, bad: Any, message: str, given: str = "") -> Any:
-    """`value`, with a `ValueError` where `bad` is known to hold and an Equinox error where it turns out to when run."""
-    if is_concrete(bad):
-        if bool(np.any(bad)):
-            raise ValueError(f"{message}{given}.")
-        return value
-    return eqx.error_if(value, bad, f"{message}.")
 
 
 def denoised(denoiser: Denoiser, u: Float[Array, " d"], sigma: Any) -> Float[Array, " d"]:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer
+from .._checks import RealScalar, as_positive_integer, checked
 from .._host_errors import raising_host_errors
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._base import mean_and_variance
-from ._inputs import as_argument, as_level, as_state, checked, denoised, require_continuous
+from ._inputs import as_argument, as_level, as_state, denoised, require_continuous
+from ._outcome import raised_or_nan
 from ._probability_flow import default_solver, largest, tolerances
 
 COARSER = 10  # tolerances of the integration that the error is estimated by
@@ -35,11 +36,11 @@ class LikelihoodSolution(eqx.Module):
     """Log density, in nats, at noise level `sigma_min`."""
     standard_error: Float[Array, ""]
     """Of the trace estimate, over `degrees_of_freedom + 1` probes; zero where the trace is exact."""
-    integration_error: Float[Array, ""]
+    integration_error: Float[Array, ""] | None
     """Estimate, in nats, of the error of the integration and of rounding: what ten times looser tolerances change, a step's
-    tolerance, and the size of rounding. NaN where it was not asked for."""
-    terminal_mismatch: Float[Array, ""]
-    """What the Gaussian at `sigma_max` leaves out: the exact log density there minus the Gaussian's, in nats. NaN where
+    tolerance, and the size of rounding. None where it was not asked for."""
+    terminal_mismatch: Float[Array, ""] | None
+    """What the Gaussian at `sigma_max` leaves out: the exact log density there minus the Gaussian's, in nats. None where
     the denoiser has no exact log density; `terminal_mismatch_bound` bounds it for training data."""
     latent: Float[Array, " d"]
     """The state at `sigma_max`."""
@@ -131,7 +132,7 @@ def likelihood_solution(
     Raises:
         ValueError: for a bad shape or noise level; a bare callable without `prior`; `num_probes` without `key`; a denoiser
             that is a step function of sigma.
-        RuntimeError: where the solver fails, unless `throw=False`.
+        RuntimeError: where the solver fails, unless `throw=False`. Inside `jax.jit` or `jax.vmap` the value is NaN instead.
 
     Source: Song et al. 2021, appendix D.2; Grathwohl et al. 2019 (the estimate).
 
@@ -172,13 +173,17 @@ def likelihood_solution(
     require_continuous(denoiser, "Give its network index='interpolated'.")
     denoiser = as_argument(denoiser)
     run = lambda tolerance: _integrate(  # noqa: E731
-        denoiser, u, low, high, prior, probes, tolerance, solver, max_steps, throw
+        denoiser, u, low, high, prior, probes, tolerance, solver, max_steps
     )
     values, mismatch, latent, result, num_steps = run(tolerance)
+    if throw:
+        values = raised_or_nan(
+            result, jnp.isfinite(values), values, "The log density is not finite."
+        )
     standard_error = jnp.zeros((), u.dtype)
     if probes is not None:
         standard_error = jnp.std(values, ddof=1) / math.sqrt(probes.shape[0])
-    integration_error = jnp.full((), jnp.nan, u.dtype)
+    integration_error = None
     if estimate_error:
         # Looser tolerances err more: what they change bounds what is left.
         coarse = run(COARSER * tolerance)
@@ -221,7 +226,7 @@ class _AbsoluteInNats(diffrax.PIDController):
 
 # Like the functions it calls, one of the module: a second call finds it compiled.
 @eqx.filter_jit
-def _integrate(denoiser, u, low, high, prior, probes, tolerance, solver, max_steps, throw):
+def _integrate(denoiser, u, low, high, prior, probes, tolerance, solver, max_steps):
     rtol, atol = tolerance
     traces = jnp.zeros((), u.dtype) if probes is None else jnp.zeros(probes.shape[0], u.dtype)
     solution = diffrax.diffeqsolve(
@@ -234,7 +239,7 @@ def _integrate(denoiser, u, low, high, prior, probes, tolerance, solver, max_ste
         args=(denoiser, probes),
         stepsize_controller=_AbsoluteInNats(rtol=rtol, atol=atol, norm=largest),
         max_steps=max_steps,
-        throw=throw,
+        throw=False,
     )
     assert solution.ys is not None
     latent, traces = high * solution.ys[0][0], solution.ys[1][0]
@@ -246,7 +251,7 @@ def _integrate(denoiser, u, low, high, prior, probes, tolerance, solver, max_ste
     terminal = terminal.astype(u.dtype)
     # The d log sigma that the flow would spend its steps on is known.
     values = terminal + u.size * jnp.log(high / low) - traces
-    mismatch = jnp.full((), jnp.nan, u.dtype)
+    mismatch = None
     if isinstance(denoiser, AbstractPosteriorDenoiser):
         mismatch = denoiser.log_density(latent, high).astype(u.dtype) - terminal
     return values, mismatch, latent, solution.result, solution.stats["num_steps"]

@@ -6,9 +6,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, require_finite
+from .._checks import RealScalar, as_float_array, checked, require_finite
 from ..denoisers._piecewise_linear import Gaps, as_gaps
-from ._inputs import as_level, checked
+from ._inputs import as_level
 
 
 def piecewise_linear_flow(

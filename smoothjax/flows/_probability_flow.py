@@ -11,20 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._checks import RealScalar, as_positive_integer, is_concrete
+from .._checks import RealScalar, as_positive_integer, checked, is_concrete, nan_where
 from .._host_errors import raising_host_errors
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
-from ._inputs import (
-    as_argument,
-    as_level,
-    as_state,
-    checked,
-    denoised,
-    levels_between,
-    require_continuous,
-)
+from ._inputs import as_argument, as_level, as_state, denoised, levels_between, require_continuous
 from ._multistep_grid import multistep_flow
+from ._outcome import raised_or_nan
 
 # Evaluations a step of the solvers that this package picks or documents, and whether the last one is reused.
 _STAGES = {
@@ -170,15 +163,16 @@ def flow_solution(
             few levels Heun's spread is too wide (`gaussian_sampler_bias`).
         dense: keep the interpolant for `FlowSolution.evaluate`; the memory grows with `max_steps`.
         max_steps: most steps of the adaptive solver, 4096 by default, 1024 with `dense`.
-        throw: raise where the solver fails, rather than report it in `.result`.
-        adjoint: how diffrax differentiates. By default in reverse mode; `diffrax.ForwardMode()` for `jax.jvp`. An
-            `ExponentialMultistep` on a grid is differentiated in both.
+        throw: raise where the solver fails, rather than report it in `.result` and return the state that it had reached.
+        adjoint: how diffrax differentiates. By default in reverse mode; `diffrax.ForwardMode()` for `jax.jvp`. A grid
+            without `dense` is differentiated in both.
 
     Raises:
         ValueError: for a bad shape or noise level, a tolerance below what the dtype resolves, `steps` with `levels`, a
             solver that is not one of ordinary differential equations, or of no use on a grid, and for adaptive steps with a
             denoiser that is a step function of sigma (`is_step_function_of_sigma`).
-        RuntimeError: where the solver fails, unless `throw=False`.
+        RuntimeError: where the solver fails, unless `throw=False`. Inside `jax.jit` or `jax.vmap` nothing can be raised: the
+            value is NaN then, of that sample alone, and where a traced noise level is not one.
 
     **Stiffness.** Upwards in noise, from a point that lies many `sigma_from` off the data, the flow contracts at a rate of
     about `(gap / sigma)^2`, which an explicit solver follows in as many steps: pass `diffrax.Kvaerno5()`.
@@ -215,9 +209,10 @@ def flow_solution(
             raise ValueError("`dense` needs at least two positive noise levels.")
         if multistep:
             order = solver.grid_order or DEFAULT_GRID_ORDER
-            return _by_multistep(denoiser, u, grid, to_zero, order, throw)
+            return _delivered(_by_multistep(denoiser, u, grid, to_zero, order), throw)
         with _advice_on_forward_mode():
-            return _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint)
+            found = _on_grid(denoiser, u, grid, to_zero, solver, dense, adjoint)
+            return _delivered(found, throw)
     rtol, atol = tolerances(u.dtype, rtol, atol)
     solver = default_solver(rtol, dense) if solver is None else require_ode_solver(solver)
     if isinstance(solver, ExponentialMultistep) and solver.grid_order not in (None, 2):
@@ -232,19 +227,20 @@ def flow_solution(
     may_be_zero = not is_concrete(end) or bool(end == 0)
     tolerance = np.asarray([rtol, atol], u.dtype)
     with _advice_on_forward_mode():
-        return _adaptive(
-            denoiser,
-            u,
-            start,
-            end,
-            may_be_zero,
-            tolerance,
-            solver,
-            dense,
-            max_steps,
-            throw,
-            adjoint,
+        found = _adaptive(
+            denoiser, u, start, end, may_be_zero, tolerance, solver, dense, max_steps, adjoint
         )
+        return _delivered(found, throw)
+
+
+def _delivered(found: FlowSolution, throw: bool) -> FlowSolution:
+    """The solution, which raises where the solver failed; inside a transformation its value is NaN then."""
+    if not throw:
+        return found
+    value = raised_or_nan(
+        found.result, jnp.isfinite(found.value), found.value, "The flow left the finite numbers."
+    )
+    return eqx.tree_at(lambda x: x.value, found, value)
 
 
 @contextlib.contextmanager
@@ -257,7 +253,7 @@ def _advice_on_forward_mode() -> Iterator[None]:
             raise
         raise TypeError(
             "This flow has derivatives in reverse mode (jax.grad, jax.jacrev). For forward mode (jax.jvp, jax.jacfwd) give "
-            "adjoint=diffrax.ForwardMode(), or a grid (`steps` or `levels`) with an ExponentialMultistep."
+            "adjoint=diffrax.ForwardMode(), or a grid (`steps` or `levels`) without `dense`."
         ) from error
 
 
@@ -307,6 +303,17 @@ def require_ode_solver(solver: Any) -> Any:
 # What is compiled consists of functions of the module, not of closures: a second call finds it compiled.
 
 
+class _FromFirstStep(diffrax.PIDController):
+    """Begins with a step of known size: the calls that diffrax makes to choose one depend on its release.
+
+    Given to `diffeqsolve` itself, its sign would be checked when it runs, by a call to the host.
+    """
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        first = jnp.asarray(_FIRST_STEP, t0.dtype)
+        return super().init(terms, t0, t1, y0, first, args, func, error_order)
+
+
 def _velocity(log_sigma, u, denoiser):
     return u - denoised(denoiser, u, jnp.exp(log_sigma))
 
@@ -316,9 +323,7 @@ def _velocity_in_sigma(sigma, u, denoiser):
 
 
 @eqx.filter_jit
-def _adaptive(
-    denoiser, u, start, end, may_be_zero, tolerance, solver, dense, max_steps, throw, adjoint
-):
+def _adaptive(denoiser, u, start, end, may_be_zero, tolerance, solver, dense, max_steps, adjoint):
     rtol, atol = tolerance
     # What remains below the floor is one call of the denoiser, whose error is of second order in the floor.
     last = jnp.where(end > 0, end, jnp.minimum(0.1 * atol, start)) if may_be_zero else end
@@ -327,18 +332,19 @@ def _adaptive(
         solver,
         t0=jnp.log(start),
         t1=jnp.log(last),
-        # Given, because the calls that diffrax makes to choose one depend on its release.
-        dt0=jnp.where(last < start, -_FIRST_STEP, _FIRST_STEP).astype(u.dtype),
+        dt0=None,
         y0=u,
         args=denoiser,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=largest),
+        stepsize_controller=_FromFirstStep(rtol=rtol, atol=atol, norm=largest),
         saveat=diffrax.SaveAt(t1=True, dense=dense),
         adjoint=adjoint,
         max_steps=max_steps,
-        throw=throw,
+        throw=False,
     )
     assert solution.ys is not None
-    value, num_steps = solution.ys[0], solution.stats["num_steps"]
+    # A noise level that is none leaves diffrax where it began.
+    value = nan_where(jnp.isnan(start) | jnp.isnan(end), solution.ys[0])
+    num_steps = solution.stats["num_steps"]
     evaluations = _evaluations(solver, num_steps)
     if may_be_zero:
         to_zero = (end == 0) & diffrax.is_okay(solution.result)
@@ -383,13 +389,11 @@ def _grid(start, end, steps, levels, constant_ratio) -> tuple[Any, bool]:
 
 
 @eqx.filter_jit
-def _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint):
-    num_steps = len(grid) - 1
-    if num_steps == 0:
-        # The whole grid is one step to zero.
-        value, result, interpolation = u, diffrax.RESULTS.successful, None
-        steps = evaluations = jnp.zeros((), int)
-    else:
+def _on_grid(denoiser, u, grid, to_zero, solver, dense, adjoint):
+    grid = jnp.asarray(grid)
+    value, result, interpolation = u, diffrax.RESULTS.successful, None
+    steps = jnp.asarray(len(grid) - 1)
+    if dense:
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(_velocity_in_sigma),
             solver,
@@ -399,27 +403,49 @@ def _on_grid(denoiser, u, grid, to_zero, solver, dense, throw, adjoint):
             y0=u,
             args=denoiser,
             stepsize_controller=diffrax.StepTo(ts=grid),
-            saveat=diffrax.SaveAt(t1=True, dense=dense),
+            saveat=diffrax.SaveAt(t1=True, dense=True),
             adjoint=adjoint,
-            max_steps=num_steps,
-            throw=throw,
+            max_steps=len(grid) - 1,
+            throw=False,
         )
         assert solution.ys is not None
-        value, result, steps = solution.ys[0], solution.result, solution.stats["num_steps"]
-        interpolation = solution.interpolation
-        evaluations = _evaluations(solver, steps)
+        value, result, interpolation = solution.ys[0], solution.result, solution.interpolation
+    elif len(grid) > 1:
+        value, result = _stepped(denoiser, u, grid, solver)
+    # Without a step the whole grid is one to zero.
+    evaluations = _evaluations(solver, steps) if len(grid) > 1 else jnp.zeros_like(steps)
     if to_zero:
         value = denoised(denoiser, value, grid[-1])
         steps += 1
         evaluations = jnp.where(evaluations >= 0, evaluations + 1, evaluations)
-    if throw:
-        # No error control that would stop on them.
-        value = eqx.error_if(value, ~jnp.isfinite(value), "The flow left the finite numbers.")
     return FlowSolution(value, result, steps, evaluations, interpolation, False)
 
 
+def _stepped(denoiser, u, grid, solver) -> tuple[Array, diffrax.RESULTS]:
+    """A diffrax solver, step by step. By itself `diffeqsolve` checks its grid when it runs, by calls to the host."""
+    term = diffrax.ODETerm(_velocity_in_sigma)
+    if isinstance(solver, diffrax.AbstractRungeKutta) and solver.scan_kind is None:
+        # A loop over the stages that both modes of differentiation know.
+        solver = eqx.tree_at(lambda x: x.scan_kind, solver, "bounded", is_leaf=lambda x: x is None)
+
+    @jax.checkpoint
+    def step(carried, ends):
+        value, state, result = carried
+        value, _, _, state, latest = solver.step(
+            term, ends[0], ends[1], value, denoiser, state, made_jump=False
+        )
+        result = diffrax.RESULTS.where(diffrax.is_okay(result), latest, result)
+        return (value, state, result), None
+
+    state = solver.init(term, grid[0], grid[1], u, denoiser)
+    carried = (u, state, diffrax.RESULTS.successful)
+    ends = jnp.stack([grid[:-1], grid[1:]], axis=1)
+    (value, _, result), _ = jax.lax.scan(step, carried, ends)
+    return value, result
+
+
 @eqx.filter_jit
-def _by_multistep(denoiser, u, grid, to_zero, order, throw):
+def _by_multistep(denoiser, u, grid, to_zero, order):
     grid = jnp.asarray(grid, u.dtype)
     value, num_steps = u, len(grid) - 1
     if num_steps:
@@ -427,8 +453,6 @@ def _by_multistep(denoiser, u, grid, to_zero, order, throw):
     if to_zero:
         value = denoised(denoiser, value, grid[-1])
         num_steps += 1
-    if throw:
-        value = eqx.error_if(value, ~jnp.isfinite(value), "The flow left the finite numbers.")
     count = jnp.asarray(num_steps)  # a call a level
     return FlowSolution(value, diffrax.RESULTS.successful, count, count, None, True)
 

@@ -11,14 +11,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._checks import as_key, as_positive_integer
+from .._checks import as_key, as_positive_integer, checked
 from ..denoisers import EmpiricalDenoiser, GaussianSmoothedDenoiser, TruncatedDenoiser
 from ..denoisers._certified import Concentration
 from ..denoisers._screen import inner_products
 from ..denoisers._truncated import certified_batch
 from ._adapted_grid import adapted_grid
 from ._exponential import History, multistep
-from ._inputs import as_levels, checked
+from ._inputs import as_levels
 from ._sampling import initial_state, noise_of, over_batches
 from ._settling import barycentres, heaviest_point, stays_on_point
 

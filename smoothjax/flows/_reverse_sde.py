@@ -11,12 +11,13 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer
+from .._checks import RealScalar, as_key, as_positive_integer, checked, nan_where
 from .._host_errors import raising_host_errors
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_state, checked, denoised, levels_between
+from ._inputs import as_argument, as_level, as_state, denoised, levels_between
 from ._multistep_grid import multistep_sde
+from ._outcome import raised_or_nan
 
 
 @raising_host_errors
@@ -55,6 +56,8 @@ def reverse_sde(
     Raises:
         ValueError: for a bad shape, noise level, number of steps or stochasticity, both or neither of `steps` and `levels`,
             or a solver that is none of stochastic differential equations.
+        RuntimeError: where the solver fails or leaves the finite numbers; the result is NaN instead inside `jax.jit` or
+            `jax.vmap`.
 
     Source: Anderson 1982; Karras et al. 2022, eq. (6); with the linear part exact, Lu et al. 2022 (SDE-DPM-Solver++).
 
@@ -84,8 +87,11 @@ def reverse_sde(
     solver = ExponentialMultistep() if solver is None else _require_sde_solver(solver)
     denoiser = as_argument(denoiser)
     if isinstance(solver, ExponentialMultistep):
-        return _by_multistep(denoiser, key, u, grid, eta)
-    return _solve(denoiser, key, u, grid, eta, solver)
+        value, result = _by_multistep(denoiser, key, u, grid, eta)
+    else:
+        value, result = _solve(denoiser, key, u, grid, eta, solver)
+    message = "The trajectory left the finite numbers."
+    return raised_or_nan(result, jnp.isfinite(value), value, message)
 
 
 def _require_sde_solver(solver: Any) -> Any:
@@ -108,7 +114,7 @@ def _require_sde_solver(solver: Any) -> Any:
 @eqx.filter_jit
 def _by_multistep(denoiser, key, u, grid, eta):
     value = multistep_sde(lambda u, s: denoised(denoiser, u, s), key, u, grid, eta)
-    return _finite(value)
+    return value, diffrax.RESULTS.successful
 
 
 @eqx.filter_jit
@@ -133,13 +139,11 @@ def _solve(denoiser, key, u, grid, eta, solver):
         args=(denoiser, eta),
         stepsize_controller=diffrax.StepTo(ts=times),
         max_steps=steps,
+        throw=False,
     )
     assert solution.ys is not None
-    return _finite(solution.ys[0])
-
-
-def _finite(value):
-    return eqx.error_if(value, ~jnp.isfinite(value), "The trajectory left the finite numbers.")
+    # A noise level that is none leaves diffrax where it began.
+    return nan_where(jnp.isnan(times), solution.ys[0]), solution.result
 
 
 def _drift(tau, u, args):

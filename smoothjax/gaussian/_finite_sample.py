@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, require_finite
+from .._checks import RealScalar, as_float_array, checked, require_finite
 from ..denoisers._gaussian import square_of_level
-from ..flows._inputs import as_level, checked
+from ..flows._inputs import as_level
 
 # Newton's method halves the root's distance to zero at worst: enough for the range of the dtype, and some more.
 MAX_ITERATIONS = 1100

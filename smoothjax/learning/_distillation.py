@@ -19,13 +19,14 @@ from .._checks import (
     as_float_array,
     as_key,
     as_positive_integer,
+    checked,
     is_concrete,
     require_finite,
 )
 from .._precision import common_dtype
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._gaussian import square_of_level
-from ..flows._inputs import as_argument, as_level, checked, denoised
+from ..flows._inputs import as_argument, as_level, denoised
 from ..measures import Estimate
 from ..measures._estimate import mean_estimate, ratio_of_means
 from ..measures._numerics import as_data, blocks_of, keys_by_index, noises

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_points, as_positive_integer
+from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._piecewise_linear import as_gaps
-from ..flows._inputs import as_level, checked
+from ..flows._inputs import as_level
 from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser
 

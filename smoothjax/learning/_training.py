@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_key, as_positive_integer, require_positive
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    as_positive_integer,
+    checked,
+    require_positive,
+)
 from ..denoisers._piecewise_linear import as_gaps
-from ..flows._inputs import checked
 from ..parametrization import Prediction
 from ._losses import line_regression_loss, weight_penalty
 from ._networks import NetworkDenoiser

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smoothjax._checks import as_float_array, is_concrete, require_finite
+from smoothjax._checks import as_float_array, is_concrete, nan_where, require_finite
 
 from .._precision import common_dtype
 from ._numerics import checked
@@ -95,7 +94,7 @@ def _require_varying(x: Float[Array, " n"], name: str) -> Float[Array, " n"]:
         if np.ptp(np.asarray(x)) == 0:
             raise ValueError(f"{message}; got {x.size} entries equal to {np.asarray(x)[0]}.")
         return x
-    return eqx.error_if(x, jnp.max(x) - jnp.min(x) == 0, f"{message}.")
+    return nan_where(jnp.max(x) - jnp.min(x) == 0, x)
 
 
 def _deviations(x: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, ""]]:

@@ -8,8 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import RealScalar, as_key, as_positive_integer, require_positive
+from smoothjax._checks import checked as refuse
 from smoothjax._host_errors import raising_host_errors
-from smoothjax.flows._inputs import checked as refuse
 
 from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
 from ._numerics import (

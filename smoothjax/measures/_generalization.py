@@ -4,7 +4,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from smoothjax._checks import as_points
-from smoothjax.flows._inputs import checked as refuse
+from smoothjax._checks import checked as refuse
 
 from ._estimate import Estimate, mean_estimate
 from ._neighbours import nearest_neighbours

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, require_finite
+from .._checks import RealScalar, as_float_array, checked, require_finite
 from ..denoisers._piecewise_linear import as_gaps
-from ..flows._inputs import as_level, checked
+from ..flows._inputs import as_level
 from ._law import PiecewiseLinearLaw
 
 

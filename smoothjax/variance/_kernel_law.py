@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer, is_concrete, require_positive
+from .._checks import checked as refuse
 from ..denoisers import AbstractDenoiser
-from ..flows._inputs import checked as refuse
 from ..parametrization import Prediction, as_prediction
 from ._law import AbstractLaw
 from ._training_set import DenoisingProblem, output_form

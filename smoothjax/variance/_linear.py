@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer, require_positive
+from .._checks import RealScalar, as_key, as_positive_integer, checked, require_positive
 from ..denoisers import AbstractDenoiser
-from ..flows._inputs import checked
 from ..parametrization import Prediction, as_prediction
 from ..processes import AbstractProcess
 from ._features import Features, combine_features

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer, require_positive
+from .._checks import RealScalar, as_key, as_positive_integer, checked, require_positive
 from ..denoisers import AbstractPosteriorDenoiser
-from ..flows._inputs import as_level, as_state, checked
+from ..flows._inputs import as_level, as_state
 from ..flows._linear_part import linear_step
 from ..processes import AbstractProcess
 

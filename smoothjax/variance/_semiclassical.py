@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_positive_integer, is_concrete
-from ..flows._inputs import as_level, as_state, checked
+from .._checks import RealScalar, as_positive_integer, checked, is_concrete, nan_where
+from ..flows._inputs import as_level, as_state
+from ..flows._outcome import raised_or_nan
 from ..flows._probability_flow import default_solver, largest, tolerances
 from ._kernel_law import KernelLaw
 from ._linear_law import LinearModelLaw
@@ -123,7 +124,11 @@ def semiclassical(
     start, end = as_levels(sigma_from, sigma_to, u.dtype)
     rtol, atol = tolerances(u.dtype, rtol, atol)
     max_steps = as_positive_integer(max_steps, "max_steps")
-    found = _integrate(law, u, start, end, rtol, atol, max_steps, True)[0]
+    found, result = _integrate(law, u, start, end, rtol, atol, max_steps)
+    factor = raised_or_nan(
+        result, jnp.isfinite(found.factor), found.factor, "The expansion left the finite numbers."
+    )
+    found = eqx.tree_at(lambda x: x.factor, found, factor)
     warn_of_large_shifts(found)
     return found
 
@@ -164,14 +169,15 @@ def expand_all(law, starts, start, end, rtol, atol, max_steps) -> Semiclassical:
     """The expansions from many starts. Where the equations are not solved, the factor is not finite."""
 
     def one(u: Array) -> Semiclassical:
-        found, solved = _integrate(law, u, start, end, rtol, atol, max_steps, False)
-        return eqx.tree_at(lambda f: f.factor, found, jnp.where(solved, found.factor, jnp.nan))
+        found, result = _integrate(law, u, start, end, rtol, atol, max_steps)
+        factor = nan_where(~diffrax.is_okay(result), found.factor)
+        return eqx.tree_at(lambda x: x.factor, found, factor)
 
     return jax.vmap(one)(starts)
 
 
 @eqx.filter_jit
-def _integrate(law, u, start, end, rtol, atol, max_steps, throw):
+def _integrate(law, u, start, end, rtol, atol, max_steps):
     start, end = jnp.asarray(start), jnp.asarray(end)
     rank = jax.eval_shape(law.directions, u, start).shape[1]
     solution = diffrax.diffeqsolve(
@@ -184,11 +190,13 @@ def _integrate(law, u, start, end, rtol, atol, max_steps, throw):
         args=law,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=largest),
         max_steps=max_steps,
-        throw=throw,
+        throw=False,
     )
     assert solution.ys is not None
-    state, response, shift = (y[0] for y in solution.ys)
-    return Semiclassical(state, shift, response), diffrax.is_okay(solution.result)
+    # A noise level that is none leaves diffrax where it began.
+    unknown = jnp.isnan(start) | jnp.isnan(end)
+    state, response, shift = (nan_where(unknown, y[0]) for y in solution.ys)
+    return Semiclassical(state, shift, response), solution.result
 
 
 def _velocities(log_sigma, carried, law):

@@ -152,7 +152,7 @@ def gradient_descent(
 
     Raises:
         ValueError: for numbers of steps that are not positive or do not increase, or a step size that is not positive.
-        Exception: from within, where the parameters overflow: the step size is too large.
+        RuntimeError: where the parameters overflow: the step size is too large. Inside `jax.jit` they are not finite then.
 
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
@@ -184,10 +184,10 @@ def gradient_descent(
     def onwards(parameters: Any, num: Array) -> tuple[Any, Any]:
         parameters = jax.lax.fori_loop(0, num, descend, parameters)
         finite = [jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(parameters)]
-        checked = eqx.error_if(
-            parameters, ~jnp.all(jnp.stack(finite)), "Training diverged: reduce `step_size`."
-        )
-        return checked, observe(eqx.combine(checked, static))
+        return parameters, (observe(eqx.combine(parameters, static)), jnp.all(jnp.stack(finite)))
 
     pieces = jnp.diff(jnp.asarray(counts), prepend=0)
-    return jax.lax.scan(onwards, parameters, pieces)[1]
+    observed, finite = jax.lax.scan(onwards, parameters, pieces)[1]
+    if is_concrete(finite) and not np.all(finite):
+        raise RuntimeError("Training diverged: reduce `step_size`.")
+    return observed

@@ -10,9 +10,8 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_key
+from .._checks import RealScalar, as_float_array, as_key, checked
 from ..denoisers import EmpiricalDenoiser
-from ..flows._inputs import checked
 from ..parametrization import Prediction, affine_form, as_prediction
 from ..processes import AbstractProcess
 
