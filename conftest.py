@@ -13,6 +13,9 @@ import pytest
 # Float64 is tested here, and with JAX_ENABLE_X64=0, as users with JAX's defaults have it, float32: what needs the other
 # precision then skips.
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") not in ("0", "false"))
+# As in programs that leave no promotion to JAX.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 # Programs of their own, which switch float64 on: not to be imported for their examples.

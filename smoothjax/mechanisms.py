@@ -200,7 +200,7 @@ def _build_linear_model(train: Dataset, seed: int) -> RescaledDenoiser:
     bumps = [GaussianBumps.evenly(-1.5, 1.5, num_bumps)] * train.dim
     times = GaussianBumps.evenly(cutoff, 1.0, num_bumps)
     denoising = DenoisingProblem(
-        (train.points - centre) / scale, UniformTimes(process, cutoff, 1.0)
+        (train.points - centre[None]) / scale, UniformTimes(process, cutoff, 1.0)
     )
     problem = LinearProblem(denoising, ProductFeatures(bumps, times, process), ridge=0.1)
     return RescaledDenoiser(train_linear(problem, num_train, jax.random.key(seed)), centre, scale)

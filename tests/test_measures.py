@@ -325,7 +325,7 @@ def test_rmse_is_that_of_the_documented_noises(dtype):
     squares = []
     for i in range(12):
         z = jax.random.normal(jax.random.fold_in(key, i), (num_noises, 3), dtype)
-        u = data[i] + jnp.asarray(sigma, dtype) * z
+        u = data[i][None] + jnp.asarray(sigma, dtype) * z
         matrix, offset = first.matrix - second.matrix, first.offset - second.offset
         difference = np.asarray(u, float) @ np.asarray(matrix, float).T / (1 + sigma**2)
         difference = difference + np.asarray(offset, float)
@@ -379,7 +379,7 @@ def test_rmse_standard_error_is_the_spread_over_repetitions():
 
     def repetition(key):
         data_key, noise_key = jax.random.split(key)
-        data = jax.random.normal(data_key, (n, 2))
+        data = jax.random.normal(data_key, (n, 2), jnp.float32)
         return denoiser_rmse(first, second, data, 0.2, noise_key, num_noises=num_noises)
 
     # The delta method neglects terms of relative order 1/n.
@@ -744,7 +744,7 @@ def test_sliced_wasserstein_of_a_shift():
     x = jnp.asarray(np.random.default_rng(29).normal(size=(20, d)), jnp.float32)
     shift = jnp.arange(1.0, d + 1, dtype=jnp.float32)
     expected = float(jnp.linalg.norm(shift)) / math.sqrt(d)
-    result = sliced_wasserstein(x, x + shift, jax.random.key(30), num_projections=2000)
+    result = sliced_wasserstein(x, x + shift[None], jax.random.key(30), num_projections=2000)
     assert 0 < float(result.standard_error) < 0.03 * expected
     assert abs(float(result.value) - expected) < NUM_SE * float(result.standard_error)
 

@@ -155,7 +155,7 @@ def test_drift_and_diffusion_are_those_of_the_sde(name, dtype):
     times = jnp.asarray(case.times, dtype)
     x = jnp.asarray([1.5, -2.0, 0.0], dtype)
     drifts, diffusions = _evaluate(
-        lambda x, t: (case.process.drift(x, t[:, None]), case.process.diffusion(t)), x, times
+        lambda x, t: (case.process.drift(x[None], t[:, None]), case.process.diffusion(t)), x, times
     )
     assert drifts.shape == (len(times), 3)
     for t, drift, diffusion in zip(np.asarray(times), drifts, diffusions, strict=True):

@@ -198,7 +198,7 @@ def test_what_stays_is_a_barycentre_where_the_flow_ends(x64):
         relative[np.arange(6), rows] = 0
         falls = np.exp((sigma / levels - 1)[:, None] * np.log(np.maximum(relative.max(1), 1e-300)))
         bound = diameter * np.mean(relative.sum(1) * falls, axis=1)
-        moved = np.linalg.norm(outputs - expected, axis=1)
+        moved = np.linalg.norm(np.asarray(outputs) - expected, axis=1)
         assert np.all(moved <= bound * (1 + 1e-9) + 1e-12), (k, sigma)
         # A flow that stops soon may stop before it is there.
         soon = compiled(set_, jnp.asarray(moves), along, jnp.asarray(u)[None], sigma, 0.7 * sigma)

@@ -267,7 +267,7 @@ def test_similarity_errors_are_the_spread_over_noises():
     def run(keys):
         def one(key):
             shared, own = jnp.split(jax.random.normal(key, (3, 50, 4), jnp.float32), [1])
-            first, second = 0.8 * shared[0] + 0.6 * own
+            first, second = 0.8 * shared + 0.6 * own
             # About another point than the mean: about the mean the baseline has no first-order error.
             return same_noise_similarity(first, second, centre=jnp.full(4, 0.7, jnp.float32))
 

@@ -47,4 +47,4 @@ def train_and_held_out(
         return dataset, Dataset(f"{dataset.name}, fresh draws", dataset.population(key, NUM_FRESH))
     low, high = jnp.min(dataset.points, axis=0), jnp.max(dataset.points, axis=0)
     fresh = jax.random.uniform(key, (NUM_FRESH, dataset.dim), dataset.points.dtype)
-    return dataset, Dataset("uniform on the bounding box", low + fresh * (high - low))
+    return dataset, Dataset("uniform on the bounding box", low[None] + fresh * (high - low)[None])

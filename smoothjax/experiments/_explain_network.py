@@ -395,7 +395,7 @@ def _differences(
     return (
         from_network,
         jax.vmap(root)(from_network),
-        normalised(from_network, squares(network, centre)),
+        normalised(from_network, squares(network, centre[None, None, None])),
         root(squares(outputs["empirical"], outputs["gaussian"])),
     )
 

@@ -79,7 +79,7 @@ def line_in_plane(
     store = ResultStore(out, configuration)
     points = segment(num_points).points[:, 0]
     direction = jnp.asarray(DIRECTION, points.dtype)
-    data = points[:, None] * direction
+    data = jnp.outer(points, direction)
     low, high = (float(variance) ** 0.5 for variance in variances)
     levels = jnp.geomspace(high, low, num_levels).astype(points.dtype).at[0].set(high)
 

@@ -177,8 +177,8 @@ def random_parts(
     points, prior = problem.data.data, jnp.log(problem.data.weights)
 
     def redraw(key: PRNGKeyArray) -> Array:
-        distances = jnp.sum((points - one.u[:, None]) ** 2, axis=2)
-        logits = prior - distances / (2 * one.sigma[:, None] ** 2)
+        distances = jnp.sum((points[None] - one.u[:, None]) ** 2, axis=2)
+        logits = prior[None] - distances / (2 * one.sigma[:, None] ** 2)
         return points[jax.random.categorical(key, logits)]
 
     return jnp.broadcast_to(init_key, num), triples._replace(x=jax.vmap(redraw)(target_keys))
@@ -268,7 +268,7 @@ def predicted_parts(
 def scatter(values: Any) -> Any:
     """Products of deviations from the mean, shape (num, size, size), whose mean is the unbiased covariance."""
     num = values.shape[0]
-    deviations = values - values.mean(0)
+    deviations = values - values.mean(0, keepdims=True)
     return deviations[:, :, None] * deviations[:, None, :] * (num / (num - 1))
 
 

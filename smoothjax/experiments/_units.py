@@ -5,6 +5,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar
@@ -43,11 +44,11 @@ class Units(eqx.Module):
 
     def into(self, points: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Points in these coordinates."""
-        return (points - self.mean) / self.scale
+        return (points - lax.broadcast_to_rank(self.mean, points.ndim)) / self.scale
 
     def back(self, points: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Points in the data's coordinates."""
-        return self.mean + self.scale * points
+        return lax.broadcast_to_rank(self.mean, points.ndim) + self.scale * points
 
     def denoiser(self, denoiser: Denoiser) -> Denoiser:
         """A denoiser of the data as one of points in these coordinates."""

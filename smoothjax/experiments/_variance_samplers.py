@@ -64,7 +64,7 @@ def tabulated_flow(
     dim, num = starts.shape[1], nodes.shape[0]
     places = jnp.stack(jnp.meshgrid(*[nodes] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     spacing = (nodes[-1] - nodes[0]) / (num - 1)
-    strides = num ** jnp.arange(dim - 1, -1, -1)
+    strides = num ** jnp.arange(dim - 1, -1, -1, dtype=jnp.int32)
 
     def step(x: Array, pair: Any) -> tuple[Array, None]:
         t, dt = pair

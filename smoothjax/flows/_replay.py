@@ -152,7 +152,7 @@ def _follow_barycentres(
 ) -> _Followed:
     set_ = base._points
     moves = (denoiser.smoothing * denoiser.perturbations).astype(base.data.dtype)
-    along = inner_products(set_.points - set_.centre, moves)
+    along = inner_products(set_.points - set_.centre[None], moves)
 
     def call(u: Array, sigma: Array, open_: Array) -> tuple[Array, Array]:
         mean = _of_some(jax.vmap(lambda u: denoiser(u, sigma)), u, open_, jnp.zeros_like(u))

@@ -136,7 +136,8 @@ def barycentres(
     radius, diameter = points.radius, 2.001 * points.radius
     rows, mass, gap = concentrations(points, moves, along, u, sigma)
     nearest = points.points[rows]
-    point = points.centre + jnp.mean(nearest - points.centre, axis=1)
+    offsets = nearest - points.centre[None, None]
+    point = points.centre[None] + jnp.mean(offsets, axis=1)
 
     def at_end(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         product, error = inputs
@@ -145,13 +146,13 @@ def barycentres(
 
     best, difference = lax.map(at_end, _logits(points, moves, point))
     # Squares of distances differ by twice as much as logits.
-    own = jnp.linalg.norm(point[:, None] + moves - nearest, axis=2)
+    own = jnp.linalg.norm(point[:, None] + moves[None] - nearest, axis=2)
     other = jnp.sqrt(own**2 + 2 * jnp.maximum(difference[:, 1], 0))
     # The largest of one point has no second.
     margin = jnp.where(
         difference[:, 0] == jnp.inf, jnp.inf, 1.99 * difference[:, 0] / (own + other)
     )
-    stays = jnp.all((best == rows) & (gap > 0) & (difference[:, 0] > 0), axis=1)
+    stays = jnp.all((best.astype(rows.dtype) == rows) & (gap > 0) & (difference[:, 0] > 0), axis=1)
     stays &= 2.01 * diameter * jnp.mean(mass, axis=1) < jnp.min(margin, axis=1)
     left = diameter * jnp.mean(mass * jnp.exp(-(sigma / end - 1) * jnp.maximum(gap, 0)), axis=1)
     return Barycentre(point, rows, stays & (left <= eps * radius))

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float
 
@@ -45,7 +46,8 @@ def _beyond(points: Array, sigma: Array, x: Array, k: Array) -> Array:
     What of the points from k on lies left of x, less what of the first k does not.
     """
     z = jnp.subtract.outer(x, points) / sigma
-    first = jnp.greater.outer(k, jnp.arange(points.shape[0], dtype=k.dtype))
+    index = jnp.arange(points.shape[0], dtype=k.dtype)
+    first = lax.broadcast_to_rank(index, z.ndim) < k[..., None]
     return jnp.mean(jnp.where(first, -ndtr(-z), ndtr(z)), axis=-1)
 
 

@@ -80,9 +80,9 @@ class DrawnEndpointDensity(eqx.Module):
         if x.shape != (self.dim,):
             raise ValueError(f"`x` must have shape ({self.dim},); got {x.shape}. Use jax.vmap.")
         width = require_positive(bandwidth, "bandwidth")
-        squares = jnp.sum(((x - self.endpoints) / width) ** 2, axis=-1)
+        squares = jnp.sum(((x[None, None] - self.endpoints) / width) ** 2, axis=-1)
         scale = self.dim * (jnp.log(width) + 0.5 * jnp.log(2 * jnp.pi))
-        each = jax.nn.logsumexp(self.log_weights - 0.5 * squares, axis=1) - scale
+        each = jax.nn.logsumexp(self.log_weights[None] - 0.5 * squares, axis=1) - scale
         num = each.shape[0]
         value = jax.nn.logsumexp(each) - jnp.log(num)
         # Of mean one; where no density is left in this precision, nothing is known.
