@@ -17,6 +17,7 @@ from ._patches import (
     masked,
     no_sums,
     over_chunks,
+    split,
     squared_differences,
     valid_window_sums,
 )
@@ -74,11 +75,12 @@ class PatchCompositeDenoiser(AbstractImageDenoiser):
 def _denoise(denoiser: PatchCompositeDenoiser, u: Array, sigma: Array) -> Float[Array, "h w c"]:
     images, size = denoiser.images.astype(u.dtype), denoiser.chunk_size
     side = denoiser.patch_size
+    query, sigma = split(u, images, sigma)
     inverse = 0.5 / sigma**2
 
     def weigh(start, valid):
         chunk = lax.dynamic_slice_in_dim(images, start, size)
-        squares = squared_differences(u, chunk)
+        squares = squared_differences(query, chunk)
         distances = valid_window_sums(squares, (side, side), (1, 2))
         return chunk, masked(-inverse * distances, valid)
 

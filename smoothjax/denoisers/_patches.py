@@ -107,8 +107,17 @@ class AbstractImageDenoiser(AbstractDenoiser):
         dtype = common_dtype(u.dtype, self.images.dtype)
         # The scale is the images' alone: what depends on the noise level only is then shared by a batch of queries.
         scale = self.dim**0.5 * jnp.max(jnp.abs(self.images)).astype(dtype)
-        sigma = representable_noise_level(scale, sigma.astype(dtype))
+        sigma = _level_for_slopes(scale, scale, sigma.astype(dtype))
         return u.astype(dtype).reshape(self.image_shape), sigma
+
+
+def _level_for_slopes(radius: Array, distance: Array, sigma: Array) -> Array:
+    """`representable_noise_level` at which the logits' slopes in the noise level do not overflow either."""
+    radius, distance = lax.stop_gradient((radius, distance))
+    tiny = float(jnp.finfo(sigma.dtype).tiny)
+    by_slopes = 10 * tiny ** (1 / 3) * jnp.cbrt(radius) * jnp.cbrt(distance + radius)
+    sigma = jnp.maximum(sigma, by_slopes.astype(sigma.dtype))
+    return representable_noise_level(radius, distance, sigma)
 
 
 def as_chunk_size(chunk_size: Any, num: int, elements: int) -> int:
@@ -179,11 +188,43 @@ def masked(logits: Array, valid: Bool[Array, " chunk"]) -> Array:
     return jnp.where(valid.reshape(-1, *(1,) * (logits.ndim - 1)), logits, -jnp.inf)
 
 
-def squared_differences(image: Float[Array, "h w c"], images: Array) -> Float[Array, "n h w"]:
-    """Squared difference of every pixel to that of every image, over channels: from differences, nothing cancels."""
+class Split(NamedTuple):
+    """Numbers of a query as what lies in the range of the images' values, and twice what lies beyond it."""
+
+    inside: Array
+    beyond: Array
+
+
+def split(u: Array, images: Array, sigma: Array) -> tuple[Split, Array]:
+    """The query split, and the noise level at which its exponents do not overflow.
+
+    With `a` the nearest number to u in the range, `(u - y)^2 - (u - a)^2 = (a - y) (a - y + 2 (u - a))` is the square but
+    for a term that is common to all images; its factors have one sign, so that it is as precise as they are, where the
+    square of a number far beyond the range would round away all that depends on y.
+    """
+    low, high = (f(images).astype(u.dtype) for f in (jnp.min, jnp.max))
+    inside = lax.stop_gradient(jnp.clip(u, low, high))
+    beyond = 2 * (u - inside)
+    width = u.size**0.5 * (high - low)
+    reach = u.size**0.5 * jnp.max(jnp.abs(beyond))
+    return Split(inside, beyond), _level_for_slopes(width, reach, sigma)
+
+
+def excess(of: Split, y: Array) -> Array:
+    """Squared differences to y, less those of the numbers in the range: elementwise, not negative."""
+    difference = of.inside - y
+    return difference * (difference + of.beyond)
+
+
+def squared_differences(of: Split, images: Array) -> Float[Array, "n h w"]:
+    """`excess` of every pixel over that of every image, over channels: from differences, nothing cancels."""
+    inside, beyond = of
     return functools.reduce(
         operator.add,
-        ((image[None, ..., c] - images[..., c]) ** 2 for c in range(image.shape[-1])),
+        (
+            excess(Split(inside[None, ..., c], beyond[None, ..., c]), images[..., c])
+            for c in range(inside.shape[-1])
+        ),
     )
 
 
