@@ -40,6 +40,10 @@ def places(d, dtype, num=30):
     size = 10.0 ** rng.uniform(-12, 12, (num, 1))
     size[::9] = 1e30
     u[::3] = (size * rng.standard_normal((num, d)))[::3]
+    # Far away, where the points' directions compete.
+    tilted = np.maximum(sigma, 1)[:, None] ** 2 * rng.standard_normal((num, d))
+    u[1::6] = tilted[1::6]
+    sigma[1::6] = np.maximum(sigma, 1)[1::6]
     return u.astype(dtype), sigma.astype(dtype)
 
 

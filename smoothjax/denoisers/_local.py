@@ -89,7 +89,7 @@ class LocalDenoiser(AbstractImageDenoiser):
 def _denoise(denoiser: LocalDenoiser, u: Array, sigma: Array) -> Float[Array, "h w c"]:
     images, size = denoiser.images.astype(u.dtype), denoiser.chunk_size
     query, sigma = split(u, images, sigma)
-    inverse = 0.5 / sigma**2
+    inverse = 0.5 / sigma / sigma
 
     def body(sums, start, valid):
         chunk = lax.dynamic_slice_in_dim(images, start, size)

@@ -146,16 +146,50 @@ def no_sums(outputs: tuple[int, ...], channels: int, dtype: Any) -> Sums:
     return Sums(lowest, jnp.zeros(outputs, dtype), jnp.zeros((channels, *outputs), dtype))
 
 
+def relative_weights(logits: Array, highest: Array) -> Array:
+    """`exp(logits - highest)`, at most one, and one for the largest, however large the logits are.
+
+    Compiled code may form and round a logit in two ways, by which a large one would miss itself by many nats.
+    """
+    size = jnp.abs(highest)
+    slack = jnp.where(size > 2.0**13, 4 * jnp.finfo(logits.dtype).eps * size, 0)
+    return jnp.exp(_not_above_zero(logits - highest, lax.stop_gradient(slack)))
+
+
+@jax.custom_jvp
+def _not_above_zero(relative: Array, slack: Array) -> Array:
+    return jnp.minimum(relative + slack, 0)
+
+
+# A largest logit moves like all others.
+_not_above_zero.defjvps(lambda dot, *_: dot, None)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _largest(logits: Array, axis: int) -> Array:
+    return jnp.max(logits, axis)
+
+
+@_largest.defjvp
+def _largest_jvp(axis: int, primals, tangents):
+    (logits,), (dot,) = primals, tangents
+    # By its index: a number that compiled code forms in two ways may not equal itself.
+    best = jnp.expand_dims(jnp.argmax(logits, axis), axis)
+    here = lax.broadcasted_iota(best.dtype, logits.shape, axis % logits.ndim) == best
+    return _largest(logits, axis), jnp.sum(jnp.where(here, dot, 0), axis)
+
+
 def add_chunk(sums: Sums, logits: Array, values: Sequence[Array], axis: int) -> Sums:
     """Adds what lies along `axis` of the logits; `values`, one array a channel, broadcast against the logits.
 
     The online soft-max: what was added before is scaled to the new highest logit, so that chunking moves rounding errors
     only. One channel at a time: a broadcast axis of size one costs the compiler's vectoriser a factor of two.
     """
-    # The highest logit cancels from the average, and needs no derivative.
-    highest = jnp.maximum(sums.highest, lax.stop_gradient(jnp.max(logits, axis)))
+    # The highest logit cancels from the average. With its derivative, slopes are relative to its own: where one weight
+    # outweighs the others, they would cancel to rounding otherwise.
+    highest = jnp.maximum(sums.highest, _largest(logits, axis))
     keep = jnp.exp(sums.highest - highest)
-    weights = jnp.exp(logits - jnp.expand_dims(highest, axis))
+    weights = relative_weights(logits, jnp.expand_dims(highest, axis))
     weighted = [
         jnp.sum(weights * lax.broadcast_to_rank(value, weights.ndim), axis) for value in values
     ]

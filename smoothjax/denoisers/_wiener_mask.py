@@ -117,7 +117,7 @@ def _denoise(denoiser: WienerMaskDenoiser, u: Array, sigma: Array) -> Float[Arra
     masks = _masks(denoiser, sigma).astype(u.dtype)
     query, sigma = split(u, points, sigma * jnp.sqrt(denoiser.temperature).astype(u.dtype))
     inside, beyond = (x[None] for x in query)
-    inverse = 0.5 / sigma**2
+    inverse = 0.5 / sigma / sigma
 
     def body(sums, start, valid):
         chunk = lax.dynamic_slice_in_dim(points, start, size)
