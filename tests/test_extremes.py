@@ -41,9 +41,9 @@ def places(d, dtype, num=30):
     size[::9] = 1e30
     u[::3] = (size * rng.standard_normal((num, d)))[::3]
     # Far away, where the points' directions compete.
-    tilted = np.maximum(sigma, 1)[:, None] ** 2 * rng.standard_normal((num, d))
+    tilted = np.maximum(sigma, 1.5)[:, None] ** 2 * rng.standard_normal((num, d))
     u[1::6] = tilted[1::6]
-    sigma[1::6] = np.maximum(sigma, 1)[1::6]
+    sigma[1::6] = np.maximum(sigma, 1.5)[1::6]
     return u.astype(dtype), sigma.astype(dtype)
 
 
@@ -64,7 +64,7 @@ def everything(D, u, sigma):
         }
         if isinstance(D, sj.AbstractPosteriorDenoiser):
             result["covariance"] = D.posterior_covariance(u, sigma)
-            result["log density"] = D.log_density(u, sigma)
+            result["log density"], result["score"] = jax.value_and_grad(D.log_density)(u, sigma)
         return result
 
     found = jax.jit(jax.vmap(at))(jnp.asarray(u), jnp.asarray(sigma))
@@ -100,6 +100,7 @@ def truth(of, u, sigma):
     if len(rest) == 2:
         result["covariance"] = [[sigma**2 * x for x in row] for row in jacobian]
         result["log density"] = rest[1]
+        result["score"] = [(a - b) / sigma**2 for a, b in zip(value, u, strict=True)]
     return {name: np.array(x, object).astype(np.float64) for name, x in result.items()}
 
 
@@ -110,6 +111,8 @@ def unit(name, u, sigma, size):
         return size / sigma
     if name in ("variance", "covariance"):
         return size**2
+    if name == "score":
+        return size / sigma**2
     if name == "log density":
         return len(u) * (1 + abs(np.log(sigma)))
     return 1.0

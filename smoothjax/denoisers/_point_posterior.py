@@ -155,10 +155,7 @@ def tangent_sums(posterior, primals, tangents) -> tuple[Array, ...]:
     summary = posterior[0]
     v = u - points.centre
     moves = not is_zero(points_dot.points)
-    # Changes are relative to the point that outweighs the others, whose own is then no rounding error.
-    anchor = posterior[1]
-    is_anchored = anchor.log_weight > -jnp.inf
-    middle = jnp.where(is_anchored, anchor.point - points.centre, summary.mean)
+    anchor, (is_anchored, middle) = posterior[1], _middle(points, posterior)
 
     # With c_k = d log(weight_k) up to a common constant, each derivative is a posterior covariance with c_k.
     def body(carry, chunk: WeightedChunk):
@@ -197,6 +194,16 @@ def tangent_sums(posterior, primals, tangents) -> tuple[Array, ...]:
     return over_weighted_chunks(posterior, points, u, sigma, body, init)
 
 
+def _middle(points: PointSet, posterior) -> tuple[Array, Array]:
+    """Whether there is an anchor; and the point, relative to the centre, of which the logit's change is subtracted from all.
+
+    The anchor: where it outweighs the others, its own change is then no rounding error.
+    """
+    summary, anchor, _ = posterior
+    is_anchored = anchor.log_weight > -jnp.inf
+    return is_anchored, jnp.where(is_anchored, anchor.point - points.centre, summary.mean)
+
+
 def posterior_tangents(posterior, sums: tuple[Array, ...], primals, tangents):
     """The derivatives of the posterior from the sums over all points."""
     points, u, sigma = primals
@@ -209,7 +216,8 @@ def posterior_tangents(posterior, sums: tuple[Array, ...], primals, tangents):
     along_residual = jnp.dot(residual, mean_dot, precision=HIGHEST)
     log_evidence_dot = total
     if not is_zero(u_dot):
-        log_evidence_dot -= jnp.dot(residual, u_dot, precision=HIGHEST) / sigma**2
+        _, middle = _middle(points, posterior)
+        log_evidence_dot -= jnp.dot(v - middle, u_dot, precision=HIGHEST) / sigma**2
     if not is_zero(sigma_dot):
         mean_square = summary.variance / sigma**2 + jnp.sum((residual / sigma) ** 2)
         log_evidence_dot += sigma_dot * mean_square / sigma
