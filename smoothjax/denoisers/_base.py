@@ -92,15 +92,28 @@ def in_dtype_of(base: Any, value: Array) -> Array:
     return value.astype(common_dtype(*arrays))
 
 
-def representable_noise_level(scale: Array, sigma: Array) -> Array:
-    """`sigma`, or the lowest noise level whose quotients do not overflow: 2e-12 in float32, for distances of size one.
+def representable_noise_level(radius: Array, distance: Array, sigma: Array) -> Array:
+    """`sigma`, or the lowest noise level at which no logit overflows: 1e-16 in float32, for distances of size one.
 
     There the posterior has long been one-hot, for any two points that the dtype tells apart.
+
+    Args:
+        radius: of the points about their centre.
+        distance: of the noisy point from that centre, or more.
+        sigma: the noise level.
     """
-    tiny, scale = jnp.finfo(sigma.dtype).tiny, jax.lax.stop_gradient(scale)
-    # What is formed are 1 / sigma^2, scale^2 / sigma^2 and, in derivatives, scale^2 / sigma^3.
-    square_roots = 10 * jnp.sqrt(tiny) * jnp.maximum(1, 1000 * scale)
-    return jnp.maximum(sigma, jnp.maximum(square_roots, 10 * jnp.cbrt(tiny) * jnp.cbrt(scale) ** 2))
+    tiny = float(jnp.finfo(sigma.dtype).tiny)
+    radius, distance = jax.lax.stop_gradient((radius, distance))
+    # What is formed are 1 / sigma^2 and logits of size radius (distance + radius) / sigma^2: up to 1e32 in float32.
+    by_logits = tiny**0.425 * jnp.sqrt(radius) * jnp.sqrt(distance + radius)
+    return jnp.maximum(sigma, jnp.maximum(by_logits, 10 * tiny**0.5).astype(sigma.dtype))
+
+
+def length(vector: Float[Array, " d"]) -> Float[Array, ""]:
+    """Euclidean norm, for numbers whose squares the dtype cannot hold too."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vector)))
+    unit = jnp.where(largest > 0, largest, 1)
+    return unit * jnp.sqrt(jnp.sum((vector / unit) ** 2))
 
 
 class AbstractPosteriorDenoiser(AbstractDenoiser):

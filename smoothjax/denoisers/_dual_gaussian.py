@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
 from ._base import AbstractPosteriorDenoiser, as_vector
-from ._gaussian import host_if_concrete, square_of_level
+from ._gaussian import host_if_concrete, resolvent, square_of_level
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -79,11 +79,11 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
     def dim(self) -> int:
         return self.mean.shape[0]
 
-    def _solve(self, vector: Array, noise: Array) -> Array:
-        """`(X X^T + n noise)^-1 X vector`."""
+    def _solve(self, vector: Array, sigma: Array) -> Array:
+        """`(X X^T + n sigma^2)^-1 X vector`."""
         n = self.centred.shape[0]
         modes = _dot(self.eigenvectors.T, _dot(self.centred, vector))
-        return _dot(self.eigenvectors, modes / (self.eigenvalues + noise)) / n
+        return _dot(self.eigenvectors, modes * resolvent(self.eigenvalues, sigma)) / n
 
     def coefficients(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " n"]:
         """The weights `c`, of either sign and with sum zero, of `D(u) = mu + sum_n c_n (y_n - mu)`.
@@ -91,18 +91,24 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         Of all combinations these minimise `|u - mu - sum_n c_n (y_n - mu)|^2 / sigma^2 + n |c|^2`.
         """
         u, sigma = self._point(u, sigma)
-        return self._solve(u - self.mean, square_of_level(sigma))
+        return self._solve(u - self.mean, sigma)
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         return self.mean + _dot(self.coefficients(u, sigma), self.centred)
 
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
-        noise, n = square_of_level(sigma), self.centred.shape[0]
-        coefficients = self.coefficients(u, sigma)
-        rest = u - self.mean - _dot(coefficients, self.centred)
-        # The minimum that the coefficients attain, of two terms without cancellation; their errors are of second order.
-        square = jnp.sum(rest**2) / noise + n * jnp.sum(coefficients**2)
+        noise, n, v = square_of_level(sigma), self.centred.shape[0], u - self.mean
+        if self.eigenvalues.shape[0] == self.dim:
+            # Nothing lies off the span of the points, where rounding would be divided by the noise level.
+            size = jnp.sqrt(n * self.eigenvalues)
+            modes = _dot(self.eigenvectors.T, _dot(self.centred, v)) / jnp.where(size > 0, size, 1)
+            square = jnp.sum((modes / jnp.sqrt(self.eigenvalues + noise)) ** 2)
+        else:
+            coefficients = self.coefficients(u, sigma)
+            rest = v - _dot(coefficients, self.centred)
+            # The minimum that the coefficients attain, of two terms without cancellation; errors are of second order.
+            square = jnp.sum((rest / jnp.sqrt(noise)) ** 2) + n * jnp.sum(coefficients**2)
         log_determinant = jnp.sum(jnp.log1p(self.eigenvalues / noise)) + self.dim * jnp.log(noise)
         return -0.5 * (square + log_determinant + self.dim * math.log(2 * math.pi))
 
@@ -110,19 +116,19 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         _, sigma = self._point(u, sigma)
         noise, n = square_of_level(sigma), self.centred.shape[0]
         rows = _dot(self.eigenvectors.T, self.centred)
-        return _dot(rows.T * (noise / (self.eigenvalues + noise) / n)[None], rows)
+        return _dot(rows.T * (1 / (1 + self.eigenvalues / noise) / n)[None], rows)
 
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         _, sigma = self._point(u, sigma)
         noise = square_of_level(sigma)
-        return jnp.sum(self.eigenvalues * noise / (self.eigenvalues + noise))
+        return jnp.sum(self.eigenvalues / (1 + self.eigenvalues / noise))
 
     def posterior_covariance_product(
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
     ) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         noise = square_of_level(sigma)
-        return noise * _dot(self._solve(as_vector(vector, u), noise), self.centred)
+        return noise * _dot(self._solve(as_vector(vector, u), sigma), self.centred)
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         return self.mean, _dot(self.centred.T, self.centred) / self.centred.shape[0]

@@ -17,7 +17,13 @@ from .._checks import (
 from .._precision import common_dtype
 from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._largest import LANES
-from ._point_posterior import PosteriorSummary, WeightedChunk, over_posterior, posterior_summary
+from ._point_posterior import (
+    PosteriorSummary,
+    WeightedChunk,
+    at_own_level,
+    over_posterior,
+    posterior_summary,
+)
 from ._point_set import PointSet
 
 # A chunk of 784-dimensional float32 points is 6 MB: in cache, and large enough for the matrix product (measured, for 64
@@ -121,8 +127,8 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         u, sigma = self._point(u, sigma)
         dtype = common_dtype(u.dtype, self.data.dtype)
         u, sigma = u.astype(dtype), sigma.astype(dtype)
-        scale = self._points.radius + jnp.sum(jnp.abs(u - self._points.centre))
-        return u, representable_noise_level(scale, sigma)
+        distance = jnp.sum(jnp.abs(u - self._points.centre))
+        return u, representable_noise_level(self._points.radius, distance, sigma)
 
     def _summary(self, u: Any, sigma: Any) -> PosteriorSummary:
         return posterior_summary(self._points, *self._query(u, sigma))
@@ -135,8 +141,9 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
         Correct to about `eps (|u - y|^2 / sigma^2 + d |log sigma| + 4096)`, with y the points that carry weight.
         """
-        u, sigma = self._query(u, sigma)
-        log_density = posterior_summary(self._points, u, sigma).log_evidence
+        (u, level), sigma = self._query(u, sigma), self._point(u, sigma)[1].astype(u.dtype)
+        log_evidence = posterior_summary(self._points, u, level).log_evidence
+        log_density = at_own_level(log_evidence, level, sigma)
         log_density -= self.dim * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
         if self._points.log_weights is None:
             log_density -= math.log(self.data.shape[0])

@@ -22,7 +22,7 @@ from ._anchored import Anchor, anchored_weights, log_mass, move_anchor, no_ancho
 from ._batching import batched, flattened
 from ._branches import update_if
 from ._largest import two_largest
-from ._point_set import PointSet, chunk_at, num_chunks, over_chunks
+from ._point_set import Chunk, PointSet, chunk_at, num_chunks, over_chunks
 from ._product_logits import product_error, product_logits, tolerated_log_mass, worst_product_error
 
 # Below so many dimensions all queries are weighed carefully at once: a product costs little there, compiling twice much.
@@ -37,6 +37,7 @@ class Sums(NamedTuple):
     point: Array  # the centred point
     logit: Array  # the logit without the log weight
     log_weight: Array  # the log weight
+    half_square: Array  # half the square of the centred point
 
 
 def _careful_pass(
@@ -69,6 +70,7 @@ def _careful_pass(
         weighed = anchored_weights(points, chunk, product, largest, u, sigma, anchor, floor)
         own, others = weighed.anchor, weighed.others
         keep = jnp.exp(floor - weighed.highest)
+        own_square = 0.5 * jnp.sum((anchor.point - points.centre) ** 2)
         own_log_weight = jnp.where(own > 0, anchor.log_weight, 0)
         return anchor, Sums(
             weighed.highest,
@@ -78,11 +80,19 @@ def _careful_pass(
             + own * (anchor.point - points.centre),
             (sums.logit + shift * sums.normaliser) * keep + jnp.sum(others * weighed.logits),
             sums.log_weight * keep + jnp.sum(others * chunk.log_weights) + own * own_log_weight,
+            sums.half_square * keep + _mean_square(others, chunk) + own * own_square,
         )
 
     lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
-    init = no_anchor(points.centre, u.dtype), Sums(lowest, zero, jnp.zeros_like(v), zero, zero)
+    init = no_anchor(points.centre, u.dtype), Sums(
+        lowest, zero, jnp.zeros_like(v), zero, zero, zero
+    )
     return over_chunks(points, body, init)
+
+
+def _mean_square(weights: Array, chunk: Chunk) -> Array:
+    """Sum of the weights times half the points' squares, which are infinite where a weight is zero for being masked."""
+    return jnp.dot(weights, jnp.where(chunk.valid, chunk.half_square, 0), precision=HIGHEST)
 
 
 class _Quick(NamedTuple):
@@ -93,6 +103,7 @@ class _Quick(NamedTuple):
     point: Array  # the centred point
     total: Array  # the total, relative to the highest
     log_weight: Array  # the log weight
+    half_square: Array  # half the square of the centred point
 
 
 class _Doubts(NamedTuple):
@@ -139,11 +150,12 @@ def _quick_pass(points: PointSet, u: Array, sigma: Array) -> tuple[tuple[Anchor,
             state.point * keep + jnp.dot(weights, chunk.centred, precision=HIGHEST),
             (state.total + drop * state.normaliser) * keep + jnp.sum(weights * excess),
             state.log_weight * keep + jnp.sum(weights * chunk.log_weights),
+            state.half_square * keep + _mean_square(weights, chunk),
         )
         return state, all_largest.at[i].set(largest)
 
     lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
-    init = _Quick(lowest, lowest, jnp.asarray(-1), zero, jnp.zeros_like(v), zero, zero)
+    init = _Quick(lowest, lowest, jnp.asarray(-1), zero, jnp.zeros_like(v), zero, zero, zero)
     all_largest = jnp.zeros(num_chunks(points), u.dtype)
     end, all_largest = over_chunks(points, body, (init, all_largest))
     own = zero if points.log_weights is None else points.log_weights[end.row]
@@ -153,7 +165,7 @@ def _quick_pass(points: PointSet, u: Array, sigma: Array) -> tuple[tuple[Anchor,
     # From now on relative to the anchor's logit, which leaves its log weight out.
     highest = jnp.where(trusted, end.highest, own)
     logit = end.total + highest * end.normaliser - end.log_weight
-    sums = Sums(highest, end.normaliser, end.point, logit, end.log_weight)
+    sums = Sums(highest, end.normaliser, end.point, logit, end.log_weight, end.half_square)
     # Two bounds of the others' mass: the second largest weight times their number, which does not underflow; and, where
     # no other weight exceeds 0.3 < 1/e, the sum of w |log w|, which is precise where the mass itself would cancel.
     num = points.points.shape[0]

@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -209,8 +210,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
-        noise = square_of_level(sigma)
-        gains = self._spectrum(lambda variance: variance / (variance + noise))
+        gains = self._spectrum(lambda variance: variance * resolvent(variance, sigma))
         return self.mean + self.map_modes(u - self.mean, *gains)
 
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
@@ -219,13 +219,15 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         noise = square_of_level(sigma)
         variances, complement = self._spectrum(lambda variance: variance + noise)
         missing = self.dim - self.eigenvalues.shape[0]
-        square = jnp.sum(modes**2 / variances) + jnp.sum(rest**2) / complement
+        # The root first: a square may overflow.
+        square = jnp.sum((modes / jnp.sqrt(variances)) ** 2)
+        square += jnp.sum((rest / jnp.sqrt(complement)) ** 2)
         log_determinant = jnp.sum(jnp.log(variances)) + missing * jnp.log(complement)
         return -0.5 * (square + log_determinant + self.dim * math.log(2 * math.pi))
 
     def _posterior_spectrum(self, sigma: Array) -> tuple[Array, Array]:
         noise = square_of_level(sigma)
-        return self._spectrum(lambda variance: variance * noise / (variance + noise))
+        return self._spectrum(lambda variance: variance / (1 + variance / noise))
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         _, sigma = self._point(u, sigma)
@@ -270,6 +272,20 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
 def square_of_level(sigma: Array) -> Array:
     # A square that underflows would make 0 / 0 of directions without variance.
     return jnp.maximum(sigma**2, jnp.finfo(sigma.dtype).tiny)
+
+
+@jax.custom_jvp
+def resolvent(variance: Array, sigma: Array) -> Array:
+    """`1 / (variance + sigma^2)`, whose derivatives hold no square of it, which would vanish at large noise."""
+    return 1 / (variance + square_of_level(sigma))
+
+
+@resolvent.defjvp
+def _resolvent_jvp(primals, tangents):
+    (variance, sigma), (variance_dot, sigma_dot) = primals, tangents
+    value = resolvent(variance, sigma)
+    noise_share = 1 / (1 + variance / square_of_level(sigma))
+    return value, -value * (value * variance_dot + 2 * noise_share * (sigma_dot / sigma))
 
 
 def from_sample_spectrum(

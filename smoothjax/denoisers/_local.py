@@ -19,6 +19,7 @@ from ._patches import (
     masked,
     no_sums,
     over_chunks,
+    split,
     squared_differences,
     window_sums,
 )
@@ -87,11 +88,12 @@ class LocalDenoiser(AbstractImageDenoiser):
 @eqx.filter_jit
 def _denoise(denoiser: LocalDenoiser, u: Array, sigma: Array) -> Float[Array, "h w c"]:
     images, size = denoiser.images.astype(u.dtype), denoiser.chunk_size
-    inverse = 0.5 / sigma**2
+    query, sigma = split(u, images, sigma)
+    inverse = 0.5 / sigma / sigma
 
     def body(sums, start, valid):
         chunk = lax.dynamic_slice_in_dim(images, start, size)
-        squares = squared_differences(u, chunk)
+        squares = squared_differences(query, chunk)
         distances = window_sums(squares, denoiser.patch_size, denoiser.boundary)
         logits = masked(-inverse * distances, valid)
         return add_chunk(sums, logits, channels_of(chunk), axis=0)

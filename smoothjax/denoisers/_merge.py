@@ -44,7 +44,7 @@ def empty(centre: Float[Array, " d"], dtype: Any) -> PartialPosterior:
     """The partial posterior of no points, about the centre of the whole set: merging it changes nothing."""
     zero = jnp.zeros((), dtype)
     lowest = jnp.asarray(jnp.finfo(dtype).min / 4, dtype)
-    sums = Sums(lowest, zero, jnp.zeros_like(centre, dtype), zero, zero)
+    sums = Sums(lowest, zero, jnp.zeros_like(centre, dtype), zero, zero, zero)
     return PartialPosterior(no_anchor(centre, dtype), sums)
 
 
@@ -84,6 +84,7 @@ def merge(
         total(sums.point),
         total(sums.logit + shift * sums.normaliser),
         total(sums.log_weight),
+        total(sums.half_square),
     )
     return PartialPosterior(anchor, merged), owner
 

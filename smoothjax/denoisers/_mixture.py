@@ -1,11 +1,13 @@
 """Mixtures of Gaussians: between the memorising denoiser (a component a point) and the Gaussian one (one component)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import (
@@ -17,8 +19,13 @@ from .._checks import (
     import_optional,
 )
 from .._precision import HIGHEST
-from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
-from ._gaussian import GaussianDenoiser, from_sample_spectrum, require_rank_and_shrinkage
+from ._base import AbstractPosteriorDenoiser, as_vector
+from ._gaussian import (
+    GaussianDenoiser,
+    from_sample_spectrum,
+    require_rank_and_shrinkage,
+    resolvent,
+)
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -246,20 +253,54 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         """Weights of the components, which sum to one."""
         return jnp.exp(self.log_weights)
 
-    def _joint(self, u: Array, sigma: Array) -> Array:
-        scale = jnp.max(jnp.sum(jnp.abs(u[None] - self.components.mean), axis=-1))
-        sigma = representable_noise_level(scale, sigma)
-        log_density = jax.vmap(lambda component: component.log_density(u, sigma))(self.components)
-        return self.log_weights + log_density
+    def _joint(self, u: Array, sigma: Array) -> tuple[Array, Array]:
+        """Log densities of the components, weighted, less that of the largest; and that.
+
+        With L the largest of all variances, `1 / (l + s^2) = 1 / (L + s^2) + (L - l) / ((L + s^2) (l + s^2))`. Of the first
+        part what is common to all components is left out, and the second has one sign: nothing cancels.
+        """
+        components, d = self.components, self.dim
+        widest = jnp.maximum(jnp.max(components.eigenvalues, initial=0), jnp.max(components.complement))
+        middle = lax.stop_gradient(jnp.mean(components.mean, axis=0))
+        v, common = u - middle, resolvent(widest, sigma)
+        scales = _units(v, common, components, sigma)
+
+        def of(component: GaussianDenoiser, log_weight: Array) -> Array:
+            shift = component.mean - middle
+            linear = jnp.sum(_over(shift, scales) * (_over(2 * v - shift, scales) * common))
+            modes, rest = component._split(v - shift)
+            modes, rest = _over(modes, scales), _over(rest, scales)
+            inverse, outer = component._spectrum(lambda variance: resolvent(variance, sigma))
+            above, beyond = component._spectrum(lambda variance: widest - variance)
+            own = jnp.sum((modes * inverse) * (modes * common) * above)
+            own += jnp.sum((rest * outer) * (rest * common) * beyond)
+            missing = d - modes.shape[0]
+            log_volume = jnp.sum(jnp.log1p(above * inverse)) + missing * jnp.log1p(beyond * outer)
+            return 0.5 * (linear - own) + _over(_over(log_weight + 0.5 * log_volume, scales), scales)
+
+        total = jax.vmap(of)(components, self.log_weights)
+        best = jnp.argmax(total)
+        below, lowest = total - total[best], 1.1 * math.log(jnp.finfo(u.dtype).tiny)
+        # What has no weight has no slope: it may be larger than the dtype holds.
+        negligible = below < _over(_over(jnp.asarray(lowest, u.dtype), scales), scales)
+        below = jnp.where(negligible, 0, below)
+        for scale in (*scales, *scales):
+            below = below * scale
+        highest = total[best]
+        for scale in (*scales, *scales):
+            highest = highest * scale
+        highest += 0.5 * d * (jnp.log(common) - math.log(2 * math.pi))
+        highest -= 0.5 * jnp.sum((v * jnp.sqrt(common)) ** 2)
+        return jnp.where(negligible, lowest, below), highest
 
     def responsibilities(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " K"]:
         """Posterior probability of each component given the noisy point."""
         u, sigma = self._point(u, sigma)
-        return jax.nn.softmax(self._joint(u, sigma))
+        return jax.nn.softmax(self._joint(u, sigma)[0])
 
     def _posterior(self, u: Any, sigma: Any) -> tuple[Array, Array, Array, Array, Array]:
         u, sigma = self._point(u, sigma)
-        weights = jax.nn.softmax(self._joint(u, sigma))
+        weights = jax.nn.softmax(self._joint(u, sigma)[0])
         means = jax.vmap(lambda component: component(u, sigma))(self.components)
         return u, sigma, weights, means, _dot(weights, means)
 
@@ -268,21 +309,24 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
 
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
-        return jax.nn.logsumexp(self._joint(u, sigma))
+        below, highest = self._joint(u, sigma)
+        return highest + jax.nn.logsumexp(below)
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         u, sigma, weights, means, mean = self._posterior(u, sigma)
         within = jax.vmap(lambda component: component.posterior_covariance(u, sigma))(
             self.components
         )
-        difference = means - mean[None]
-        between = _dot((weights[:, None] * difference).T, difference)
+        # Roots of the weights: far away, the squares of differences of no weight overflow.
+        difference = jnp.sqrt(weights)[:, None] * (means - mean[None])
+        between = _dot(difference.T, difference)
         return jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
 
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma, weights, means, mean = self._posterior(u, sigma)
         within = jax.vmap(lambda component: component.posterior_variance(u, sigma))(self.components)
-        return _dot(weights, within + jnp.sum((means - mean[None]) ** 2, axis=-1))
+        difference = jnp.sqrt(weights)[:, None] * (means - mean[None])
+        return _dot(weights, within) + jnp.sum(difference**2)
 
     def posterior_covariance_product(
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
@@ -292,8 +336,8 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         within = jax.vmap(
             lambda component: component.posterior_covariance_product(u, sigma, vector)
         )(self.components)
-        difference = means - mean[None]
-        return _dot(weights, within + _dot(difference, vector)[:, None] * difference)
+        difference = jnp.sqrt(weights)[:, None] * (means - mean[None])
+        return _dot(weights, within) + _dot(_dot(difference, vector), difference)
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         weights, means = self.weights, self.components.mean
@@ -302,6 +346,29 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         difference = means - mean[None]
         between = _dot((weights[:, None] * difference).T, difference)
         return mean, jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
+
+
+def _units(
+    v: Array, common: Array, components: GaussianDenoiser, sigma: Array
+) -> tuple[Array, Array]:
+    """Sizes of the point and of its coordinates in standard deviations, where their squares may overflow; else ones."""
+    v, sigma = lax.stop_gradient((v, sigma))
+    size = jnp.max(jnp.abs(v)) + jnp.max(jnp.abs(components.mean))
+    inverse = jnp.maximum(
+        jnp.max(resolvent(components.eigenvalues, sigma), initial=0),
+        jnp.max(resolvent(components.complement, sigma)),
+    )
+    root = jnp.sqrt(jnp.maximum(inverse, common))
+    is_large = size * root > jnp.finfo(v.dtype).max ** 0.4
+    one = jnp.ones((), v.dtype)
+    return lax.stop_gradient((jnp.where(is_large, size, one), jnp.where(is_large, root, one)))
+
+
+def _over(value: Array, scales: tuple[Array, ...]) -> Array:
+    """Divided by one after the other, whose product may overflow."""
+    for scale in scales:
+        value = value / scale
+    return value
 
 
 def _expectation_maximisation(

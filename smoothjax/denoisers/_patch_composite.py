@@ -17,6 +17,8 @@ from ._patches import (
     masked,
     no_sums,
     over_chunks,
+    relative_weights,
+    split,
     squared_differences,
     valid_window_sums,
 )
@@ -74,11 +76,12 @@ class PatchCompositeDenoiser(AbstractImageDenoiser):
 def _denoise(denoiser: PatchCompositeDenoiser, u: Array, sigma: Array) -> Float[Array, "h w c"]:
     images, size = denoiser.images.astype(u.dtype), denoiser.chunk_size
     side = denoiser.patch_size
-    inverse = 0.5 / sigma**2
+    query, sigma = split(u, images, sigma)
+    inverse = 0.5 / sigma / sigma
 
     def weigh(start, valid):
         chunk = lax.dynamic_slice_in_dim(images, start, size)
-        squares = squared_differences(u, chunk)
+        squares = squared_differences(query, chunk)
         distances = valid_window_sums(squares, (side, side), (1, 2))
         return chunk, masked(-inverse * distances, valid)
 
@@ -93,11 +96,11 @@ def _denoise(denoiser: PatchCompositeDenoiser, u: Array, sigma: Array) -> Float[
     h, w, c = u.shape
     crops = (h - side + 1, w - side + 1)
     sums = over_chunks(len(images), size, first, no_sums(crops, 0, u.dtype))
-    log_normaliser = sums.highest + jnp.log(sums.normaliser)
+    share = 1 / sums.normaliser
 
     def second(total, start, valid):
         chunk, logits = weigh(start, valid)
-        weights = over_crops(jnp.exp(logits - log_normaliser[None]))
+        weights = over_crops(relative_weights(logits, sums.highest[None]) * share[None])
         return total + jnp.stack([jnp.sum(weights * y, 0) for y in channels_of(chunk)])
 
     total = over_chunks(len(images), size, second, jnp.zeros((c, h, w), u.dtype))

@@ -107,8 +107,17 @@ class AbstractImageDenoiser(AbstractDenoiser):
         dtype = common_dtype(u.dtype, self.images.dtype)
         # The scale is the images' alone: what depends on the noise level only is then shared by a batch of queries.
         scale = self.dim**0.5 * jnp.max(jnp.abs(self.images)).astype(dtype)
-        sigma = representable_noise_level(scale, sigma.astype(dtype))
+        sigma = _level_for_slopes(scale, scale, sigma.astype(dtype))
         return u.astype(dtype).reshape(self.image_shape), sigma
+
+
+def _level_for_slopes(radius: Array, distance: Array, sigma: Array) -> Array:
+    """`representable_noise_level` at which the logits' slopes in the noise level do not overflow either."""
+    radius, distance = lax.stop_gradient((radius, distance))
+    tiny = float(jnp.finfo(sigma.dtype).tiny)
+    by_slopes = 10 * tiny ** (1 / 3) * jnp.cbrt(radius) * jnp.cbrt(distance + radius)
+    sigma = jnp.maximum(sigma, by_slopes.astype(sigma.dtype))
+    return representable_noise_level(radius, distance, sigma)
 
 
 def as_chunk_size(chunk_size: Any, num: int, elements: int) -> int:
@@ -137,16 +146,50 @@ def no_sums(outputs: tuple[int, ...], channels: int, dtype: Any) -> Sums:
     return Sums(lowest, jnp.zeros(outputs, dtype), jnp.zeros((channels, *outputs), dtype))
 
 
+def relative_weights(logits: Array, highest: Array) -> Array:
+    """`exp(logits - highest)`, at most one, and one for the largest, however large the logits are.
+
+    Compiled code may form and round a logit in two ways, by which a large one would miss itself by many nats.
+    """
+    size = jnp.abs(highest)
+    slack = jnp.where(size > 2.0**13, 4 * jnp.finfo(logits.dtype).eps * size, 0)
+    return jnp.exp(_not_above_zero(logits - highest, lax.stop_gradient(slack)))
+
+
+@jax.custom_jvp
+def _not_above_zero(relative: Array, slack: Array) -> Array:
+    return jnp.minimum(relative + slack, 0)
+
+
+# A largest logit moves like all others.
+_not_above_zero.defjvps(lambda dot, *_: dot, None)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _largest(logits: Array, axis: int) -> Array:
+    return jnp.max(logits, axis)
+
+
+@_largest.defjvp
+def _largest_jvp(axis: int, primals, tangents):
+    (logits,), (dot,) = primals, tangents
+    # By its index: a number that compiled code forms in two ways may not equal itself.
+    best = jnp.expand_dims(jnp.argmax(logits, axis), axis)
+    here = lax.broadcasted_iota(best.dtype, logits.shape, axis % logits.ndim) == best
+    return _largest(logits, axis), jnp.sum(jnp.where(here, dot, 0), axis)
+
+
 def add_chunk(sums: Sums, logits: Array, values: Sequence[Array], axis: int) -> Sums:
     """Adds what lies along `axis` of the logits; `values`, one array a channel, broadcast against the logits.
 
     The online soft-max: what was added before is scaled to the new highest logit, so that chunking moves rounding errors
     only. One channel at a time: a broadcast axis of size one costs the compiler's vectoriser a factor of two.
     """
-    # The highest logit cancels from the average, and needs no derivative.
-    highest = jnp.maximum(sums.highest, lax.stop_gradient(jnp.max(logits, axis)))
+    # The highest logit cancels from the average. With its derivative, slopes are relative to its own: where one weight
+    # outweighs the others, they would cancel to rounding otherwise.
+    highest = jnp.maximum(sums.highest, _largest(logits, axis))
     keep = jnp.exp(sums.highest - highest)
-    weights = jnp.exp(logits - jnp.expand_dims(highest, axis))
+    weights = relative_weights(logits, jnp.expand_dims(highest, axis))
     weighted = [
         jnp.sum(weights * lax.broadcast_to_rank(value, weights.ndim), axis) for value in values
     ]
@@ -179,11 +222,43 @@ def masked(logits: Array, valid: Bool[Array, " chunk"]) -> Array:
     return jnp.where(valid.reshape(-1, *(1,) * (logits.ndim - 1)), logits, -jnp.inf)
 
 
-def squared_differences(image: Float[Array, "h w c"], images: Array) -> Float[Array, "n h w"]:
-    """Squared difference of every pixel to that of every image, over channels: from differences, nothing cancels."""
+class Split(NamedTuple):
+    """Numbers of a query as what lies in the range of the images' values, and twice what lies beyond it."""
+
+    inside: Array
+    beyond: Array
+
+
+def split(u: Array, images: Array, sigma: Array) -> tuple[Split, Array]:
+    """The query split, and the noise level at which its exponents do not overflow.
+
+    With `a` the nearest number to u in the range, `(u - y)^2 - (u - a)^2 = (a - y) (a - y + 2 (u - a))` is the square but
+    for a term that is common to all images; its factors have one sign, so that it is as precise as they are, where the
+    square of a number far beyond the range would round away all that depends on y.
+    """
+    low, high = (f(images).astype(u.dtype) for f in (jnp.min, jnp.max))
+    inside = lax.stop_gradient(jnp.clip(u, low, high))
+    beyond = 2 * (u - inside)
+    width = u.size**0.5 * (high - low)
+    reach = u.size**0.5 * jnp.max(jnp.abs(beyond))
+    return Split(inside, beyond), _level_for_slopes(width, reach, sigma)
+
+
+def excess(of: Split, y: Array) -> Array:
+    """Squared differences to y, less those of the numbers in the range: elementwise, not negative."""
+    difference = of.inside - y
+    return difference * (difference + of.beyond)
+
+
+def squared_differences(of: Split, images: Array) -> Float[Array, "n h w"]:
+    """`excess` of every pixel over that of every image, over channels: from differences, nothing cancels."""
+    inside, beyond = of
     return functools.reduce(
         operator.add,
-        ((image[None, ..., c] - images[..., c]) ** 2 for c in range(image.shape[-1])),
+        (
+            excess(Split(inside[None, ..., c], beyond[None, ..., c]), images[..., c])
+            for c in range(inside.shape[-1])
+        ),
     )
 
 

@@ -23,7 +23,10 @@ class Gaps(eqx.Module):
 
     def plateau(self, gap: Any, sigma: Any) -> Float[Array, "*s"]:
         """Half width of the plateaus in the gaps of these indices (or this slice): `min(kappa sigma, h)`."""
-        return jnp.minimum(self.kappas[gap] * sigma, self.half_widths[gap])
+        half, kappa = self.half_widths[gap], self.kappas[gap]
+        # Infinity times the noise level would have no slope in it.
+        finite = kappa < jnp.inf
+        return jnp.where(finite, jnp.minimum(jnp.where(finite, kappa, 0) * sigma, half), half)
 
     def ramp(self, gap: Any, sigma: Any) -> "Ramp":
         """What lies between these plateaus."""

@@ -34,6 +34,11 @@ class PosteriorSummary(NamedTuple):
     entropy: Float[Array, ""]  # -sum_k w_k log w_k, in nats
 
 
+def at_own_level(log_evidence: Array, level: Array, sigma: Array) -> Array:
+    """The log evidence at `sigma` from that at the lowest noise level that is representable: all of it a squared distance."""
+    return jnp.where(level > sigma, log_evidence * (level / sigma) ** 2, log_evidence)
+
+
 def summarise(
     centre: Array, u: Array, sigma: Array, anchor: Anchor, sums: Sums
 ) -> PosteriorSummary:
@@ -44,8 +49,13 @@ def summarise(
     # |u - anchor|^2 - |u - E y|^2 plus what the posterior's distances exceed the anchor's by: no large terms.
     excess = mean - (anchor.point - centre)
     variance = jnp.dot(excess, 2 * to_anchor - excess, precision=HIGHEST) - 2 * sigma**2 * logit
+    # Far from the points that carry weight these terms are large, and the points' own squares are not.
+    own, square = anchor.point - centre, sums.half_square / sums.normaliser
+    of_squares = 2 * square - jnp.sum(own**2) - jnp.dot(excess, mean + own, precision=HIGHEST)
+    is_far = jnp.max(jnp.abs(u - centre)) > 4 * jnp.sqrt(2 * square)
+    variance = jnp.where(is_far, of_squares, variance)
     return PosteriorSummary(
-        log_evidence=log_normaliser - jnp.sum(to_anchor**2) / (2 * sigma**2),
+        log_evidence=log_normaliser - 0.5 * jnp.sum((to_anchor / sigma) ** 2),
         mean=mean,
         variance=jnp.maximum(variance, 0),
         entropy=jnp.maximum(log_normaliser - logit - sums.log_weight / sums.normaliser, 0),
@@ -73,7 +83,8 @@ def _fixed(*trees: Any) -> Any:
 
 
 def _as(value: Array, differentiable: Array) -> Array:
-    """`value`, with the derivatives of a mathematically equal but numerically worse expression."""
+    """`value`, with the derivatives of a mathematically equal but numerically worse expression, or none if that overflows."""
+    differentiable = jnp.where(jnp.isfinite(differentiable), differentiable, 0)
     return lax.stop_gradient(value) + (differentiable - lax.stop_gradient(differentiable))
 
 
@@ -99,7 +110,9 @@ def over_weighted_chunks(posterior, points: PointSet, u: Array, sigma: Array, bo
     anchor, sums = _fixed(anchor, sums)
     log_normaliser = sums.highest + jnp.log(sums.normaliser)
     mean_logit, mean_log_weight = sums.logit / sums.normaliser, sums.log_weight / sums.normaliser
-    half_square = (summary.variance + jnp.sum((v - summary.mean) ** 2)) / (2 * sigma**2)
+    half_square = 0.5 * (
+        summary.variance / sigma**2 + jnp.sum(((v - summary.mean) / sigma) ** 2)
+    )
 
     @jax.checkpoint  # the backward pass weighs each chunk again instead of storing all of them
     def step(carry, i):
@@ -112,8 +125,11 @@ def over_weighted_chunks(posterior, points: PointSet, u: Array, sigma: Array, bo
         weights *= jnp.exp(highest - log_normaliser)
         # The derivatives: d log w_k = d(log pi_k - |u - y_k|^2 / 2 sigma^2 - log evidence).
         inner = jnp.dot(chunk.centred, v, precision=HIGHEST)
-        logit = (inner - 0.5 * jnp.sum(chunk.centred**2, -1) - 0.5 * jnp.sum(v**2)) / sigma**2
-        log_weight = logit + chunk.log_weights - summary.log_evidence
+        logit = (inner - 0.5 * jnp.sum(chunk.centred**2, -1)) / sigma**2
+        logit -= 0.5 * jnp.sum((v / sigma) ** 2)
+        # Where the square overflows, so does the log evidence: infinity less infinity is none of the numbers.
+        evidence = jnp.where(summary.log_evidence > -jnp.inf, summary.log_evidence, 0)
+        log_weight = logit + chunk.log_weights - evidence
         weights *= jnp.exp(_as(jnp.zeros_like(log_weight), log_weight))
         logit = _as(logits - mean_logit, logit + half_square)
         prior = chunk.log_weights
@@ -139,15 +155,19 @@ def tangent_sums(posterior, primals, tangents) -> tuple[Array, ...]:
     summary = posterior[0]
     v = u - points.centre
     moves = not is_zero(points_dot.points)
+    anchor, (is_anchored, middle) = posterior[1], _middle(points, posterior)
 
     # With c_k = d log(weight_k) up to a common constant, each derivative is a posterior covariance with c_k.
     def body(carry, chunk: WeightedChunk):
         change = jnp.zeros_like(chunk.weights)
+        counts = (chunk.weights > 0) & ~(is_anchored & (chunk.rows == anchor.row))
         if not is_zero(u_dot):
             along = jnp.dot(chunk.points, u_dot, precision=HIGHEST)
-            change += (along - jnp.dot(summary.mean, u_dot, precision=HIGHEST)) / sigma**2
+            along -= jnp.dot(middle, u_dot, precision=HIGHEST)
+            change += jnp.where(counts, along, 0) / sigma**2
         if not is_zero(sigma_dot):
-            change -= (2 * sigma_dot / sigma) * chunk.logits
+            # Those of points without weight may be as large as the dtype holds.
+            change -= (2 * sigma_dot / sigma) * jnp.where(chunk.weights > 0, chunk.logits, 0)
         if not is_zero(points_dot.log_weights) and points_dot.log_weights is not None:
             log_weights_dot = jnp.take(points_dot.log_weights, chunk.rows)
             change += jnp.where(chunk.weights > 0, log_weights_dot, 0)
@@ -174,6 +194,16 @@ def tangent_sums(posterior, primals, tangents) -> tuple[Array, ...]:
     return over_weighted_chunks(posterior, points, u, sigma, body, init)
 
 
+def _middle(points: PointSet, posterior) -> tuple[Array, Array]:
+    """Whether there is an anchor; and the point, relative to the centre, of which the logit's change is subtracted from all.
+
+    The anchor: where it outweighs the others, its own change is then no rounding error.
+    """
+    summary, anchor, _ = posterior
+    is_anchored = anchor.log_weight > -jnp.inf
+    return is_anchored, jnp.where(is_anchored, anchor.point - points.centre, summary.mean)
+
+
 def posterior_tangents(posterior, sums: tuple[Array, ...], primals, tangents):
     """The derivatives of the posterior from the sums over all points."""
     points, u, sigma = primals
@@ -186,10 +216,11 @@ def posterior_tangents(posterior, sums: tuple[Array, ...], primals, tangents):
     along_residual = jnp.dot(residual, mean_dot, precision=HIGHEST)
     log_evidence_dot = total
     if not is_zero(u_dot):
-        log_evidence_dot -= jnp.dot(residual, u_dot, precision=HIGHEST) / sigma**2
+        _, middle = _middle(points, posterior)
+        log_evidence_dot -= jnp.dot(v - middle, u_dot, precision=HIGHEST) / sigma**2
     if not is_zero(sigma_dot):
-        mean_square = summary.variance + jnp.sum(residual**2)
-        log_evidence_dot += sigma_dot * (mean_square / sigma**2) / sigma
+        mean_square = summary.variance / sigma**2 + jnp.sum((residual / sigma) ** 2)
+        log_evidence_dot += sigma_dot * mean_square / sigma
     summary_dot = PosteriorSummary(
         log_evidence=log_evidence_dot,
         mean=mean_dot,

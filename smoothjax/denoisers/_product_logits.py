@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._precision import HIGHEST
+from ._base import length
 from ._point_set import Chunk, PointSet
 
 # Logits from the product are off by about (unit roundoff) x this; see the module's text.
@@ -23,8 +24,7 @@ def product_logits(chunk: Chunk, v: Array, sigma: Array) -> Array:
 
 def product_error(points: PointSet, u: Array, sigma: Array) -> tuple[Array, Array]:
     """Typical rounding error of a logit from the product, in nats, and whether it can be left as it is."""
-    distance = jnp.sqrt(jnp.sum((u - points.centre) ** 2))
-    ratio = points.radius * (distance + points.radius) / sigma**2
+    ratio = points.radius * (length(u - points.centre) + points.radius) / sigma**2
     return 0.5 * jnp.finfo(u.dtype).eps * ratio, ratio <= TRUSTED_RATIO
 
 

@@ -31,6 +31,7 @@ from ._empirical import _add_scatter, equal_chunks
 from ._merge import merge_over_devices, partial_posterior, summary
 from ._point_posterior import (
     PosteriorSummary,
+    at_own_level,
     over_weighted_chunks,
     posterior_tangents,
     tangent_sums,
@@ -234,8 +235,8 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         u, sigma = self._point(u, sigma)
         dtype = common_dtype(u.dtype, self.data.dtype)
         u, sigma = u.astype(dtype), sigma.astype(dtype)
-        scale = self._points.radius + jnp.sum(jnp.abs(u - self._points.centre))
-        return u, representable_noise_level(scale, sigma)
+        distance = jnp.sum(jnp.abs(u - self._points.centre))
+        return u, representable_noise_level(self._points.radius, distance, sigma)
 
     def _summary(self, u: Any, sigma: Any) -> PosteriorSummary:
         return _posterior_summary(self._layout, self._points, *self._query(u, sigma))
@@ -245,8 +246,9 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
 
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         """Log density, in nats, of a training point plus noise, as precise as that of `EmpiricalDenoiser`."""
-        u, sigma = self._query(u, sigma)
-        log_density = _posterior_summary(self._layout, self._points, u, sigma).log_evidence
+        (u, level), sigma = self._query(u, sigma), self._point(u, sigma)[1].astype(u.dtype)
+        log_evidence = _posterior_summary(self._layout, self._points, u, level).log_evidence
+        log_density = at_own_level(log_evidence, level, sigma)
         log_density -= self.dim * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
         return log_density - self._log_prior_mass
 

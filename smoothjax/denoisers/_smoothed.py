@@ -139,15 +139,20 @@ class BoxSmoothedDenoiser(AbstractDenoiser):
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         width = self.width.astype(u.dtype)
-        difference = self.base.log_density(u + width, sigma) - self.base.log_density(
-            u - width, sigma
-        )
-        by_difference = u + sigma**2 * difference / (2 * width)
         nodes, weights = (jnp.asarray(x, u.dtype) for x in np.polynomial.legendre.leggauss(20))
         values = jax.vmap(lambda x: self.base(u + width * x, sigma))(nodes)
         # tr Cov(x_0) bounds how fast D bends: its poles are pi sigma^2 / 2h away from the line.
-        spread = jnp.sqrt(jnp.trace(self.base.mean_and_covariance()[1]))
-        is_narrow = width * spread < 0.25 * sigma**2
+        mean, covariance = self.base.mean_and_covariance()
+        is_narrow = width * (jnp.sqrt(jnp.trace(covariance)) / sigma) < 0.25 * sigma
+        if isinstance(self.base, EmpiricalDenoiser):
+            # Beyond the points there is no bend: these are halfway between two of them.
+            first, last = jnp.min(self.base.data), jnp.max(self.base.data)
+            is_narrow |= jnp.any(jnp.maximum(first - u, u - last) > 2 * width)
+        # The box as it is rounded; another one where the difference is not taken, and could overflow.
+        at = jnp.where(is_narrow, mean.astype(u.dtype), u)
+        high, low = at + width, at - width
+        difference = self.base.log_density(high, sigma) - self.base.log_density(low, sigma)
+        by_difference = 0.5 * (high + low) + (sigma * difference) * (sigma / (high - low))
         return jnp.where(is_narrow, 0.5 * weights @ values, by_difference)
 
 
@@ -499,7 +504,11 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         log_density = jax.vmap(lambda s: self.base.log_density(u, s))(levels)
         weight = 2 * jnp.log(levels) if self.prediction == "score" else 0
         prior = self.log_probabilities.astype(u.dtype)
-        return jax.nn.softmax(prior + log_density + weight)
+        # So far away that no log density is finite, the largest level has the largest.
+        lowest = jnp.finfo(u.dtype).min * (0.5 - 0.25 * levels / jnp.max(levels))
+        is_finite = log_density > -jnp.inf
+        total = jnp.where(is_finite, prior + jnp.where(is_finite, log_density, 0) + weight, lowest)
+        return jax.nn.softmax(total)
 
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)

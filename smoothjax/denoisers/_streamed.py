@@ -435,7 +435,7 @@ def _part(
 
 
 def _level(u: Array, sigma: Array, centre: Array, radius: Array) -> Array:
-    return representable_noise_level(radius + jnp.sum(jnp.abs(u - centre)), sigma)
+    return representable_noise_level(radius, jnp.sum(jnp.abs(u - centre)), sigma)
 
 
 @jax.jit

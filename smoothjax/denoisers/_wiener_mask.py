@@ -12,12 +12,15 @@ from .._precision import HIGHEST
 from ._gaussian import GaussianDenoiser
 from ._patches import (
     AbstractImageDenoiser,
+    Split,
     add_chunk,
     as_chunk_size,
     as_images,
+    excess,
     masked,
     no_sums,
     over_chunks,
+    split,
 )
 
 
@@ -112,11 +115,13 @@ def _denoise(denoiser: WienerMaskDenoiser, u: Array, sigma: Array) -> Float[Arra
     u, size = u.reshape(-1), denoiser.chunk_size
     points = denoiser.images.astype(u.dtype).reshape(-1, u.shape[0])
     masks = _masks(denoiser, sigma).astype(u.dtype)
-    inverse = 0.5 / (denoiser.temperature * sigma**2)
+    query, sigma = split(u, points, sigma * jnp.sqrt(denoiser.temperature).astype(u.dtype))
+    inside, beyond = (x[None] for x in query)
+    inverse = 0.5 / sigma / sigma
 
     def body(sums, start, valid):
         chunk = lax.dynamic_slice_in_dim(points, start, size)
-        distances = jnp.dot((u[None] - chunk) ** 2, masks, precision=HIGHEST)
+        distances = jnp.dot(excess(Split(inside, beyond), chunk), masks, precision=HIGHEST)
         return add_chunk(sums, masked(-inverse * distances, valid), [chunk], axis=0)
 
     return over_chunks(len(points), size, body, no_sums(u.shape, 1, u.dtype)).average[0]
