@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import measures
+from ._kinds import checks_kinds, require_kinds_of_fields
 from .datasets import Dataset
 from .denoisers import (
     Denoiser,
@@ -61,10 +62,14 @@ class Mechanism:
     build: Callable[[Dataset, int], Denoiser]
     by_default: Callable[[Dataset], bool] = lambda train: True
 
+    def __post_init__(self):
+        require_kinds_of_fields(self)
+
 
 _REGISTRY: dict[str, Mechanism] = {}
 
 
+@checks_kinds
 def register(mechanism: Mechanism) -> Mechanism:
     """Makes a mechanism available by name to sampling, comparison, report and command line.
 
@@ -99,6 +104,7 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
+@checks_kinds
 def defaults(train: Dataset) -> tuple[str, ...]:
     """Names of the mechanisms that a comparison of this training set takes if it names none.
 

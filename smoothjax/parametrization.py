@@ -5,6 +5,8 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
+from ._checks import as_float_array
+
 Prediction = Literal["x0", "eps", "v", "velocity", "score"]
 """What a network predicts of `x_t = alpha x_0 + sigma_t z`, the noisy state that it is shown; see `to_denoised`."""
 
@@ -54,6 +56,8 @@ def affine_form(
         >>> [float(c) for c in affine_form("eps", jnp.array(2.0))]
         [1.0, -2.0]
     """
+    prediction = as_prediction(prediction)
+    sigma = as_float_array(sigma, "sigma")
     one = jnp.ones_like(sigma)
     if prediction == "x0":
         return jnp.zeros_like(sigma), one
@@ -92,6 +96,9 @@ def to_denoised(
         alpha: the factor on the data in the state that the network is shown; one for networks of u itself, as those of
             `learning` and `variance` are. Only the score depends on it.
 
+    Raises:
+        ValueError: for another prediction, or what is no array of real numbers.
+
     Source: Ho et al. 2020 (eps); Salimans and Ho 2022 (v); Liu et al. 2023 (velocity).
 
     Example:
@@ -100,6 +107,8 @@ def to_denoised(
         >>> float(to_denoised("eps", jnp.array(0.5), jnp.array(1.0), jnp.array(2.0)))
         0.0
     """
+    prediction = as_prediction(prediction)
+    output, u = as_float_array(output, "output"), as_float_array(u, "u")
     if prediction == "x0":
         return output
     skip, scale = affine_form(prediction, sigma, alpha)
@@ -123,6 +132,9 @@ def from_denoised(
         >>> float(from_denoised("eps", jnp.array(0.0), jnp.array(1.0), jnp.array(2.0)))
         0.5
     """
+    prediction = as_prediction(prediction)
+    denoised, u = as_float_array(denoised, "denoised"), as_float_array(u, "u")
+    sigma = as_float_array(sigma, "sigma")
     if prediction == "x0":
         return denoised
     noise = (u - denoised) / sigma

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .._checks import as_float_array, as_host_floats, as_integer, as_points, as_seed, is_concrete
+from .._kinds import checks_kinds
 
 Population = Callable[[PRNGKeyArray, int], Float[Array, "num d"]]
 # Where the channels of images stand: after rows and columns, or before them.
@@ -77,6 +78,7 @@ class Dataset(eqx.Module):
     population: Population | None = eqx.field(static=True)
     label_names: tuple[str, ...] | None = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         name: str,

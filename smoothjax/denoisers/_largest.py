@@ -34,7 +34,9 @@ def _first(values: Array) -> Array:
 
 def largest(values: Float[Array, "q m"], num: int) -> tuple[Array, Array]:
     """`lax.top_k`; without the barrier XLA sorts all values where only some of the result is read, ten times slower."""
-    return lax.optimization_barrier(tuple(lax.top_k(values, num)))
+    # Not the result's own tuple: on several devices a pass of XLA's expects its parts to be read one by one.
+    found = lax.optimization_barrier((*lax.top_k(values, num), jnp.zeros((), values.dtype)))
+    return found[0], found[1]
 
 
 def leading_columns(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, require_finite, require_positive
+from .._kinds import checks_kinds
 from ._base import AbstractDenoiser, Denoiser
 
 
@@ -34,6 +35,7 @@ class RescaledDenoiser(AbstractDenoiser):
     centre: Float[Array, " d"]
     scale: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, denoiser: Denoiser, centre: Any, scale: RealScalar):
         self.centre = as_float_array(centre, "centre")
         if self.centre.ndim != 1:

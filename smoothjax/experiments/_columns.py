@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from .._kinds import checks_kinds
 from ..datasets import Dataset
 from ._comparison import Comparison
 
@@ -115,6 +116,7 @@ class Standardization:
         return dataclasses.replace(comparison, results=results, notes=(note, *comparison.notes))
 
 
+@checks_kinds
 def standardized(train: Dataset, held_out: Dataset) -> tuple[Dataset, Dataset, Standardization]:
     """A table with every column in units of its own standard deviation, and how it was made.
 

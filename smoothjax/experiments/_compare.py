@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import mechanisms
 from .._checks import import_optional
+from .._kinds import checks_kinds
 from ..datasets import Dataset
 from ..denoisers import Denoiser
 from ..learning._checkpoint import CONFIGURATION
@@ -26,6 +27,7 @@ from ._settings import CompareSettings, require_different_points
 from ._store import Arrays, ResultStore
 
 
+@checks_kinds
 def compare(
     denoisers: Mapping[str, Denoiser],
     train: Dataset,

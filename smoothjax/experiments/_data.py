@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._kinds import checks_kinds
 from ..datasets import Dataset
 
 # Below this many points a split leaves nothing worth calling a training set.
@@ -11,6 +12,7 @@ NUM_FRESH = 1000
 TRAIN_FRACTION = 5 / 6
 
 
+@checks_kinds
 def train_and_held_out(
     dataset: Dataset, *, num_train: int | None = None, seed: int = 0
 ) -> tuple[Dataset, Dataset]:

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
+from .._kinds import checks_kinds
 from ..denoisers import GaussianDenoiser
 from ..denoisers._gaussian import square_of_level
 from ._inputs import as_level, as_levels, as_state
@@ -18,6 +19,7 @@ from ._inputs import as_level, as_levels, as_state
 Levels = Float[Array, " m"] | np.ndarray | Sequence[float]
 
 
+@checks_kinds
 def gaussian_flow(
     denoiser: GaussianDenoiser,
     u: Float[Array, " d"],
@@ -123,6 +125,7 @@ def gaussian_sampler_bias(
     return jnp.where(positive, (factors / jnp.where(positive, exact, 1)) ** 2 - 1, 0)
 
 
+@checks_kinds
 def gaussian_sampler(
     denoiser: GaussianDenoiser,
     u: Float[Array, " d"],
@@ -154,6 +157,7 @@ def gaussian_sampler(
     return (denoiser.mean + denoiser.map_modes(u - denoiser.mean, *gains)).astype(u.dtype)
 
 
+@checks_kinds
 def gaussian_sampler_law(
     denoiser: GaussianDenoiser,
     levels: Levels,

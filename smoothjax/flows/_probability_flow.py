@@ -310,7 +310,7 @@ class _FromFirstStep(diffrax.PIDController):
     """
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        first = jnp.asarray(_FIRST_STEP, t0.dtype)
+        first = jnp.asarray(_FIRST_STEP, jnp.result_type(t0))
         return super().init(terms, t0, t1, y0, first, args, func, error_order)
 
 

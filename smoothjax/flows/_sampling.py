@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer, checked
 from .._host_errors import raising_host_errors
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ..grids import edm_grid, log_uniform_grid
@@ -51,6 +52,7 @@ def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
     return jax.random.normal(key, (dim,), common_dtype(dtype, jnp.float32)).astype(dtype)
 
 
+@checks_kinds
 @raising_host_errors
 def initial_state(
     denoiser: Denoiser, z: Float[Array, " d"], sigma: Any, mean: Float[Array, " d"] | None = None

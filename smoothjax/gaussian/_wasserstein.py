@@ -5,12 +5,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ..denoisers import GaussianDenoiser
 from ..measures import frechet_distance
 from ..measures._numerics import safe_sqrt
 
 
+@checks_kinds
 def wasserstein_2(first: GaussianDenoiser, second: GaussianDenoiser) -> Float[Array, ""]:
     """Wasserstein-2 distance between the laws of two Gaussian denoisers, in data units.
 

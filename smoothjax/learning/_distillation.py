@@ -23,6 +23,7 @@ from .._checks import (
     is_concrete,
     require_finite,
 )
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._gaussian import square_of_level
@@ -119,6 +120,7 @@ class LinearDistillation(eqx.Module):
         return AffineDenoiser(self.matrix.value, self.offset.value, self.sigma)
 
 
+@checks_kinds
 def distill_linear(
     denoiser: Denoiser,
     data: Float[Array, "n d"],

@@ -21,6 +21,7 @@ from .._checks import (
     positive_parameter,
     require_finite,
 )
+from .._kinds import checks_kinds
 from ._checkpoint import fingerprint, load_state, open_folder, read_configuration, save_state
 from ._noise_conditioned import Architecture, ConvolutionalArchitecture, MLPArchitecture
 from ._preconditioned import P_MEAN, P_STD, PreconditionedDenoiser, edm_loss
@@ -53,6 +54,7 @@ class _Settings:
         return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_steps))
 
 
+@checks_kinds
 def train_denoiser(
     data: Float[Array, "n d"] | Float[Array, "members n d"],
     architecture: Architecture,
@@ -187,6 +189,7 @@ def train_denoiser(
     return TrainingRun(eqx.combine(state.average, model), state.losses[..., :end])
 
 
+@checks_kinds
 def load_denoiser(folder: str | os.PathLike[str]) -> TrainingRun:
     """What `train_denoiser` saved in a folder: the denoiser with averaged parameters, and the losses so far.
 

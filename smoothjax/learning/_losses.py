@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked
+from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._piecewise_linear import as_gaps
 from ..flows._inputs import as_level
@@ -31,6 +32,7 @@ def weight_penalty(model: Any) -> Float[Array, ""]:
     return 0.5 * sum((jnp.sum(a**2) for a in arrays if a.ndim >= 2), jnp.zeros(()))
 
 
+@checks_kinds
 def denoising_loss(
     model: NetworkDenoiser,
     data: Float[Array, "n d"],
@@ -84,6 +86,7 @@ def denoising_loss(
     return jnp.mean(jax.vmap(model.loss_weight)(sigma) * error)
 
 
+@checks_kinds
 def line_regression_loss(
     model: NetworkDenoiser, points: Float[Array, " n"], sigma: RealScalar, *, num_nodes: int = 121
 ) -> Float[Array, ""]:

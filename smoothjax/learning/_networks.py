@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer
+from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction, to_denoised
 
@@ -39,7 +40,7 @@ class ReLUNetwork(eqx.Module):
         inner = [as_positive_integer(width, "width")] * (num_layers - 1)
         sizes = [as_positive_integer(in_size, "in_size"), *inner]
         sizes.append(as_positive_integer(out_size, "out_size"))
-        keys = jax.random.split(key, num_layers)
+        keys = jax.random.split(as_key(key), num_layers)
         self.layers = tuple(
             eqx.nn.Linear(a, b, key=k) for a, b, k in zip(sizes[:-1], sizes[1:], keys, strict=True)
         )
@@ -76,6 +77,7 @@ class NetworkDenoiser(AbstractDenoiser):
     conditioned: bool = eqx.field(static=True)
     weighted: bool = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         network: Callable[[Float[Array, " in_size"]], Float[Array, " d"]],

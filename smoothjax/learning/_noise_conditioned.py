@@ -51,7 +51,7 @@ class ResidualMLP(eqx.Module):
         dim, width = as_positive_integer(dim, "dim"), as_positive_integer(width, "width")
         inner = [width] * (_as_num_layers(num_layers) - 1)
         sizes = [dim + NUM_FEATURES, *inner, dim]
-        keys = jax.random.split(key, num_layers)
+        keys = jax.random.split(as_key(key), num_layers)
         layers = [
             eqx.nn.Linear(*pair, key=k)
             for pair, k in zip(itertools.pairwise(sizes), keys, strict=True)
@@ -105,6 +105,7 @@ class ConvolutionalNetwork(eqx.Module):
         padding: Padding = "zeros",
         key: PRNGKeyArray,
     ):
+        key = as_key(key)
         self.image_shape, self.padding = _as_image_shape(image_shape), _as_padding(padding)
         inner = [as_positive_integer(channels, "channels")] * (_as_num_layers(num_layers) - 1)
         sizes = [self.image_shape[2], *inner, self.image_shape[2]]

@@ -16,6 +16,7 @@ from .._checks import (
     as_positive_integer,
     require_positive,
 )
+from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser
 from ..flows._inputs import as_level
 
@@ -63,6 +64,7 @@ class PreconditionedDenoiser(AbstractDenoiser):
     _dim: int = eqx.field(static=True)
     sigma_data: Float[Array, ""]
 
+    @checks_kinds
     def __init__(
         self,
         network: Callable[[Float[Array, " d"], Float[Array, ""]], Float[Array, " d"]],
@@ -93,6 +95,7 @@ class PreconditionedDenoiser(AbstractDenoiser):
         return c.c_skip * u + c.c_out * self.network(c.c_in * u, c.c_noise)
 
 
+@checks_kinds
 def edm_loss(
     model: PreconditionedDenoiser,
     data: Float[Array, "n d"],

@@ -17,6 +17,7 @@ from .._checks import (
     checked,
     require_positive,
 )
+from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import as_gaps
 from ..parametrization import Prediction
 from ._losses import line_regression_loss, weight_penalty
@@ -38,6 +39,7 @@ class TrainingRun(NamedTuple):
     """The loss at evenly spaced steps."""
 
 
+@checks_kinds
 def train(
     loss: Callable[[Any, PRNGKeyArray], Float[Array, ""]],
     model: Any,

@@ -13,6 +13,7 @@ from smoothjax._checks import RealScalar, as_key, as_positive_integer
 from smoothjax._host_errors import raising_host_errors
 from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
 
+from .._kinds import checks_kinds
 from ._estimate import Estimate, mean_estimate
 from ._numerics import (
     as_centre,
@@ -155,6 +156,7 @@ class LinearityComparison(eqx.Module):
     gaussian: LinearityScore
 
 
+@checks_kinds
 def linearity_comparison(
     denoiser: Callable[[Array, Array], Array],
     empirical: Callable[[Array, Array], Array],

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
+from .._kinds import checks_kinds
 from ..flows import flow
 
 
+@checks_kinds
 @eqx.filter_jit
 def flow_of_models(
     law: Any,

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import special
 
 from .._checks import RealScalar, as_key, as_points, as_positive_integer
+from .._kinds import checks_kinds
 from ..flows._probability_flow import tolerances
 from ._dynamics import coordinates_of_models, flow_of_models
 from ._kernel_law import KernelLaw
@@ -96,6 +97,7 @@ class EndpointMoments(eqx.Module):
         return -reach * float(np.expm1(np.log((1 - level) / 2) / self.num_models))
 
 
+@checks_kinds
 def endpoint_moments(
     law: LinearModelLaw | KernelLaw,
     starts: Float[Array, "num d"],

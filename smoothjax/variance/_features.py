@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import as_float_array, as_positive_integer, require_positive
+from .._kinds import checks_kinds
 from ..processes import AbstractProcess
 
 Features = Callable[[Float[Array, " d"], Float[Array, ""]], Float[Array, " F"]]
@@ -116,6 +117,7 @@ class ProductFeatures(eqx.Module):
     time: Callable[[Array], Array]
     process: AbstractProcess
 
+    @checks_kinds
     def __init__(self, coordinates: Any, time: Callable[[Array], Array], process: AbstractProcess):
         self.coordinates = tuple(coordinates)
         if not self.coordinates or not all(map(callable, (*self.coordinates, time))):

@@ -10,8 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer, is_concrete, require_positive
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    as_positive_integer,
+    is_concrete,
+    require_positive,
+)
 from .._checks import checked as refuse
+from .._kinds import require_kinds_of_fields
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction
 from ._law import AbstractLaw
@@ -45,11 +53,16 @@ class KernelDenoiser(AbstractDenoiser):
     """
 
     kernel: Kernel
-    u: Float[Array, "P d"]
-    sigma: Float[Array, " P"]
-    coefficients: Float[Array, "P d"]
+    u: Float[Array, "P d"] = eqx.field(converter=lambda x: as_float_array(x, "u"))
+    sigma: Float[Array, " P"] = eqx.field(converter=lambda x: as_float_array(x, "sigma"))
+    coefficients: Float[Array, "P d"] = eqx.field(
+        converter=lambda x: as_float_array(x, "coefficients")
+    )
     prediction: Prediction = eqx.field(static=True, default="x0", converter=as_prediction)
     initial: Function | None = None
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
 
     @property
     def dim(self) -> int:

@@ -7,6 +7,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, require_positive
+from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 
 
@@ -34,6 +35,7 @@ class AbstractLaw(eqx.Module):
         """Covariance of the model's denoised `u` at noise level `sigma` with its denoised `v` at `tau`."""
 
 
+@checks_kinds
 def v_kernel(
     law: AbstractLaw,
     first: tuple[Float[Array, " d"], RealScalar],

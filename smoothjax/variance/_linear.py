@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer, checked, require_positive
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    as_positive_integer,
+    checked,
+    require_positive,
+)
+from .._kinds import checks_kinds, require_kinds_of_fields
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction
 from ..processes import AbstractProcess
@@ -33,8 +41,11 @@ class LinearDenoiser(AbstractDenoiser):
     """
 
     features: Features
-    weights: Float[Array, "d F"]
+    weights: Float[Array, "d F"] = eqx.field(converter=lambda x: as_float_array(x, "weights"))
     prediction: Prediction = eqx.field(static=True, default="x0", converter=as_prediction)
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
 
     @property
     def dim(self) -> int:
@@ -75,6 +86,7 @@ class LinearProblem(eqx.Module):
     features: Features
     ridge: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, denoising: DenoisingProblem, features: Features, *, ridge: RealScalar):
         self.denoising, self.features = denoising, features
         self.ridge = require_positive(ridge, "ridge").astype(denoising.data.data.dtype)
@@ -88,6 +100,7 @@ class LinearProblem(eqx.Module):
         return LinearDenoiser(self.features, weights, self.denoising.prediction)
 
 
+@checks_kinds
 @eqx.filter_jit
 def train_linear(problem: LinearProblem, num_train: int, key: PRNGKeyArray) -> LinearDenoiser:
     """One model trained on a fresh training set: the exact minimiser of its loss.
@@ -115,6 +128,7 @@ def train_linear(problem: LinearProblem, num_train: int, key: PRNGKeyArray) -> L
     return problem.denoiser(ridge_solution(regressors, targets, problem.ridge))
 
 
+@checks_kinds
 def fit_linear(
     features: Features,
     process: AbstractProcess,
@@ -201,6 +215,10 @@ class RetrainedLaw(eqx.Module):
 
     problem: LinearProblem
     num_train: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
+        as_positive_integer(self.num_train, "num_train")
 
     def sample(self, key: PRNGKeyArray) -> LinearDenoiser:
         """A freshly trained model."""

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer
+from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
+from .._kinds import require_kinds_of_fields
 from ..parametrization import Prediction, as_prediction
 from ._features import Features
 from ._law import AbstractLaw
@@ -49,9 +50,14 @@ class LinearModelLaw(AbstractLaw):
     """
 
     features: Features
-    mean_weights: Float[Array, "d F"]
-    factor: Float[Array, "d F r"]
+    mean_weights: Float[Array, "d F"] = eqx.field(
+        converter=lambda x: as_float_array(x, "mean_weights")
+    )
+    factor: Float[Array, "d F r"] = eqx.field(converter=lambda x: as_float_array(x, "factor"))
     prediction: Prediction = eqx.field(static=True, default="x0", converter=as_prediction)
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
 
     @property
     def dim(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer, checked, require_positive
+from .._kinds import checks_kinds
 from ..denoisers import AbstractPosteriorDenoiser
 from ..flows._inputs import as_level, as_state
 from ..flows._linear_part import linear_step
@@ -32,6 +33,7 @@ class NaiveStrength(eqx.Module):
     process: AbstractProcess
     kappa: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, process: AbstractProcess, kappa: RealScalar):
         self.process, self.kappa = process, require_positive(kappa, "kappa")
 
@@ -99,6 +101,7 @@ class NaiveLaw(eqx.Module):
         )
 
 
+@checks_kinds
 def naive_flow(
     denoiser: AbstractPosteriorDenoiser,
     key: PRNGKeyArray,

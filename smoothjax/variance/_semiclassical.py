@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer, checked, is_concrete, nan_where
+from .._kinds import checks_kinds
 from ..flows._inputs import as_level, as_state
 from ..flows._outcome import raised_or_nan
 from ..flows._probability_flow import default_solver, largest, tolerances
@@ -77,6 +78,7 @@ class Semiclassical(eqx.Module):
         return jnp.where(size == 0, 0, size / jnp.where(size == 0, 1, spread))
 
 
+@checks_kinds
 def semiclassical(
     law: LinearModelLaw | KernelLaw,
     u: Float[Array, " d"],

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer
+from .._kinds import require_kinds_of_fields
 from ..measures._numerics import norm, safe_sqrt
 
 
@@ -140,6 +141,9 @@ class EmpiricalTangentKernel(eqx.Module):
     """
 
     model: Callable[[Array, Array], Array]
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
 
     def __call__(
         self,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_positive_integer, require_positive
+from .._checks import RealScalar, as_key, as_positive_integer, require_positive
+from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction, to_denoised
 from ._tangent_kernels import ReLUTangentKernel
@@ -61,7 +62,7 @@ class TangentNetwork(eqx.Module):
         point, level = jax.ShapeDtypeStruct((dim,), dtype), jax.ShapeDtypeStruct((), dtype)
         embedded = eqx.filter_eval_shape(kernel.embedding, point, level)
         sizes = [embedded.size, *[width] * (kernel.num_layers - 1), dim]
-        weight_keys, bias_keys = jax.random.split(key, (2, kernel.num_layers))
+        weight_keys, bias_keys = jax.random.split(as_key(key), (2, kernel.num_layers))
         self.kernel = kernel
         self.weights = tuple(
             jax.random.normal(k, (b, a), dtype)
@@ -103,6 +104,7 @@ class OutputDenoiser(AbstractDenoiser):
     _dim: int = eqx.field(static=True)
     prediction: Prediction = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         model: Callable[[Array, Array], Array],
@@ -122,6 +124,7 @@ class OutputDenoiser(AbstractDenoiser):
         return to_denoised(self.prediction, self.model(u, sigma), u, sigma)
 
 
+@checks_kinds
 def gradient_descent(
     problem: DenoisingProblem,
     model: Any,

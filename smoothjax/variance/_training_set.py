@@ -11,6 +11,7 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_key, checked
+from .._kinds import checks_kinds, require_kinds_of_fields
 from ..denoisers import EmpiricalDenoiser
 from ..parametrization import Prediction, affine_form, as_prediction
 from ..processes import AbstractProcess
@@ -38,6 +39,9 @@ class UniformTimes(eqx.Module):
     process: AbstractProcess
     low: RealScalar
     high: RealScalar
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         low, high = as_float_array(self.low, "low"), as_float_array(self.high, "high")
@@ -113,6 +117,7 @@ class DenoisingProblem(eqx.Module):
     prediction: Prediction = eqx.field(static=True)
     exact_targets: tuple[Float[Array, ""], Float[Array, ""]] | None
 
+    @checks_kinds
     def __init__(
         self,
         data: Any,
