@@ -201,7 +201,9 @@ def test_tree_describes_its_points(d):
         y = block.reshape(d + 1, 2**level, -1)
         for j in range(2**level):
             place = y[:d, j, y[d, j] > 0].T
-            assert np.all(place >= tree.lower[:, node]) and np.all(place <= tree.upper[:, node])
+            assert np.all(place >= np.asarray(tree.lower)[:, node]) and np.all(
+                place <= np.asarray(tree.upper)[:, node]
+            )
             scaled = (place - np.asarray(tree.centre[:, node], np.float64)) / float(
                 tree.radius[node]
             )

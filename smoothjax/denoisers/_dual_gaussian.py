@@ -63,7 +63,7 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         xp = host_if_concrete(data)
         points = xp.asarray(data, np.float64 if xp is np else data.dtype)
         mean = xp.mean(points, axis=0)
-        centred = points - mean
+        centred = points - mean[None]
         gram = centred @ centred.T if xp is np else _dot(centred, centred.T)
         eigenvalues, eigenvectors = xp.linalg.eigh(gram / n)
         # Centred points span no more directions. In the others the coefficients vanish, and rounding, over the square of a

@@ -168,7 +168,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         xp = host_if_concrete(data)
         points = xp.asarray(data, np.float64 if xp is np else data.dtype)
         mean = xp.mean(points, axis=0)
-        centred = points - mean
+        centred = points - mean[None]
         if n <= d:
             _, singular, vectors = xp.linalg.svd(centred, full_matrices=False)
             # Centring leaves at most n - 1 directions; the last singular value is rounding.

@@ -86,7 +86,7 @@ class EndpointMoments(eqx.Module):
         found = jnp.where(diagonal, jnp.maximum(found, 0), found)
         unseen = self._unseen(level, reach) * reach
         # Models elsewhere add to a variance.
-        low = jnp.where(diagonal, 0, -unseen)
+        low = jnp.where(diagonal, 0, -unseen)[None]
         return found + jnp.concatenate([low, jnp.full_like(low, unseen)], -1).astype(found.dtype)
 
     def _unseen(self, level: float, reach: float) -> float:

@@ -32,7 +32,7 @@ def relative_variance(
     """
     u = as_float_array(u, "u")
     mean, variance = mean_and_variance(denoiser, u, sigma)
-    square = jnp.sum((mean - u) ** 2)
+    square = jnp.sum((mean - u.astype(mean.dtype)) ** 2)
     # Both over sigma^4. Exactly on a single training point nothing is left of either.
     total = variance + square
     return jnp.where(total > 0, variance / jnp.where(total > 0, total, 1), 0)
