@@ -1,4 +1,5 @@
 import os
+import re
 
 # The suite runs in several processes: with threads of their own, their LAPACK calls wait for each other by spinning.
 # Read when SciPy's OpenBLAS is loaded, so set before JAX is imported.
@@ -39,6 +40,16 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "exhaustive" in item.keywords:
                 item.add_marker(skip)
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        skip = pytest.mark.skip(reason="prints no fractions; runs in float64")
+        for item in items:
+            if isinstance(item, pytest.DoctestItem) and not _prints_fractions(item):
+                item.add_marker(skip)
+
+
+def _prints_fractions(item) -> bool:
+    """Whether an example shows numbers that could differ between float32 and float64, rather than counts and names."""
+    return any(re.search(r"\d\.|\.\d|\de[+-]?\d|nan|inf\b", x.want) for x in item.dtest.examples)
 
 
 def _memory_is_in_many_pieces() -> bool:

@@ -42,7 +42,9 @@ def as_float_array(value: Any, name: str) -> Array:
     if is_concrete(value) and not hasattr(value, "__jax_array__"):
         if type(value) in (int, float):
             return jnp.asarray(_as_python_float(value, name))
-        return jnp.asarray(as_host_floats(value, name))
+        array = as_host_floats(value, name)
+        # With its dtype given, JAX compiles nothing for a new shape; but may use memory in place, so that of a copy.
+        return jnp.asarray(array.copy(), array.dtype)
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:

@@ -1,5 +1,8 @@
 """Grids of noise levels."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
@@ -43,6 +46,11 @@ def edm_grid(
     """
     high, low, fraction = _grid_arguments(num_levels, sigma_max, sigma_min)
     rho = positive_parameter(rho, "rho")
+    return _edm_levels(high, low, rho, fraction, bool(final_zero))
+
+
+@partial(jax.jit, static_argnums=4)  # One program, where each operation would be one of its own.
+def _edm_levels(high, low, rho, fraction, final_zero):
     # fraction[::-1] and not 1 - fraction, whose rounding would show at the small end.
     levels = (fraction[::-1] * high ** (1 / rho) + fraction * low ** (1 / rho)) ** rho
     levels = levels.at[0].set(high).at[-1].set(low)
@@ -71,6 +79,11 @@ def log_uniform_grid(
         [100.  10.   1.]
     """
     high, low, fraction = _grid_arguments(num_levels, sigma_max, sigma_min)
+    return _log_uniform_levels(high, low, fraction)
+
+
+@jax.jit
+def _log_uniform_levels(high, low, fraction):
     levels = jnp.exp(fraction[::-1] * jnp.log(high) + fraction * jnp.log(low))
     return levels.at[0].set(high).at[-1].set(low)
 

@@ -123,22 +123,19 @@ def test_derivatives_of_the_empirical_denoiser(x64):
             )
         )
     )
+    value_expected = jax.jit(jax.value_and_grad(reference, (0, 1, 2, 3)))
+    curvature_expected = jax.jit(jax.hessian(lambda u, sigma: naive(points, weights, u, sigma)[1]))
     # The second level is one at which logits are weighed again: the derivatives must not notice.
     for sigma in (0.6, 0.05):
         arguments = (points, weights, u, sigma)
         got, gradients = value(*arguments)
-        np.testing.assert_allclose(got, reference(*arguments), rtol=1e-11)
-        for got, expected in zip(
-            gradients, jax.grad(reference, (0, 1, 2, 3))(*arguments), strict=True
-        ):
-            np.testing.assert_allclose(
-                got, expected, rtol=0, atol=1e-9 * float(jnp.max(jnp.abs(expected)))
-            )
-        expected = jax.hessian(lambda u, sigma=sigma: naive(points, weights, u, sigma)[1])(u)
+        expected, gradients_expected = value_expected(*arguments)
+        np.testing.assert_allclose(got, expected, rtol=1e-11)
+        for got, expected in zip(gradients, gradients_expected, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9 * np.max(np.abs(expected)))
+        expected = curvature_expected(u, sigma)
         got = curvature(u, sigma)
-        np.testing.assert_allclose(
-            got, expected, rtol=0, atol=1e-8 * float(jnp.max(jnp.abs(expected)))
-        )
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * np.max(np.abs(expected)))
 
 
 def test_construction_inside_jit_from_known_arrays():

@@ -1,3 +1,4 @@
+import functools
 import math
 from statistics import NormalDist
 
@@ -614,10 +615,9 @@ def test_frechet_distance_of_nearby_sets_in_float32():
     assert 0 <= same < (20 * eps(jnp.float32)) ** 2 * np.sum(np.var(first, 0))
 
 
-@pytest.mark.parametrize("amplitude", [1e-3, 1e-4])
-@pytest.mark.parametrize("traced", [False, True])
-def test_frechet_distance_whose_small_modes_hold_it(amplitude, traced):
-    """Spectra over four decades in float32, with modes in no order: below the root of epsilon a mode needs its rotation."""
+@functools.cache
+def data_whose_small_modes_hold_the_distance(amplitude):
+    """Two sets, their distance, and the reference's rounding."""
     rng = np.random.default_rng(0)
     spread = 3 * np.arange(1, 501.0)[rng.permutation(500)] ** -1.5
     mix = np.linalg.qr(rng.standard_normal((500, 500)))[0]
@@ -629,11 +629,19 @@ def test_frechet_distance_whose_small_modes_hold_it(amplitude, traced):
     fidelity = np.sum(np.linalg.svd(a @ b.T, compute_uv=False))
     cancelled = np.sum(a**2) + np.sum(b**2) - 2 * fidelity
     expected = np.sum((first.mean(0, float) - second.mean(0, float)) ** 2) + cancelled
+    # Of the reference 600 roundings of the trace at most.
+    return first, second, expected, 600 * np.finfo(float).eps * np.sum(a**2)
+
+
+@pytest.mark.parametrize("amplitude", [1e-3, 1e-4])
+@pytest.mark.parametrize("traced", [False, True])
+def test_frechet_distance_whose_small_modes_hold_it(amplitude, traced):
+    """Spectra over four decades in float32, with modes in no order: below the root of epsilon a mode needs its rotation."""
+    first, second, expected, rounding = data_whose_small_modes_hold_the_distance(amplitude)
     function = jax.jit(frechet_distance) if traced else frechet_distance
     result = function(jnp.asarray(first), jnp.asarray(second))
     assert result.dtype == np.float32
-    # Of the reference 600 roundings of the trace at most; of the result one of float32.
-    rounding = 600 * np.finfo(float).eps * np.sum(a**2)
+    # And one rounding of the result, in float32.
     np.testing.assert_allclose(result, expected, rtol=1e-7, atol=rounding)
 
 

@@ -40,6 +40,17 @@ def equal_chunks(n: int, most: int | None) -> int:
     return size if num_chunks == 1 else min(-(-size // LANES) * LANES, most)
 
 
+@jax.jit  # One program, where each operation would be one of its own.
+def _centred(data: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
+    """The mean, half the squared distances from it, and the largest distance.
+
+    Constants to differentiation: the posterior does not depend on them.
+    """
+    centre = jnp.mean(data, axis=0)
+    half_square = 0.5 * jnp.sum((data - centre[None]) ** 2, axis=-1)
+    return jax.lax.stop_gradient((centre, half_square, jnp.sqrt(2 * jnp.max(half_square))))
+
+
 class EmpiricalDenoiser(AbstractPosteriorDenoiser):
     """Exact posterior mean `E[x_0 | u]` when `x_0` is drawn from a finite training set.
 
@@ -90,16 +101,9 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         if weights is not None:
             log_weights = as_log_weights(weights, n, "point", data.dtype)
         size = equal_chunks(n, chunk_size)
-        centre = jnp.mean(data, axis=0)
-        half_square = 0.5 * jnp.sum((data - centre[None]) ** 2, axis=-1)
+        centre, half_square, radius = _centred(data)
         require_finite(half_square, "|data - mean|^2 / 2")
-        self._points = PointSet(
-            data,
-            log_weights,
-            # Constants to differentiation: the posterior does not depend on them.
-            *jax.lax.stop_gradient((centre, half_square, jnp.sqrt(2 * jnp.max(half_square)))),
-            size,
-        )
+        self._points = PointSet(data, log_weights, centre, half_square, radius, size)
 
     @property
     def dim(self) -> int:

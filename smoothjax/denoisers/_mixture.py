@@ -402,7 +402,12 @@ def _expectation_maximisation(
 def _stack(components: "list[GaussianDenoiser]") -> GaussianDenoiser:
     """The components as one pytree with a leading axis, all brought to the largest rank among them."""
     rank = max(component.basis.shape[1] for component in components)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[_pad(c, rank) for c in components])
+    return _stacked(*[_pad(component, rank) for component in components])
+
+
+@jax.jit  # One program, where each field would have one of its own.
+def _stacked(*components: "GaussianDenoiser") -> GaussianDenoiser:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
 
 
 def _pad(component: GaussianDenoiser, rank: int) -> GaussianDenoiser:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -369,12 +370,7 @@ def _grid(start, end, steps, levels, constant_ratio) -> tuple[Any, bool]:
             f"e.g. levels=edm_grid({max(steps, 2)}, sigma_from, 0.002)",
         )
         end = checked(end, end == start, "`steps` needs two different noise levels", f"; got {end}")
-        ramp, rho = jnp.linspace(0, 1, steps + 1, dtype=start.dtype), 7
-        if constant_ratio:
-            grid = jnp.exp(ramp[::-1] * jnp.log(start) + ramp * jnp.log(end))
-        else:
-            grid = (ramp[::-1] * start ** (1 / rho) + ramp * end ** (1 / rho)) ** rho
-        return grid.at[0].set(start).at[-1].set(end), False
+        return _even_grid(start, end, steps, constant_ratio), False
     levels = levels_between(levels, start, end)
     if is_concrete(levels) or is_concrete(end):
         to_zero = bool((levels if is_concrete(levels) else end[None])[-1] == 0)
@@ -386,6 +382,16 @@ def _grid(start, end, steps, levels, constant_ratio) -> tuple[Any, bool]:
             "Where `levels` end at zero, they or `sigma_to` must be known when the function is compiled",
         )
     return (levels[:-1], True) if to_zero else (levels, False)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _even_grid(start, end, steps: int, constant_ratio: bool):
+    ramp, rho = jnp.linspace(0, 1, steps + 1, dtype=start.dtype), 7
+    if constant_ratio:
+        grid = jnp.exp(ramp[::-1] * jnp.log(start) + ramp * jnp.log(end))
+    else:
+        grid = (ramp[::-1] * start ** (1 / rho) + ramp * end ** (1 / rho)) ** rho
+    return grid.at[0].set(start).at[-1].set(end)
 
 
 @eqx.filter_jit
