@@ -109,6 +109,15 @@ def representable_noise_level(radius: Array, distance: Array, sigma: Array) -> A
     return jnp.maximum(sigma, jnp.maximum(by_logits, 10 * tiny**0.5).astype(sigma.dtype))
 
 
+def level_for_slopes(radius: Array, distance: Array, sigma: Array) -> Array:
+    """`representable_noise_level` at which the logits' slopes in the noise level do not overflow either."""
+    radius, distance = jax.lax.stop_gradient((radius, distance))
+    tiny = float(jnp.finfo(sigma.dtype).tiny)
+    by_slopes = 10 * tiny ** (1 / 3) * jnp.cbrt(radius) * jnp.cbrt(distance + radius)
+    sigma = jnp.maximum(sigma, by_slopes.astype(sigma.dtype))
+    return representable_noise_level(radius, distance, sigma)
+
+
 def length(vector: Float[Array, " d"]) -> Float[Array, ""]:
     """Euclidean norm, for numbers whose squares the dtype cannot hold too."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vector)))
