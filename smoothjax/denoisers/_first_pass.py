@@ -84,8 +84,9 @@ def _careful_pass(
         )
 
     lowest = jnp.asarray(jnp.finfo(u.dtype).min / 4, u.dtype)
-    init = no_anchor(points.centre, u.dtype), Sums(
-        lowest, zero, jnp.zeros_like(v), zero, zero, zero
+    init = (
+        no_anchor(points.centre, u.dtype),
+        Sums(lowest, zero, jnp.zeros_like(v), zero, zero, zero),
     )
     return over_chunks(points, body, init)
 

@@ -260,7 +260,9 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         part what is common to all components is left out, and the second has one sign: nothing cancels.
         """
         components, d = self.components, self.dim
-        widest = jnp.maximum(jnp.max(components.eigenvalues, initial=0), jnp.max(components.complement))
+        widest = jnp.maximum(
+            jnp.max(components.eigenvalues, initial=0), jnp.max(components.complement)
+        )
         middle = lax.stop_gradient(jnp.mean(components.mean, axis=0))
         v, common = u - middle, resolvent(widest, sigma)
         scales = _units(v, common, components, sigma)
@@ -276,7 +278,9 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             own += jnp.sum((rest * outer) * (rest * common) * beyond)
             missing = d - modes.shape[0]
             log_volume = jnp.sum(jnp.log1p(above * inverse)) + missing * jnp.log1p(beyond * outer)
-            return 0.5 * (linear - own) + _over(_over(log_weight + 0.5 * log_volume, scales), scales)
+            return 0.5 * (linear - own) + _over(
+                _over(log_weight + 0.5 * log_volume, scales), scales
+            )
 
         total = jax.vmap(of)(components, self.log_weights)
         best = jnp.argmax(total)
