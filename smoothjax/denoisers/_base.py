@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, require_positive
+from .._checks import RealScalar, as_float_array, require_finite, require_positive
 from .._host_errors import raising_host_errors
 from .._precision import common_dtype
 
@@ -39,6 +39,7 @@ class AbstractDenoiser(eqx.Module):
     def _point(self, u: Any, sigma: Any) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """Checks `u` and `sigma`, and brings the noise level to the point's dtype."""
         u = as_float_array(u, "u")
+        require_finite(u, "u")
         if u.shape != (self.dim,):
             hint = " For a batch, use jax.vmap." if u.ndim > 1 else ""
             raise ValueError(f"`u` must have shape ({self.dim},); got {u.shape}.{hint}")

@@ -34,10 +34,10 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         ValueError: for a wrong shape, or an empty or non-finite training set.
 
     **Precision.** The Gram matrix of concrete data is formed and decomposed once, in float64, on the host. A call has a
-    relative error of a few `eps (1 + sqrt(lambda_1) / sigma)`, lambda_1 the largest eigenvalue of the covariance, where
-    `GaussianDenoiser` has a few `eps`: prefer that in float32 at small noise. Traced data are decomposed in their own
-    precision, and derivatives with respect to the data are not defined where eigenvalues of the Gram matrix coincide, as
-    they do for n > d + 1.
+    relative error of a few `eps (1 + sqrt(lambda_1) min(1 / sigma, 1 / sqrt(lambda_k)))`, lambda_1 the largest and lambda_k
+    the smallest of the k eigenvalues of the covariance, where `GaussianDenoiser` has a few `eps`: prefer that in float32 at
+    small noise where they differ much. Traced data are decomposed in their own precision, and derivatives with respect to
+    the data are not defined where eigenvalues of the Gram matrix coincide, as they do for n > d + 1.
 
     Source: Woodbury 1950; Saunders, Gammerman and Vovk 1998 (ridge regression in dual variables).
 

@@ -78,7 +78,8 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
 
     **Accuracy.** Exponents come from a product about the mean of a block of windows, with an error of up to a few
     `eps r (r + |u_W - y|) / sigma^2`, r the block's radius, where that is at most 2e-4 nats in float32; else from
-    differences. In the dense form the radius is that of all windows.
+    differences. In the dense form the radius is that of all windows. Where one window has all the weight but for a rounding,
+    derivatives are zero.
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.

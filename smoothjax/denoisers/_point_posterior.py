@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from .._precision import HIGHEST
 from ._anchored import Anchor, anchored_weights
+from ._base import length
 from ._derivatives import is_zero
 from ._first_pass import Sums, first_pass
 from ._point_set import PointSet, chunk_at, over_chunks
@@ -52,7 +53,7 @@ def summarise(
     # Far from the points that carry weight these terms are large, and the points' own squares are not.
     own, square = anchor.point - centre, sums.half_square / sums.normaliser
     of_squares = 2 * square - jnp.sum(own**2) - jnp.dot(excess, mean + own, precision=HIGHEST)
-    is_far = jnp.max(jnp.abs(u - centre)) > 4 * jnp.sqrt(2 * square)
+    is_far = length(u - centre) > 4 * jnp.sqrt(2 * square)
     variance = jnp.where(is_far, of_squares, variance)
     return PosteriorSummary(
         log_evidence=log_normaliser - 0.5 * jnp.sum((to_anchor / sigma) ** 2),
