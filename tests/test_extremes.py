@@ -162,10 +162,22 @@ def _sensitivity(of, u, sigma, true, eps):
         return {what: sum(np.max(np.abs(m[what] - true[what])) for m in moved) for what in true}
 
 
-SLOW = {"GaussianSmoothedLineDenoiser": 6}  # places: mpmath integrates
+SLOW = {"GaussianSmoothedLineDenoiser": 4}  # places: mpmath integrates
+# The same programs as those of others, or with few lines around them.
+REPRESENTED = {
+    "TruncatedDenoiser",
+    "ShardedDenoiser",
+    "SwitchedDenoiser",
+    "ScheduledDenoiser",
+    "RescaledDenoiser",
+}
 
 
-@pytest.mark.parametrize("name", MAKERS)
+def _marked(name):
+    return pytest.param(name, marks=pytest.mark.exhaustive) if name in REPRESENTED else name
+
+
+@pytest.mark.parametrize("name", [_marked(name) for name in MAKERS])
 def test_right_and_finite_at_all_sizes(name, dtype):
     D, u = made(name, dtype)
     some, all_pairs = places(len(u), dtype), grid(len(u), dtype)
@@ -209,7 +221,6 @@ def images_of(points):
 
 FEW = {
     "EmpiricalDenoiser": sj.EmpiricalDenoiser,
-    "TruncatedDenoiser": sj.TruncatedDenoiser,
     "GaussianDenoiser": sj.GaussianDenoiser.fit,
     "DualGaussianDenoiser": sj.DualGaussianDenoiser,
     "MixtureDenoiser": lambda x: sj.MixtureDenoiser.fit(x, np.zeros(len(x))),
@@ -220,8 +231,7 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("num", [1, 3])
+@pytest.mark.parametrize(("name", "num"), [*((name, 3) for name in FEW), ("EmpiricalDenoiser", 1)])
 def test_of_one_point_and_of_equal_points_nothing_else_is_left(name, num, dtype):
     """In one dimension, where windows are the image."""
     point = np.asarray([0.7], dtype)

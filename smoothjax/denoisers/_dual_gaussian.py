@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
 from ._base import AbstractPosteriorDenoiser, as_vector
-from ._gaussian import host_if_concrete, resolvent, square_of_level
+from ._gaussian import host_if_concrete, mean_and_rest, resolvent, square_of_level
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -62,8 +62,7 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         n = data.shape[0]
         xp = host_if_concrete(data)
         points = xp.asarray(data, np.float64 if xp is np else data.dtype)
-        mean = xp.mean(points, axis=0)
-        centred = points - mean
+        mean, centred = mean_and_rest(xp, points)
         gram = centred @ centred.T if xp is np else _dot(centred, centred.T)
         eigenvalues, eigenvectors = xp.linalg.eigh(gram / n)
         # Centred points span no more directions. In the others the coefficients vanish, and rounding, over the square of a

@@ -60,7 +60,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
     rounding `u` itself has the same effect there. `posterior_variance` is correct to a few `eps R^2`, in absolute
     terms, and r times the error of the mean.
 
-    **Domain.** Any noise level, and any point for which `R (|u - c| + R)` is a number of the dtype: |u| up to 1e30 in float32
+    **Domain.** Any noise level, and any point for which the dtype holds `R (|u - c| + R)`: |u| up to 1e30 in float32
     for data of size one. Noise levels at which exponents would overflow (`1e-16 sqrt(R (|u - c| + R))` in float32) are
     raised to the lowest that does not: the posterior is one-hot there. A log density below all numbers is minus infinity.
 
