@@ -339,7 +339,9 @@ def averages(
             x = x - middle[None]
             squares = inside * (inside + beyond)
             far = jnp.dot(squares, jnp.full((width, 1), -1, dtype), precision=HIGHEST)
-            factors = [2 * inverse * x, -2 * inverse, far * inverse, jnp.ones_like(far)]
+            # Of windows that are all zero, not infinity times that.
+            along = jnp.clip(2 * inverse * x, jnp.finfo(dtype).min, jnp.finfo(dtype).max)
+            factors = [along, -2 * inverse, far * inverse, jnp.ones_like(far)]
             return inner_products(jnp.concatenate(factors, -1), y)
 
         def by_differences(x: Array, inverse: Array) -> Float[Array, "chunk block"]:

@@ -98,16 +98,18 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
         noise, n, v = square_of_level(sigma), self.centred.shape[0], u - self.mean
+        coefficients = self.coefficients(u, sigma)
+        rest = v - _dot(coefficients, self.centred)
+        # The minimum that the coefficients attain, of two terms without cancellation; their errors are of second order.
+        square = jnp.sum((rest / jnp.sqrt(noise)) ** 2) + n * jnp.sum(coefficients**2)
         if self.eigenvalues.shape[0] == self.dim:
             # Nothing lies off the span of the points, where rounding would be divided by the noise level.
-            size = jnp.sqrt(n * self.eigenvalues)
-            modes = _dot(self.eigenvectors.T, _dot(self.centred, v)) / jnp.where(size > 0, size, 1)
-            square = jnp.sum((modes / jnp.sqrt(self.eigenvalues + noise)) ** 2)
-        else:
-            coefficients = self.coefficients(u, sigma)
-            rest = v - _dot(coefficients, self.centred)
-            # The minimum that the coefficients attain, of two terms without cancellation; errors are of second order.
-            square = jnp.sum((rest / jnp.sqrt(noise)) ** 2) + n * jnp.sum(coefficients**2)
+            rounding = 100 * self.dim * jnp.finfo(v.dtype).eps
+            span = jnp.all(self.eigenvalues > rounding * jnp.max(self.eigenvalues))
+            size = jnp.where(span, jnp.sqrt(n * self.eigenvalues), 1)
+            modes = _dot(self.eigenvectors.T, _dot(self.centred, v)) / size
+            of_modes = jnp.sum((modes / jnp.sqrt(self.eigenvalues + noise)) ** 2)
+            square = jnp.where(span, of_modes, square)
         log_determinant = jnp.sum(jnp.log1p(self.eigenvalues / noise)) + self.dim * jnp.log(noise)
         return -0.5 * (square + log_determinant + self.dim * math.log(2 * math.pi))
 

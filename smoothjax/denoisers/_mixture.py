@@ -276,8 +276,9 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             modes, rest = _over(modes, scales), _over(rest, scales)
             inverse, outer = component._spectrum(lambda variance: resolvent(variance, sigma))
             above, beyond = component._spectrum(lambda variance: widest - variance)
-            own = jnp.sum((modes * inverse) * (modes * common) * above)
-            own += jnp.sum((rest * outer) * (rest * common) * beyond)
+            # In this order: squares of coordinates, or of inverse variances, might be no numbers of the dtype.
+            own = jnp.sum((modes * inverse) * modes * (common * above))
+            own += jnp.sum((rest * outer) * rest * (common * beyond))
             missing = d - modes.shape[0]
             log_volume = jnp.sum(jnp.log1p(above * inverse)) + missing * jnp.log1p(beyond * outer)
             return 0.5 * (linear - own) + _over(
