@@ -5,9 +5,9 @@ import inspect
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from zoo import MAKERS, SIGMA, made
 
 import smoothjax as sj
-from zoo import MAKERS, SIGMA, made
 
 
 def test_none_is_left_out():

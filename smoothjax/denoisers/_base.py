@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, require_positive
+from .._checks import RealScalar, as_float_array, require_finite, require_positive
 from .._host_errors import raising_host_errors
 from .._precision import common_dtype
 
@@ -39,6 +39,7 @@ class AbstractDenoiser(eqx.Module):
     def _point(self, u: Any, sigma: Any) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """Checks `u` and `sigma`, and brings the noise level to the point's dtype."""
         u = as_float_array(u, "u")
+        require_finite(u, "u")
         if u.shape != (self.dim,):
             hint = " For a batch, use jax.vmap." if u.ndim > 1 else ""
             raise ValueError(f"`u` must have shape ({self.dim},); got {u.shape}.{hint}")
@@ -107,6 +108,15 @@ def representable_noise_level(radius: Array, distance: Array, sigma: Array) -> A
     # What is formed are 1 / sigma^2 and logits of size radius (distance + radius) / sigma^2: up to 1e32 in float32.
     by_logits = tiny**0.425 * jnp.sqrt(radius) * jnp.sqrt(distance + radius)
     return jnp.maximum(sigma, jnp.maximum(by_logits, 10 * tiny**0.5).astype(sigma.dtype))
+
+
+def level_for_slopes(radius: Array, distance: Array, sigma: Array) -> Array:
+    """`representable_noise_level` at which the logits' slopes in the noise level do not overflow either."""
+    radius, distance = jax.lax.stop_gradient((radius, distance))
+    tiny = float(jnp.finfo(sigma.dtype).tiny)
+    by_slopes = 10 * tiny ** (1 / 3) * jnp.cbrt(radius) * jnp.cbrt(distance + radius)
+    sigma = jnp.maximum(sigma, by_slopes.astype(sigma.dtype))
+    return representable_noise_level(radius, distance, sigma)
 
 
 def length(vector: Float[Array, " d"]) -> Float[Array, ""]:

@@ -39,6 +39,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .._precision import HIGHEST
+from ._base import length
 from ._product_logits import TRUSTED_RATIO
 from ._screen import inner_products, leading_directions
 
@@ -52,6 +53,8 @@ CHUNKS = 512, 64
 SHARES = 128
 # Nats by which an exponent may exceed the lower bound of the normaliser, so that float32 holds sums of exponentials.
 NEAR = 60.0
+# Ratio of a query's distance from the range of values to their size, from which on it counts as far.
+FAR = 1e4
 # Windows whose numbers are looked at together at construction.
 PIECE = 2**18
 # Stands for a logarithm of zero where infinity times zero may be formed.
@@ -244,8 +247,11 @@ def averages(
     label: Int[Array, " queries"],
     sigma: Float[Array, " queries"],
     tolerance: float,
+    about: Float[Array, "queries c"] | None = None,
 ) -> Averages:
     """Soft-max averages over the training windows of each query's class.
+
+    Of `columns_of(windows)`; with `about` of these, and then of each `value - about` times these.
 
     Args:
         merged: the training windows.
@@ -255,17 +261,28 @@ def averages(
         label: their classes.
         sigma: their noise levels.
         tolerance: largest part of a query's weights that may be left out.
+        about: for each query, what is subtracted from the windows' values, which `columns_of` gives first. Where one window
+            has all the weight but for a rounding, what is averaged of the differences is zero.
     """
     (num, width), dtype, eps = x.shape, x.dtype, jnp.finfo(x.dtype).eps
     merged = jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, merged)
     num_blocks, block = merged.place.shape
-    inverse = 0.5 / sigma**2
-    v = x - merged.centre[None]
+    inverse = 0.5 / sigma / sigma
+    # What lies outside of an image is zero, of training windows and of queries.
+    bounds = jnp.minimum(jnp.min(merged.images), 0), jnp.maximum(jnp.max(merged.images), 0)
+    inside, beyond = _divided(x, *bounds)
+    middle = inside - merged.centre[None]
+    reach = jnp.sqrt(jnp.sum(middle**2, -1)) * (1 + width * eps) + merged.radius
+    doubt = 2 * (width + 8) * eps * reach * (reach + jax.vmap(length)(beyond)) * inverse
+    # Queries so far beyond the values that squares might overflow are bounded by what does not depend on that.
+    is_far = jnp.max(jnp.abs(beyond), -1) > FAR * reach
+    out = jnp.where(is_far[:, None], 0, 0.5 * beyond)
+    square_out = jnp.where(is_far, jnp.inf, jnp.sum(out**2, -1) * (1 + (width + 8) * eps))
+    v = middle + out
     reach = jnp.sqrt(jnp.sum(v**2, -1)) * (1 + width * eps) + merged.radius
     directions = merged.basis.shape[1]
     coordinates = _coordinates(v, merged.basis).T
     slack = 2 * eps * (math.sqrt(directions) * (2 * width + directions + 8) + width + 12) * reach
-    doubt = 2 * (width + 8) * eps * reach**2 * inverse
 
     def upper(b: Array) -> Float[Array, " queries"]:
         """Logarithms of bounds U_qb of the block's weight."""
@@ -275,7 +292,8 @@ def averages(
         )
         square = functools.reduce(jnp.add, (x**2 for x in outside))
         distance = jnp.maximum(jnp.sqrt(square / merged.stretch) - slack, 0)
-        bound = merged.log_mass[b] - distance**2 * inverse * (1 - 8 * eps)
+        least = jnp.maximum(distance**2 * (1 - 8 * eps) - square_out, 0)
+        bound = merged.log_mass[b] - least * inverse
         return jnp.where(label == merged.label[b], bound, -jnp.inf)
 
     # Noise and the width of a block together decide whether a product is accurate enough for it.
@@ -283,20 +301,24 @@ def averages(
     ratio = merged.reach + width**0.5 * noise
     trusted = ratio * (ratio + merged.reach) <= TRUSTED_RATIO * noise**2
     some = jax.ShapeDtypeStruct((block, width), dtype)
-    num_sums = jax.eval_shape(columns_of, some).shape[1] + 2
+    num_columns = jax.eval_shape(columns_of, some).shape[1]
+    num_values = 0 if about is None else about.shape[1]
+    # Highest exponent, weights and weighted columns; with `about`, the largest weight, and those of each difference.
+    num_sums = num_columns + 2 + (num_values > 0) + num_values * (num_columns + 1)
 
-    lower, nearest = _by_jensen(merged, v, label, inverse, doubt)
+    lower, nearest = _by_jensen(merged, middle, beyond, label, inverse, doubt)
     # Where the spread within blocks makes it loose, a bound from the windows of one block.
     loose = jnp.mean(merged.spread) > 4 * jnp.min(sigma) ** 2
     lower = jnp.maximum(
         lower,
         lax.cond(
             loose,
-            lambda: _by_one_block(merged, windows_of, x, inverse, nearest),
+            lambda: _by_one_block(merged, windows_of, inside, beyond, inverse, nearest),
             lambda: jnp.full(num, -jnp.inf, dtype),
         ),
     )
-    rows = jnp.concatenate([x, inverse[:, None], lower[:, None]], -1)
+    rows = [x, inverse[:, None], lower[:, None]]
+    rows = jnp.concatenate(rows if about is None else [*rows, about], -1)
     # One more, for chunks that are not full.
     rows = jnp.pad(rows, ((0, 1), (0, 0)))
 
@@ -312,15 +334,25 @@ def averages(
         y = jnp.stack([*y.T, half_square, jnp.ones_like(count), count], -1)
 
         def by_product(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
+            inside, beyond = _divided(x, *bounds)
+            inside = inside - middle[None]
             x = x - middle[None]
-            far = jnp.dot(x**2, jnp.full((width, 1), -1, dtype), precision=HIGHEST)
-            factors = [2 * inverse * x, -2 * inverse, far * inverse, jnp.ones_like(far)]
+            squares = inside * (inside + beyond)
+            far = jnp.dot(squares, jnp.full((width, 1), -1, dtype), precision=HIGHEST)
+            # Of windows that are all zero, not infinity times that.
+            along = jnp.clip(2 * inverse * x, jnp.finfo(dtype).min, jnp.finfo(dtype).max)
+            factors = [along, -2 * inverse, far * inverse, jnp.ones_like(far)]
             return inner_products(jnp.concatenate(factors, -1), y)
 
         def by_differences(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
-            x, y = x.T, windows.T
-            add = lambda k, squares: squares + (x[k][:, None] - y[k][None]) ** 2  # noqa: E731
-            squares = jnp.zeros((x.shape[1], block), dtype)
+            inside, beyond = (a.T for a in _divided(x, *bounds))
+            y = windows.T
+
+            def add(k: Array, squares: Array) -> Array:
+                difference = inside[k][:, None] - y[k][None]
+                return squares + difference * (difference + beyond[k][:, None])
+
+            squares = jnp.zeros((inside.shape[1], block), dtype)
             return count[None] - inverse * lax.fori_loop(0, width, add, squares)
 
         def chunk(size: int, loop):
@@ -331,13 +363,27 @@ def averages(
             # Once, not for every number that is gathered.
             which = lax.optimization_barrier(which)
             row, old = rows[which], sums[which]
-            x, inverse, lowest = row[:, :width], row[:, width : width + 1], row[:, width + 1 :]
+            x, inverse = row[:, :width], row[:, width : width + 1]
+            lowest = row[:, width + 1 : width + 2]
             logits = lax.cond(trusted[b], by_product, by_differences, x, inverse)
             # Any number will do that is neither far above the highest nor below what must not overflow.
             shift = lax.cond(near, lambda _: lowest, lambda x: jnp.max(x, 1, keepdims=True), logits)
-            found = jnp.dot(jnp.exp(logits - shift), columns, precision=HIGHEST)
+            weights = jnp.exp(logits - shift)
+            found = [jnp.dot(weights, columns, precision=HIGHEST)]
+            for k in range(num_values):
+                rest = columns[None, :, 1 + k] - row[:, width + 2 + k, None]
+                found.append(jnp.dot(weights * rest, columns, precision=HIGHEST))
+            if num_values:
+                found.append(jnp.max(weights, 1, keepdims=True))
+            found = jnp.concatenate(found, -1)
             highest = jnp.maximum(old[:, :1], shift)
-            total = old[:, 1:] * jnp.exp(old[:, :1] - highest) + found * jnp.exp(shift - highest)
+            before, now = (
+                old[:, 1:] * jnp.exp(old[:, :1] - highest),
+                found * jnp.exp(shift - highest),
+            )
+            total = before + now
+            if num_values:
+                total = total.at[:, -1].set(jnp.maximum(before[:, -1], now[:, -1]))
             new = jnp.concatenate([highest, total], -1)
             return first + size, sums.at[which].set(new, mode="promise_in_bounds")
 
@@ -369,7 +415,18 @@ def averages(
     rounding = 0.01 + (num_blocks + block) * eps
     total = sums[:, 0] + jnp.log(sums[:, 1]) - 2 * doubt - rounding
     used = (1 + rounding) * used * jnp.minimum(jnp.exp(lower - total), 1)
-    return Averages(sums[:, 2:] / sums[:, 1:2], used, visited)
+    found = sums[:, 2:] / sums[:, 1:2]
+    if num_values:
+        alone = sums[:, 1] <= sums[:, -1] * (1 + eps)
+        differences = jnp.where(alone[:, None], 0, found[:, num_columns:-1])
+        found = jnp.concatenate([found[:, :num_columns], differences], -1)
+    return Averages(found, used, visited)
+
+
+def _divided(x: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """What of the queries lies in the range of the images' values, and twice the rest: see `_patches.split`."""
+    inside = jnp.clip(x, low, high)
+    return inside, 2 * (x - inside)
 
 
 def _cumulative(mask: Bool[Array, " n"]) -> Int[Array, " n"]:
@@ -382,26 +439,39 @@ def _cumulative(mask: Bool[Array, " n"]) -> Int[Array, " n"]:
 
 
 def _by_one_block(
-    merged: DistinctWindows, windows_of: Callable, x: Array, inverse: Array, nearest: Array
+    merged: DistinctWindows,
+    windows_of: Callable,
+    inside: Array,
+    beyond: Array,
+    inverse: Array,
+    nearest: Array,
 ) -> Float[Array, " queries"]:
     """Lower bounds of the logarithm of the normaliser: the windows of the block that is given for each query."""
 
     def one(query):
-        x, inverse, b = query
+        inside, beyond, inverse, b = query
         y = windows_of(merged.place[b])
-        logits = merged.log_count[b] - inverse * jnp.sum((x[None] - y) ** 2, -1)
+        difference = inside[None] - y
+        squares = difference * (difference + beyond[None])
+        logits = merged.log_count[b] - inverse * jnp.sum(squares, -1)
         total = jax.nn.logsumexp(logits)
         # Squares are right to a few roundings each, however large.
-        return total - (len(x) + 8) * jnp.finfo(x.dtype).eps * (jnp.abs(total) + 64) - 0.01
+        return total - (len(y[0]) + 8) * jnp.finfo(y.dtype).eps * (jnp.abs(total) + 64) - 0.01
 
-    return lax.map(one, (x, inverse, nearest), batch_size=min(16, len(x)))
+    return lax.map(one, (inside, beyond, inverse, nearest), batch_size=min(16, len(inside)))
 
 
 def _by_jensen(
-    merged: DistinctWindows, v: Array, label: Array, inverse: Array, doubt: Array
+    merged: DistinctWindows,
+    middle: Array,
+    beyond: Array,
+    label: Array,
+    inverse: Array,
+    doubt: Array,
 ) -> tuple[Float[Array, " queries"], Int[Array, " queries"]]:
     """Lower bounds of the logarithm of the normaliser, and the block with the largest share in it."""
-    num_blocks, num = len(merged.label), len(v)
+    num_blocks, num = len(merged.label), len(middle)
+    twice = 2 * middle + beyond
     step = min(256, num_blocks)
 
     def body(i, carry):
@@ -410,7 +480,7 @@ def _by_jensen(
         part = lambda a: lax.dynamic_slice_in_dim(a, start, step)  # noqa: E731
         mean, index = part(merged.mean), start + jnp.arange(step)
         square = jnp.sum(mean**2, -1) + part(merged.spread)
-        exponent = (2 * inner_products(mean, v) - square[:, None]) * inverse[None]
+        exponent = (inner_products(mean, twice) - square[:, None]) * inverse[None]
         counts = (part(merged.label)[:, None] == label[None]) & (index >= i * step)[:, None]
         bound = jnp.where(counts, part(merged.log_mass)[:, None] + exponent, -jnp.inf)
         new = jnp.maximum(highest, jnp.max(bound, 0))
@@ -418,8 +488,9 @@ def _by_jensen(
         total = total * jnp.exp(highest - new) + jnp.sum(jnp.exp(bound - new[None]), 0)
         return new, total, best
 
-    carry = jnp.full(num, jnp.finfo(v.dtype).min / 4), jnp.zeros(num, v.dtype), jnp.zeros(num, int)
+    dtype = middle.dtype
+    carry = jnp.full(num, jnp.finfo(dtype).min / 4), jnp.zeros(num, dtype), jnp.zeros(num, int)
     highest, total, best = lax.fori_loop(0, -(-num_blocks // step), body, carry)
-    own = jnp.sum(v**2, -1) * inverse
-    rounding = 0.01 + num_blocks * jnp.finfo(v.dtype).eps
+    own = jnp.sum(middle * (middle + beyond), -1) * inverse
+    rounding = 0.01 + num_blocks * jnp.finfo(dtype).eps
     return highest + jnp.log(total) - own - 2 * doubt - rounding, best

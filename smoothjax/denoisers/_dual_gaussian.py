@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
 from ._base import AbstractPosteriorDenoiser, as_vector
-from ._gaussian import host_if_concrete, resolvent, square_of_level
+from ._gaussian import host_if_concrete, mean_and_rest, resolvent, square_of_level
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -34,10 +34,10 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         ValueError: for a wrong shape, or an empty or non-finite training set.
 
     **Precision.** The Gram matrix of concrete data is formed and decomposed once, in float64, on the host. A call has a
-    relative error of a few `eps (1 + sqrt(lambda_1) / sigma)`, lambda_1 the largest eigenvalue of the covariance, where
-    `GaussianDenoiser` has a few `eps`: prefer that in float32 at small noise. Traced data are decomposed in their own
-    precision, and derivatives with respect to the data are not defined where eigenvalues of the Gram matrix coincide, as
-    they do for n > d + 1.
+    relative error of a few `eps (1 + sqrt(lambda_1) min(1 / sigma, 1 / sqrt(lambda_k)))`, lambda_1 the largest and lambda_k
+    the smallest of the k eigenvalues of the covariance, where `GaussianDenoiser` has a few `eps`: prefer that in float32 at
+    small noise where they differ much. Traced data are decomposed in their own precision, and derivatives with respect to
+    the data are not defined where eigenvalues of the Gram matrix coincide, as they do for n > d + 1.
 
     Source: Woodbury 1950; Saunders, Gammerman and Vovk 1998 (ridge regression in dual variables).
 
@@ -62,8 +62,7 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         n = data.shape[0]
         xp = host_if_concrete(data)
         points = xp.asarray(data, np.float64 if xp is np else data.dtype)
-        mean = xp.mean(points, axis=0)
-        centred = points - mean[None]
+        mean, centred = mean_and_rest(xp, points)
         gram = centred @ centred.T if xp is np else _dot(centred, centred.T)
         eigenvalues, eigenvectors = xp.linalg.eigh(gram / n)
         # Centred points span no more directions. In the others the coefficients vanish, and rounding, over the square of a
@@ -99,16 +98,18 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
         noise, n, v = square_of_level(sigma), self.centred.shape[0], u - self.mean
+        coefficients = self.coefficients(u, sigma)
+        rest = v - _dot(coefficients, self.centred)
+        # The minimum that the coefficients attain, of two terms without cancellation; their errors are of second order.
+        square = jnp.sum((rest / jnp.sqrt(noise)) ** 2) + n * jnp.sum(coefficients**2)
         if self.eigenvalues.shape[0] == self.dim:
             # Nothing lies off the span of the points, where rounding would be divided by the noise level.
-            size = jnp.sqrt(n * self.eigenvalues)
-            modes = _dot(self.eigenvectors.T, _dot(self.centred, v)) / jnp.where(size > 0, size, 1)
-            square = jnp.sum((modes / jnp.sqrt(self.eigenvalues + noise)) ** 2)
-        else:
-            coefficients = self.coefficients(u, sigma)
-            rest = v - _dot(coefficients, self.centred)
-            # The minimum that the coefficients attain, of two terms without cancellation; errors are of second order.
-            square = jnp.sum((rest / jnp.sqrt(noise)) ** 2) + n * jnp.sum(coefficients**2)
+            rounding = 100 * self.dim * jnp.finfo(v.dtype).eps
+            span = jnp.all(self.eigenvalues > rounding * jnp.max(self.eigenvalues))
+            size = jnp.where(span, jnp.sqrt(n * self.eigenvalues), 1)
+            modes = _dot(self.eigenvectors.T, _dot(self.centred, v)) / size
+            of_modes = jnp.sum((modes / jnp.sqrt(self.eigenvalues + noise)) ** 2)
+            square = jnp.where(span, of_modes, square)
         log_determinant = jnp.sum(jnp.log1p(self.eigenvalues / noise)) + self.dim * jnp.log(noise)
         return -0.5 * (square + log_determinant + self.dim * math.log(2 * math.pi))
 

@@ -68,9 +68,12 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
     The second is a worst case; a tenth of it is typical at that noise level, and far less elsewhere. The third is small
     for a query between points, midway too. It is large where u is `sigma^2 / (eps r)` or more away from all of them, and
-    rounding `u` itself has the same effect there. `posterior_variance` is correct to a few `eps R (|u - c| + R)`, in
-    absolute terms, and r times the error of the mean. Noise levels whose inverse powers the dtype cannot hold (below 2e-12
-    in float32, for data of size one) are raised to the lowest that it can: the posterior is one-hot there.
+    rounding `u` itself has the same effect there. `posterior_variance` is correct to a few `eps R^2`, in absolute
+    terms, and r times the error of the mean.
+
+    **Domain.** Any noise level, and any point for which the dtype holds `R (|u - c| + R)`: |u| up to 1e30 in float32
+    for data of size one. Noise levels at which exponents would overflow (`1e-16 sqrt(R (|u - c| + R))` in float32) are
+    raised to the lowest that does not: the posterior is one-hot there. A log density below all numbers is minus infinity.
 
     Args:
         data: training points, shape (n, d), in data units.

@@ -25,6 +25,7 @@ from ._patches import (
     no_sums,
     over_chunks,
     reach,
+    split,
     window_indices,
 )
 from ._product_logits import TRUSTED_RATIO
@@ -77,7 +78,8 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
 
     **Accuracy.** Exponents come from a product about the mean of a block of windows, with an error of up to a few
     `eps r (r + |u_W - y|) / sigma^2`, r the block's radius, where that is at most 2e-4 nats in float32; else from
-    differences. In the dense form the radius is that of all windows.
+    differences. In the dense form the radius is that of all windows. Where one window has all the weight but for a rounding,
+    derivatives are zero.
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
@@ -205,25 +207,28 @@ def _own(denoiser: EquivariantLocalDenoiser) -> int:
 def _columns(
     y: Float[Array, "chunk window"], own: int, centre: Float[Array, " c"], derivative: bool
 ) -> Float[Array, "chunk columns"]:
-    """What is averaged: the values; for a derivative `(value, 1) x (window, half its square)`, about the centre."""
+    """What is averaged: the values; for a derivative also the windows, and half their squares, about the centre."""
     c = len(centre)
     value = y.reshape(len(y), -1, c)[:, own]
     if not derivative:
         return value
     y = y - jnp.tile(centre, y.shape[1] // c)[None]
-    factors = jnp.concatenate([y, 0.5 * jnp.sum(y**2, -1, keepdims=True)], -1)
-    value = jnp.concatenate([value - centre[None], jnp.ones_like(value[:, :1])], -1)
-    return (value[:, :, None] * factors[:, None]).reshape(len(y), -1)
+    return jnp.concatenate([value, y, 0.5 * jnp.sum(y**2, -1, keepdims=True)], -1)
 
 
 def _centre(images: Float[Array, "n h w c"]) -> Float[Array, " c"]:
     return lax.stop_gradient(jnp.mean(images, axis=(0, 1, 2)))
 
 
+def _level(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Array:
+    """The noise level at which the exponents of a query do not overflow."""
+    return split(u, denoiser.images.astype(u.dtype), sigma)[1]
+
+
 def _distinct(
-    denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array, derivative: bool
+    denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array, value: Array | None
 ) -> Averages:
-    """Averages for all pixels of a batch of images, from the distinct windows."""
+    """Averages for all pixels of a batch of images, from the distinct windows; for a derivative also about the value."""
     merged = denoiser._merged
     assert merged is not None
     num, h, w, c = u.shape
@@ -240,32 +245,42 @@ def _distinct(
         index = lax.optimization_barrier(image[:, None] * (h * w + 1) + table[pixel])
         return pixels[index].reshape(-1, width)
 
+    sigma = jax.vmap(_level, (None, 0, 0))(denoiser, u, sigma)
     found = averages(
         merged,
         windows_of,
-        lambda y: _columns(y, own, centre, derivative),
+        lambda y: _columns(y, own, centre, value is not None),
         _padded(u)[:, table].reshape(num * h * w, width),
         jnp.tile(label, num),
         jnp.repeat(sigma, h * w),
         TOLERANCE,
+        None if value is None else value.reshape(num * h * w, c),
     )
     shaped = lambda x: x.reshape(num, h, w, -1)  # noqa: E731
     return Averages(*map(shaped, (found.sums, found.truncation, found.visited)))
 
 
 def _dense(
-    denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array, derivative: bool = False
+    denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array, value: Array | None = None
 ) -> Float[Array, "h w columns"]:
-    """Averages for all pixels, from all windows as they are."""
+    """Averages for all pixels, from all windows as they are; for a derivative also about the value."""
     h, w, c = u.shape
     images = denoiser.images.astype(u.dtype)
     pixels, query = _padded(images), _padded(u[None])[0]
     centre, own = _centre(images), _own(denoiser)
+    # One answer for a batch with one noise level.
+    trusted = _is_trusted(pixels, centre, denoiser._width, sigma)
+    sigma = _level(denoiser, u, sigma)
+    about = None if value is None else lax.stop_gradient(value.reshape(h * w, c))
 
-    def average_of_class(windows: Array, chunk_size: int) -> Float[Array, "members c"]:
-        return _average_of_class(windows, chunk_size, own, pixels, query, centre, sigma, derivative)
+    def average_of_class(windows: Array, at: Array, chunk_size: int) -> Float[Array, "members c"]:
+        mean = None if about is None else about[at]
+        return _average_of_class(
+            windows, chunk_size, own, pixels, query, centre, sigma, trusted, mean
+        )
 
-    width = c if not derivative else (c + 1) * (denoiser._width + 1)
+    num = c + denoiser._width + 1
+    width = c if value is None else num + c * (num + 1)
     result = jnp.zeros((h * w + 1, width), u.dtype)
     for rows, cols in _groups((h, w), denoiser.patch_size, denoiser.boundary):
         windows = jnp.asarray(
@@ -275,7 +290,9 @@ def _dense(
             average_of_class, chunk_size=denoiser.chunk_size or default_chunk_size(rows.size)
         )
         # An axis of one class would keep the compiler from vectorising: ten times slower.
-        averages = average(windows[0])[None] if len(windows) == 1 else jax.vmap(average)(windows)
+        at = jnp.asarray(rows * w + cols)
+        one_class = len(windows) == 1
+        averages = average(windows[0], at[0])[None] if one_class else jax.vmap(average)(windows, at)
         result = result.at[rows * w + cols].set(averages)
     return result[:-1].reshape(h, w, -1)
 
@@ -288,7 +305,8 @@ def _average_of_class(
     query: Float[Array, "hw+1 c"],
     centre: Float[Array, " c"],
     sigma: Array,
-    derivative: bool,
+    trusted: Bool[Array, ""],
+    about: Float[Array, "members c"] | None,
 ) -> Float[Array, "members columns"]:
     """For every pixel of a class the soft-max average over the class, in all images."""
     members, size = windows.shape
@@ -296,19 +314,29 @@ def _average_of_class(
     num = n * members
     chunk_size = min(chunk_size, num)
     x = query[windows].reshape(members, size * c)
-    trusted = _is_trusted(pixels, centre, size * c, sigma)
-    middle = jnp.tile(centre, size)
+    middle, inside = jnp.tile(centre, size), pixels[:, :-1]
+    # What lies outside of an image is zero.
+    bounds = jnp.minimum(jnp.min(inside), 0), jnp.maximum(jnp.max(inside), 0)
+
+    def product(x, y, centre, sigma, *_):
+        return _product_logits(x, y, centre, sigma)
 
     def body(sums, start, valid):
         index = start + jnp.arange(chunk_size)
         patches = pixels[index[:, None] // members, windows[index % members]]  # (chunk, window, c)
         y = patches.reshape(chunk_size, size * c)
-        logits = lax.cond(trusted, _product_logits, _difference_logits, x, y, middle, sigma)
+        logits = lax.cond(trusted, product, _difference_logits, x, y, middle, sigma, *bounds)
         logits = jnp.where(valid, logits, -jnp.inf)
-        return add_chunk(sums, logits, channels_of(_columns(y, own, centre, derivative)), axis=-1)
+        columns = channels_of(_columns(y, own, centre, about is not None))
+        differences = []
+        for k in range(0 if about is None else c):
+            difference = columns[k][None] - about[:, k, None]
+            differences += [difference, *(difference * f[None] for f in columns)]
+        return add_chunk(sums, logits, [*columns, *differences], axis=-1)
 
-    columns = jax.eval_shape(lambda: _columns(x, own, centre, derivative)).shape[1]
-    sums = over_chunks(num, chunk_size, body, no_sums((members,), columns, x.dtype))
+    columns = jax.eval_shape(lambda: _columns(x, own, centre, about is not None)).shape[1]
+    total = columns if about is None else columns + c * (columns + 1)
+    sums = over_chunks(num, chunk_size, body, no_sums((members,), total, x.dtype))
     return sums.average.T
 
 
@@ -318,7 +346,7 @@ def _is_trusted(pixels: Array, centre: Array, width: int, sigma: Array) -> Bool[
     A query is taken to be a training window plus noise, so that a batch with one noise level has one answer.
     """
     radius = width**0.5 * jnp.max(jnp.abs(pixels[:, :-1] - centre[None, None]))
-    ratio = radius * (2 * radius + width**0.5 * sigma) / sigma**2
+    ratio = radius * (2 * radius + width**0.5 * sigma) / sigma / sigma
     return lax.stop_gradient(ratio) <= TRUSTED_RATIO
 
 
@@ -329,46 +357,56 @@ def _product_logits(
     y = y - centre[None]
     # The term of y alone as one more column: no second look at the result.
     half_square = 0.5 * jnp.sum(y**2, axis=-1, keepdims=True)
-    x = jnp.concatenate([x - centre[None], -jnp.ones_like(x[:, :1])], axis=-1) / sigma**2
+    x = jnp.concatenate([x - centre[None], -jnp.ones_like(x[:, :1])], axis=-1) / sigma / sigma
     y = jnp.concatenate([y, half_square], axis=-1)
     return jnp.dot(x, y.T, precision=HIGHEST)
 
 
 @jax.custom_jvp
 def _difference_logits(
-    x: Array, y: Array, centre: Array, sigma: Array
+    x: Array, y: Array, centre: Array, sigma: Array, low: Array, high: Array
 ) -> Float[Array, "members chunk"]:
-    """The same from differences."""
-    x, y = x.T, y.T
+    """The same from differences, but for another term of x alone: see `_patches.split`."""
+    inside, y = jnp.clip(x, low, high).T, y.T
+    beyond = 2 * (x.T - inside)
 
     # A loop, not a sum over an axis: that would be computed one number at a time.
     def add(k, squares):
-        return squares + (x[k][:, None] - y[k][None]) ** 2
+        difference = inside[k][:, None] - y[k][None]
+        return squares + difference * (difference + beyond[k][:, None])
 
-    squares = jnp.zeros((x.shape[1], y.shape[1]), x.dtype)
-    return lax.fori_loop(0, x.shape[0], add, squares) * (-0.5 / sigma**2)
+    squares = jnp.zeros((x.shape[0], y.shape[1]), x.dtype)
+    return lax.fori_loop(0, x.shape[1], add, squares) * (-0.5 / sigma / sigma)
 
 
 @_difference_logits.defjvp
 def _difference_logits_jvp(primals, tangents):
     # A derivative has no small divisor in its exponent: the product will do, and stores no differences.
-    return _difference_logits(*primals), jax.jvp(_product_logits, primals, tangents)[1]
+    return _difference_logits(*primals), jax.jvp(_product_logits, primals[:4], tangents[:4])[1]
 
 
 # ------------------------------------------------------------------------------ batches, derivatives
 
 
 def _averages(derivative: bool):
-    """`(denoiser, u, sigma) -> Averages` of one image; a batch of them is seen as one."""
+    """`(denoiser, u, sigma) -> Averages` of one image; a batch of them is seen as one.
+
+    For a derivative, u is the image and its denoised one, stacked.
+    """
 
     def of_batch(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Averages:
         def every(u, sigma):
-            sums = jax.vmap(lambda u, s: _dense(denoiser, u, s, derivative))(u, sigma)
-            nothing = jnp.zeros_like(u[..., :1])
+            if derivative:
+                sums = jax.vmap(lambda u, s: _dense(denoiser, u[0], s, u[1]))(u, sigma)
+            else:
+                sums = jax.vmap(lambda u, s: _dense(denoiser, u, s))(u, sigma)
+            nothing = jnp.zeros_like(sums[..., :1])
             return Averages(sums, nothing, nothing.astype(jnp.int32))
 
         def distinct(u, sigma):
-            return _distinct(denoiser, u, sigma, derivative)
+            if derivative:
+                return _distinct(denoiser, u[:, 0], sigma, u[:, 1])
+            return _distinct(denoiser, u, sigma, None)
 
         if denoiser._merged is None:
             return every(u, sigma)
@@ -404,18 +442,19 @@ def _mean(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Float[A
 
 
 @jax.custom_jvp
-def _slopes(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array) -> Array:
-    return _moments(denoiser, u, sigma).sums
+def _slopes(denoiser: EquivariantLocalDenoiser, u: Array, sigma: Array, value: Array) -> Array:
+    """Sums about the value, on which what is read from them does not depend."""
+    return _moments(denoiser, jnp.stack([u, value]), sigma).sums
 
 
-def _jvp_of_dense(derivative: bool, primals, tangents):
+def _jvp_of_dense(value: Array | None, primals, tangents):
     """For derivatives in the images, and second ones."""
     (denoiser, u, sigma), (moved, u_dot, sigma_dot) = primals, tangents
     filled = lambda x, dot: jnp.zeros_like(x) if is_zero(dot) else dot  # noqa: E731
 
     def dense(images, u, sigma):
         changed = eqx.tree_at(lambda d: d.images, denoiser, images)
-        return _dense(changed, u, sigma, derivative)
+        return _dense(changed, u, sigma, value)
 
     at = denoiser.images, u, sigma
     along = tuple(map(filled, at, (moved.images, u_dot, sigma_dot)))
@@ -426,13 +465,17 @@ def _mean_jvp(primals, tangents):
     (denoiser, u, sigma), (moved, u_dot, sigma_dot) = primals, tangents
     value = _mean(denoiser, u, sigma)
     if not is_zero(moved.images):
-        return value, _jvp_of_dense(False, primals, tangents)
+        return value, _jvp_of_dense(None, primals, tangents)
     # With l the exponent of a window y, D' = E[(y_p - D) l'], and l' = (x' . y - 2 (sigma' / sigma) (x . y - |y|^2 / 2)) /
     # sigma^2: covariances of the value with the window and with half its square, a few numbers a pixel.
     (h, w, c), width = u.shape, denoiser._width
-    sums = _slopes(denoiser, u, sigma).reshape(h, w, c + 1, width + 1)
+    level = _level(denoiser, u, sigma)
+    sums, num = _slopes(denoiser, u, sigma, value), c + width + 1
     centre = _centre(denoiser.images.astype(u.dtype))
-    slopes = (sums[:, :, :c] - (value - centre[None, None])[..., None] * sums[:, :, c:]) / sigma**2
+    plain, rest = sums[..., c:num], sums[..., num:].reshape(h, w, c, num + 1)
+    # Covariances from differences to the value: where one window has all the weight, both terms vanish.
+    slopes = rest[..., 1 + c :] - rest[..., :1] * plain[:, :, None]
+    slopes = slopes / level / level
     classes = _classes((h, w), denoiser.patch_size, denoiser.boundary)
     table = jnp.asarray(classes.windows[np.argsort(classes.pixel)])
     change = jnp.zeros_like(value)
@@ -446,13 +489,15 @@ def _mean_jvp(primals, tangents):
     if not is_zero(u_dot):
         change += along(windows(u_dot))
     if not is_zero(sigma_dot):
-        middle = jnp.tile(centre, width // c)
-        change -= 2 * (sigma_dot / sigma) * (along(windows(u) - middle) - slopes[..., -1])
+        middle = jnp.tile(centre, width // c)[None, None]
+        # A noise level that was raised does not move.
+        moves = jnp.where(level > sigma, 0, sigma_dot / level)
+        change -= 2 * moves * (along(windows(u) - middle) - slopes[..., -1])
     return value, change
 
 
 def _slopes_jvp(primals, tangents):
-    return _slopes(*primals), _jvp_of_dense(True, primals, tangents)
+    return _slopes(*primals), _jvp_of_dense(primals[3], primals[:3], tangents[:3])
 
 
 _mean.defjvp(_mean_jvp, symbolic_zeros=True)

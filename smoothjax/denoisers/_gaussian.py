@@ -167,8 +167,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         require_rank_and_shrinkage(rank, shrinkage, d)
         xp = host_if_concrete(data)
         points = xp.asarray(data, np.float64 if xp is np else data.dtype)
-        mean = xp.mean(points, axis=0)
-        centred = points - mean[None]
+        mean, centred = mean_and_rest(xp, points)
         if n <= d:
             _, singular, vectors = xp.linalg.svd(centred, full_matrices=False)
             # Centring leaves at most n - 1 directions; the last singular value is rounding.
@@ -341,6 +340,13 @@ def _as_mean(mean: Any) -> Array:
         raise ValueError(f"`mean` must have shape (d,); got {mean.shape}.")
     require_finite(mean, "mean")
     return mean
+
+
+def mean_and_rest(xp: Any, points: Any) -> tuple[Any, Any]:
+    """The mean, and the points less it. Coordinates that are the same in all points have no variance, not even rounding."""
+    varies = xp.any(points != points[:1], axis=0)
+    mean = xp.where(varies, xp.mean(points, axis=0), points[0])
+    return mean, points - mean[None]
 
 
 def host_if_concrete(*arrays: Array) -> Any:

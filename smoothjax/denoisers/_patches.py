@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._checks import as_float_array, as_positive_integer, require_finite
 from .._precision import common_dtype
-from ._base import AbstractDenoiser, representable_noise_level
+from ._base import AbstractDenoiser, level_for_slopes
 
 Boundary = Literal["clipped", "circular"]
 
@@ -107,17 +107,8 @@ class AbstractImageDenoiser(AbstractDenoiser):
         dtype = common_dtype(u.dtype, self.images.dtype)
         # The scale is the images' alone: what depends on the noise level only is then shared by a batch of queries.
         scale = self.dim**0.5 * jnp.max(jnp.abs(self.images)).astype(dtype)
-        sigma = _level_for_slopes(scale, scale, sigma.astype(dtype))
+        sigma = level_for_slopes(scale, scale, sigma.astype(dtype))
         return u.astype(dtype).reshape(self.image_shape), sigma
-
-
-def _level_for_slopes(radius: Array, distance: Array, sigma: Array) -> Array:
-    """`representable_noise_level` at which the logits' slopes in the noise level do not overflow either."""
-    radius, distance = lax.stop_gradient((radius, distance))
-    tiny = float(jnp.finfo(sigma.dtype).tiny)
-    by_slopes = 10 * tiny ** (1 / 3) * jnp.cbrt(radius) * jnp.cbrt(distance + radius)
-    sigma = jnp.maximum(sigma, by_slopes.astype(sigma.dtype))
-    return representable_noise_level(radius, distance, sigma)
 
 
 def as_chunk_size(chunk_size: Any, num: int, elements: int) -> int:
@@ -241,7 +232,7 @@ def split(u: Array, images: Array, sigma: Array) -> tuple[Split, Array]:
     beyond = 2 * (u - inside)
     width = u.size**0.5 * (high - low)
     reach = u.size**0.5 * jnp.max(jnp.abs(beyond))
-    return Split(inside, beyond), _level_for_slopes(width, reach, sigma)
+    return Split(inside, beyond), level_for_slopes(width, reach, sigma)
 
 
 def excess(of: Split, y: Array) -> Array:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from .._precision import HIGHEST
 from ._anchored import Anchor, anchored_weights
+from ._base import length
 from ._derivatives import is_zero
 from ._first_pass import Sums, first_pass
 from ._point_set import PointSet, chunk_at, over_chunks
@@ -35,7 +36,7 @@ class PosteriorSummary(NamedTuple):
 
 
 def at_own_level(log_evidence: Array, level: Array, sigma: Array) -> Array:
-    """The log evidence at `sigma` from that at the lowest noise level that is representable: all of it a squared distance."""
+    """The log evidence at `sigma` from that at the lowest representable level: there all of it is a square."""
     return jnp.where(level > sigma, log_evidence * (level / sigma) ** 2, log_evidence)
 
 
@@ -52,7 +53,7 @@ def summarise(
     # Far from the points that carry weight these terms are large, and the points' own squares are not.
     own, square = anchor.point - centre, sums.half_square / sums.normaliser
     of_squares = 2 * square - jnp.sum(own**2) - jnp.dot(excess, mean + own, precision=HIGHEST)
-    is_far = jnp.max(jnp.abs(u - centre)) > 4 * jnp.sqrt(2 * square)
+    is_far = length(u - centre) > 4 * jnp.sqrt(2 * square)
     variance = jnp.where(is_far, of_squares, variance)
     return PosteriorSummary(
         log_evidence=log_normaliser - 0.5 * jnp.sum((to_anchor / sigma) ** 2),
@@ -83,7 +84,7 @@ def _fixed(*trees: Any) -> Any:
 
 
 def _as(value: Array, differentiable: Array) -> Array:
-    """`value`, with the derivatives of a mathematically equal but numerically worse expression, or none if that overflows."""
+    """`value`, with the derivatives of an equal but numerically worse expression, or none where that overflows."""
     differentiable = jnp.where(jnp.isfinite(differentiable), differentiable, 0)
     return lax.stop_gradient(value) + (differentiable - lax.stop_gradient(differentiable))
 
@@ -110,9 +111,7 @@ def over_weighted_chunks(posterior, points: PointSet, u: Array, sigma: Array, bo
     anchor, sums = _fixed(anchor, sums)
     log_normaliser = sums.highest + jnp.log(sums.normaliser)
     mean_logit, mean_log_weight = sums.logit / sums.normaliser, sums.log_weight / sums.normaliser
-    half_square = 0.5 * (
-        summary.variance / sigma**2 + jnp.sum(((v - summary.mean) / sigma) ** 2)
-    )
+    half_square = 0.5 * (summary.variance / sigma**2 + jnp.sum(((v - summary.mean) / sigma) ** 2))
 
     @jax.checkpoint  # the backward pass weighs each chunk again instead of storing all of them
     def step(carry, i):
@@ -152,7 +151,6 @@ def tangent_sums(posterior, primals, tangents) -> tuple[Array, ...]:
     """What the derivatives take from a second pass: plain sums over the points, so that parts of a set add up."""
     points, u, sigma = primals
     points_dot, u_dot, sigma_dot = tangents
-    summary = posterior[0]
     v = u - points.centre
     moves = not is_zero(points_dot.points)
     anchor, (is_anchored, middle) = posterior[1], _middle(points, posterior)

@@ -25,6 +25,7 @@ from ._base import (
     AbstractPosteriorDenoiser,
     Denoiser,
     in_dtype_of,
+    level_for_slopes,
     mean_and_variance,
 )
 from ._empirical import EmpiricalDenoiser
@@ -381,13 +382,21 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         nodes, weights = (jnp.asarray(x, u.dtype) for x in np.polynomial.hermite_e.hermegauss(60))
         # Averaged from a training point on: weights that sum to one to rounding would move data far from the origin.
         origin = points[points.shape[0] // 2]
-        values = _mean_on_line(points, u + smoothing * nodes, sigma) - origin
+        reach = 2 * jnp.max(jnp.abs(u)) + 16 * smoothing
+        level = level_for_slopes(points[-1] - points[0], reach + jnp.max(jnp.abs(points)), sigma)
+        values = _mean_on_line(points, u + smoothing * nodes, level) - origin
         by_hermite = origin + (weights @ values / math.sqrt(2 * math.pi))[None]
+        # Where no perturbation that matters reaches the points there is no bend, and no panels are needed.
+        first, last = points[0] - 9 * smoothing, points[-1] + 9 * smoothing
+        is_beyond = (u < first) | (u > last)
+        u = jnp.clip(u, first, last)
 
         # The poles of D lie about pi `bend` above and below the middles of the gaps. Panels end where they are nearest, and
         # nodes crowd there: in the inner half of a gap at its middle, as narrowly as D bends; in the outer quarters, and
         # beyond the ends, at the middle of the next gap, as narrowly as that is wide.
-        middle, bend = 0.5 * (points[1:] + points[:-1]), 0.5 * sigma**2 / half
+        # Which panels they are does not change the integral: no derivatives of theirs.
+        middle, noise = 0.5 * (points[1:] + points[:-1]), jax.lax.stop_gradient(sigma)
+        bend = 0.5 * noise**2 / half
         # At small noise the crowd reaches over many powers of ten: two panels share them.
         between = jnp.minimum(jnp.sqrt(bend * jnp.minimum(half, smoothing)), 0.25 * half)
         offsets = jnp.stack([-half, -0.5 * half, -between, 0 * half, between, 0.5 * half], axis=1)
@@ -407,10 +416,10 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
         measure *= jnp.exp(-0.5 * ((z - u[None]) / smoothing) ** 2)
         total = jnp.sum(measure)
         resolved = total > 0  # else the perturbation is below a rounding of u
-        values = _mean_on_line(points, z, sigma) - origin
+        values = _mean_on_line(points, z, level) - origin
         by_panels = (origin + jnp.sum(measure * values) / jnp.where(resolved, total, 1))[None]
         is_smooth = smoothing < 0.25 * jnp.min(bend)
-        return jnp.where(is_smooth | ~resolved, by_hermite, by_panels)
+        return jnp.where(is_smooth | is_beyond | ~resolved, by_hermite, by_panels)
 
 
 def _mean_on_line(points: Array, z: Array, sigma: Array) -> Array:
