@@ -36,8 +36,18 @@ class PosteriorSummary(NamedTuple):
 
 
 def at_own_level(log_evidence: Array, level: Array, sigma: Array) -> Array:
-    """The log evidence at `sigma` from that at the lowest representable level: there all of it is a square."""
-    return jnp.where(level > sigma, log_evidence * (level / sigma) ** 2, log_evidence)
+    """The log evidence at `sigma` from that at the lowest representable level: there all of it is a square.
+
+    No lower than a millionth of the dtype's range, so that slopes are numbers of it too.
+    """
+    size = lax.stop_gradient(jnp.abs(log_evidence))
+    largest = 1e-6 * jnp.finfo(sigma.dtype).max
+    most = largest * jnp.minimum(1 / jnp.maximum(size, 1), lax.stop_gradient(level) ** 2)
+    most = jnp.maximum(most, 1)
+    is_beyond = lax.stop_gradient((level / sigma) ** 2 > most)
+    ratio = jnp.where(is_beyond, most, (level / jnp.where(is_beyond, level, sigma)) ** 2)
+    ratio = jnp.where((level > sigma) & (size < jnp.inf), ratio, 1)
+    return log_evidence * ratio
 
 
 def summarise(
@@ -215,7 +225,7 @@ def posterior_tangents(posterior, sums: tuple[Array, ...], primals, tangents):
     log_evidence_dot = total
     if not is_zero(u_dot):
         _, middle = _middle(points, posterior)
-        log_evidence_dot -= jnp.dot(v - middle, u_dot, precision=HIGHEST) / sigma**2
+        log_evidence_dot -= jnp.dot((v - middle) / sigma**2, u_dot, precision=HIGHEST)
     if not is_zero(sigma_dot):
         mean_square = summary.variance / sigma**2 + jnp.sum((residual / sigma) ** 2)
         log_evidence_dot += sigma_dot * mean_square / sigma
