@@ -58,7 +58,7 @@ def quick(monkeypatch):
 
         def compute(name):
             computed.append(name)
-            return {"value": np.asarray(jnp.arange(num) * first)}
+            return {"value": np.asarray(jnp.arange(num, dtype=float) * first)}
 
         parts = [store.get(name, lambda name=name: compute(name)) for name in ("one", "two")]
         return xarray.Dataset({"café": ("x", parts[0]["value"] + parts[1]["value"])})

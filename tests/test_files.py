@@ -152,7 +152,9 @@ def test_numbers_whose_squares_overflow(tmp_path):
 
 def test_numbers_that_overflow_in_float32_only(tmp_path, x64):
     np.save(tmp_path / "a.npy", np.array([[1e30, 0.0], [0.0, 1.0]], np.float32))
-    assert load(tmp_path / "a.npy", dtype=jnp.float64).points[0, 0] == np.float32(1e30)
+    assert float(load(tmp_path / "a.npy", dtype=jnp.float64).points[0, 0]) == float(
+        np.float32(1e30)
+    )
 
 
 # --- what is no file -------------------------------------------------------------------------

@@ -434,8 +434,8 @@ def test_rmse_refuses():
         denoiser_rmse(identity, identity, data, 1.0, key, num_noises=0)
     with pytest.raises(ValueError, match="non-empty vector"):
         rmse_curve(identity, identity, data, jnp.ones((2, 2)), key)
-    with pytest.raises(Exception, match="`sigma` must be positive"):
-        jax.jit(lambda s: denoiser_rmse(identity, identity, data, s, key))(-1.0)
+    inside = jax.jit(lambda s: denoiser_rmse(identity, lambda u, s: s * u, data, s, key))(-1.0)
+    assert np.isnan(inside.value)
 
 
 # Linearity
@@ -828,8 +828,7 @@ def test_r_squared_refuses_constants_and_shapes(function):
     varying, constant = jnp.arange(10.0), jnp.full(10, 0.1)
     with pytest.raises(ValueError, match="`target` must not be constant"):
         function(varying, constant)
-    with pytest.raises(Exception, match="`target` must not be constant"):
-        jax.jit(function)(varying, constant)
+    assert np.isnan(jax.jit(function)(varying, constant))
     with pytest.raises(ValueError, match=r"shapes \(10,\) and \(1,\)"):
         function(varying, varying[:1])
     with pytest.raises(ValueError, match="non-empty"):

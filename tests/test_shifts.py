@@ -47,7 +47,7 @@ BUILDERS = {
     "NoiseUnconditionedDenoiser": lambda x: sj.NoiseUnconditionedDenoiser(x, jnp.array([1.0, 4.0])),
     "LineDenoiser": _along,
     "RescaledDenoiser": lambda x: sj.RescaledDenoiser(
-        sj.EmpiricalDenoiser((x - x[0]) / 4), x[0], 4.0
+        sj.EmpiricalDenoiser((x - x[:1]) / 4), x[0], 4.0
     ),
     "ScheduledDenoiser": lambda x: sj.ScheduledDenoiser(
         [sj.EmpiricalDenoiser(x), sj.GaussianDenoiser.fit(x)], jnp.array([2.0])

@@ -196,7 +196,8 @@ def assert_estimates(base, u, s, sigma, draws, expected, variance):
     many = jax.vmap(drawn) if draws != "quasi" else lambda keys: jnp.stack([*map(drawn, keys)])
     perturbations = many(keys)
     mean, reported = estimates(build(keys[0]), perturbations, u, sigma)
-    error, reported = np.asarray(mean - expected), np.asarray(reported)
+    error = np.asarray(mean) - np.asarray(expected)
+    reported = np.asarray(reported)
     for values, true in ((error, 0 * error[0]), (error**2, variance), (reported**2, variance)):
         standard_error = values.std(axis=0, ddof=1) / np.sqrt(NUM_KEYS)
         assert np.all(np.abs(values.mean(axis=0) - true) < 4 * standard_error)

@@ -165,7 +165,9 @@ def test_samples_start_at_the_mean(dtype):
         near = sj.StreamedDenoiser((there - far).astype(dtype), 11, weights=weights)
         moved = sj.StreamedDenoiser(there, 11, weights=weights).sample(key, 6, **settings)
         atol = 40 * accuracy(dtype) + 40 * 4e3 * np.finfo(dtype).eps
-        np.testing.assert_allclose(moved - far, near.sample(key, 6, **settings), atol=atol)
+        np.testing.assert_allclose(
+            np.asarray(moved) - far, near.sample(key, 6, **settings), atol=atol
+        )
 
 
 def test_moments_of_one_point(dtype):

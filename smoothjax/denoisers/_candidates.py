@@ -57,7 +57,8 @@ class OwnCandidates(eqx.Module):
 
         def mass(values: Array, end: Array) -> Array:
             """Sum of the exponentials of all up to `end`; of those that equal it, some may have been visited."""
-            exponent = (values - weighed.lowest[:, None]) / sigma[:, None] ** 2
+            exponent = values.astype(sigma.dtype) - weighed.lowest[:, None]
+            exponent /= sigma[:, None] ** 2
             return jnp.sum(jnp.where(values > end, 0, jnp.exp(exponent)), axis=1)
 
         # Columns that were not opened, as if full of their largest; and members that were not visited.

@@ -122,7 +122,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
                     f"`basis` must have orthonormal columns; got U^T U off by {error:.3g}."
                 )
         self = object.__new__(cls)
-        dtype = jnp.result_type(mean, basis, eigenvalues)
+        dtype = common_dtype(mean, basis, eigenvalues)
         for name, value in (
             ("mean", mean),
             ("basis", basis),

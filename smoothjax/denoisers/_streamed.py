@@ -177,7 +177,7 @@ class StreamedDenoiser(AbstractDenoiser):
             raise ValueError(
                 f"`sigma` must be a scalar or have shape ({u.shape[0]},), as many as points; got {sigma.shape}."
             )
-        dtype = jnp.promote_types(u.dtype, self._source.dtype)
+        dtype = common_dtype(u.dtype, self._source.dtype)
         levels = jnp.broadcast_to(sigma.astype(dtype), u.shape[:1])
         self._source.centre_and_radius()
         with self._source.bar(1, "denoise") as bar:

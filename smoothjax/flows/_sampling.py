@@ -297,5 +297,5 @@ def _shape(denoiser: Denoiser, shape_or_dim: int | tuple[int, ...] | None) -> tu
 def _dtype(denoiser: Denoiser) -> Any:
     leaves = [x for x in jax.tree.leaves(denoiser) if eqx.is_inexact_array(x)]
     if isinstance(denoiser, AbstractDenoiser) and leaves:
-        return jnp.result_type(*leaves)
+        return common_dtype(*leaves)
     return jnp.result_type(float)

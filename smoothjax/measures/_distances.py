@@ -132,7 +132,7 @@ def wasserstein_1d(
     arrays = []
     for values, name in ((first, "first"), (second, "second")):
         arrays.append(checked(_as_values, values, name))
-    dtype = jnp.promote_types(arrays[0].dtype, arrays[1].dtype)
+    dtype = common_dtype(arrays[0].dtype, arrays[1].dtype)
     return _wasserstein(arrays[0].astype(dtype), arrays[1].astype(dtype), order)
 
 

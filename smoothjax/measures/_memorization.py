@@ -193,7 +193,7 @@ def memorization_fraction(
     both = jnp.concatenate([samples.astype(dtype), null.astype(dtype)])
     first, second = nearest_neighbours(both, distinct, 2)[0].T
     # A point on a training point has ratio 0 even where the second distance underflows to 0.
-    ratios = jnp.where(first > 0, first / jnp.where(second > 0, second, 1), 0)
+    ratios = jnp.where(first <= 0, 0, first / jnp.where(second <= 0, 1, second))
 
     def fraction(ratios: Array, num: int) -> tuple[Array, Array, Array]:
         count = jnp.sum(ratios < ratio)

@@ -31,8 +31,8 @@ def checked(check: Callable[..., Array], value: Any, *args: Any) -> Array:
 
 
 def safe_sqrt(x: Array) -> Array:
-    """Square root whose derivative at zero is zero, not infinite."""
-    positive = x > 0
+    """Square root whose derivative at zero is zero, not infinite. NaN stays NaN."""
+    positive = ~(x <= 0)
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 

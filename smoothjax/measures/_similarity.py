@@ -97,7 +97,7 @@ def _similarity(first: Array, second: Array, centre: Array) -> SameNoiseSimilari
     def normalised(cosine: Array, shuffled: Array) -> Array:
         # Endpoints that are all alike leave nothing to normalise.
         rest = 1 - shuffled
-        return jnp.where(rest > 0, (cosine - shuffled) / jnp.where(rest > 0, rest, 1), 0)
+        return jnp.where(rest <= 0, 0, (cosine - shuffled) / jnp.where(rest <= 0, 1, rest))
 
     without_each = (jnp.sum(cosines) - cosines) / (n - 1)
     return SameNoiseSimilarity(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .._kinds import checks_kinds
+from .._kinds import checks_kinds as _checks_kinds
 from ..experiments import Comparison
 from . import (
     _explain_network,
@@ -46,7 +46,7 @@ def figures(comparison: Comparison) -> "dict[str, Figure]":
     return {"samples": plot_samples(comparison), "curves": plot_curves(comparison)}
 
 
-@checks_kinds
+@_checks_kinds
 def plot_experiment(name: str, results: Any) -> "Figure":
     """The figure of a named experiment (`smoothjax.experiments.EXPERIMENTS`) from its labelled results.
 

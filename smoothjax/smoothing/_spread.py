@@ -74,7 +74,7 @@ def line_spread(
         # The exact flow carries the exact law of one level to that of another.
         positive = jnp.where(level > 0, level, start)
         law = PiecewiseLinearLaw(gaps.points, 0.0, positive, positive)
-        return jnp.where(level > 0, law.mean_square_distance(), 0)
+        return jnp.where(level == 0, 0, law.mean_square_distance())
 
     def smoothed(level: Array) -> Array:
         return PiecewiseLinearLaw(

@@ -186,7 +186,7 @@ class KernelLaw(AbstractLaw):
         # The root is vectors times singular values.
         square = jnp.sum(self.noise**2, axis=1)
         along = jnp.einsum("nik,ni->nk", self.noise, deviations, precision=HIGHEST)
-        return jnp.where(square > 0, along / jnp.where(square > 0, square, 1), 0).ravel()
+        return jnp.where(square <= 0, 0, along / jnp.where(square <= 0, 1, square)).ravel()
 
     def _draw_targets(self, key: PRNGKeyArray) -> Float[Array, "P d"]:
         points, log_prior = self.problem.data.data, jnp.log(self.problem.data.weights)

@@ -35,4 +35,4 @@ def relative_variance(
     square = jnp.sum((mean - u.astype(mean.dtype)) ** 2)
     # Both over sigma^4. Exactly on a single training point nothing is left of either.
     total = variance + square
-    return jnp.where(total > 0, variance / jnp.where(total > 0, total, 1), 0)
+    return jnp.where(total <= 0, 0, variance / jnp.where(total <= 0, 1, total))

@@ -108,7 +108,7 @@ class ReLUTangentKernel(eqx.Module):
 
 def _quotient(numerator: Array, denominator: Array) -> Array:
     """Zero where the denominator is."""
-    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), 0)
+    return jnp.where(denominator <= 0, 0, numerator / jnp.where(denominator <= 0, 1, denominator))
 
 
 def _sine_less_arc_cosine(angle: Array) -> Array:
