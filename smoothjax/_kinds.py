@@ -107,8 +107,9 @@ def _name(kind: Any) -> str:
         return "True or False"
     if kind is str:
         return "text"
-    article = "an" if kind.__name__[0] in "AEIOU" else "a"
-    return f"{article} {kind.__name__}"
+    package = kind.__module__.partition(".")[0]
+    name = kind.__name__ if package in ("smoothjax", "builtins") else f"{package}.{kind.__name__}"
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def _short(value: Any) -> str:

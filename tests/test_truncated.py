@@ -237,7 +237,7 @@ def test_few_points_copies_and_one_dimension(points, dtype):
     points = jnp.asarray(points, dtype)
     denoiser = sj.TruncatedDenoiser(points)
     sigma = jnp.asarray(np.geomspace(1e-3, 1e3, 20), dtype)
-    u = points[-1] + sigma[:, None]
+    u = points[-1:] + sigma[:, None]
     found = jax.vmap(denoiser.certified)(u, sigma)
     error = np.linalg.norm(
         np.asarray(found.value) - reference(points, u, sigma).astype(float), axis=1

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, require_finite, require_positive
 from .._host_errors import raising_host_errors
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 
 Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
@@ -158,6 +159,7 @@ class AbstractPosteriorDenoiser(AbstractDenoiser):
         """Mean and covariance of the law of `x_0` itself."""
 
 
+@checks_kinds
 @raising_host_errors
 def score(denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
     """Score `grad log p_sigma(u) = (D(u, sigma) - u) / sigma^2`, in inverse data units.
@@ -178,6 +180,7 @@ def score(denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar) -> Float
     return (denoiser(u, sigma) - u) / sigma / sigma
 
 
+@checks_kinds
 @raising_host_errors
 def posterior_covariance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
@@ -200,6 +203,7 @@ def posterior_covariance(
     return sigma.astype(u.dtype) ** 2 * jax.jacfwd(denoiser)(u, sigma)
 
 
+@checks_kinds
 @raising_host_errors
 def posterior_variance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
@@ -217,6 +221,7 @@ def posterior_variance(
     return mean_and_variance(denoiser, u, sigma)[1]
 
 
+@checks_kinds
 @raising_host_errors
 def posterior_covariance_product(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
@@ -237,6 +242,7 @@ def posterior_covariance_product(
     return sigma.astype(u.dtype) ** 2 * product
 
 
+@checks_kinds
 @raising_host_errors
 def proxy_score_covariance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer
 from .._host_errors import raising_host_errors
+from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 from ..grids import log_uniform_grid
 from ._exponential import History, multistep
@@ -20,6 +21,7 @@ LEVELS_PER_OCTAVE = 2.4
 LEAST_DENSITY = 0.05
 
 
+@checks_kinds
 @raising_host_errors
 def adapted_grid(
     denoiser: Denoiser,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer, checked
 from .._host_errors import raising_host_errors
+from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._base import mean_and_variance
 from ._inputs import as_argument, as_level, as_state, denoised, require_continuous
@@ -51,6 +52,7 @@ class LikelihoodSolution(eqx.Module):
     """Of the standard error: an interval takes the quantile of Student's t, not 1.96. Zero where the trace is exact."""
 
 
+@checks_kinds
 @raising_host_errors
 def log_likelihood(
     denoiser: Denoiser,
@@ -90,6 +92,7 @@ def log_likelihood(
     ).value
 
 
+@checks_kinds
 @raising_host_errors
 def likelihood_solution(
     denoiser: Denoiser,

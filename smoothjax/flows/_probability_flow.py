@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from .._checks import RealScalar, as_positive_integer, checked, is_concrete, nan_where
 from .._host_errors import raising_host_errors
+from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
 from ._inputs import as_argument, as_level, as_state, denoised, levels_between, require_continuous
@@ -85,6 +86,7 @@ class FlowSolution(eqx.Module):
         return interpolation.evaluate(jnp.clip(time, low, high))
 
 
+@checks_kinds
 @raising_host_errors
 def flow(
     denoiser: Denoiser,
@@ -125,6 +127,7 @@ def flow(
     ).value
 
 
+@checks_kinds
 @raising_host_errors
 def flow_solution(
     denoiser: Denoiser,

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._checks import as_key, as_positive_integer, checked
+from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser, GaussianSmoothedDenoiser, TruncatedDenoiser
 from ..denoisers._certified import Concentration
 from ..denoisers._screen import inner_products
@@ -44,6 +45,7 @@ class Replay(NamedTuple):
     """Calls of the denoiser."""
 
 
+@checks_kinds
 def replay(
     denoiser: TruncatedDenoiser | GaussianSmoothedDenoiser,
     key: PRNGKeyArray,

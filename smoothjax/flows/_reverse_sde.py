@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer, checked, nan_where
 from .._host_errors import raising_host_errors
+from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
 from ._inputs import as_argument, as_level, as_state, denoised, levels_between
@@ -20,6 +21,7 @@ from ._multistep_grid import multistep_sde
 from ._outcome import raised_or_nan
 
 
+@checks_kinds
 @raising_host_errors
 def reverse_sde(
     denoiser: Denoiser,

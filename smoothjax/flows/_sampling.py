@@ -89,6 +89,7 @@ def initial_state(
     return u + 0.5 * (denoised(denoiser, u, sigma) - m)
 
 
+@checks_kinds
 @raising_host_errors
 def sample(
     denoiser: Denoiser,

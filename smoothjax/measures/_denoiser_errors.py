@@ -11,6 +11,7 @@ from smoothjax._checks import RealScalar, as_key, as_positive_integer, require_p
 from smoothjax._checks import checked as refuse
 from smoothjax._host_errors import raising_host_errors
 
+from .._kinds import checks_kinds
 from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
 from ._numerics import (
     as_centre,
@@ -25,6 +26,7 @@ from ._numerics import (
 _Denoiser = Callable[[Array, Array], Array]
 
 
+@checks_kinds
 @raising_host_errors
 def denoiser_rmse(
     first: _Denoiser,
@@ -88,6 +90,7 @@ def denoiser_rmse(
     return root_of_mean(squares, 2)
 
 
+@checks_kinds
 @raising_host_errors
 def mean_denoiser_distance(
     first: _Denoiser,
@@ -128,6 +131,7 @@ def mean_denoiser_distance(
     return mean_estimate(mean_over_noises(distance, data, sigma, key, num_noises, batch_size))
 
 
+@checks_kinds
 @raising_host_errors
 def normalised_mse(
     first: _Denoiser,
@@ -187,6 +191,7 @@ def normalised_mse(
     return ratio_of_means(differences, sizes)
 
 
+@checks_kinds
 @raising_host_errors
 def rmse_curve(
     first: _Denoiser,

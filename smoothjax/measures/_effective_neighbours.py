@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smoothjax._checks import RealScalar
+from smoothjax._kinds import checks_kinds
 from smoothjax.denoisers import EmpiricalDenoiser
 
 
+@checks_kinds
 def effective_neighbours(data: Any, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
     """Effective number of training points at `u`: `exp(entropy)` of the posterior over them, between 1 and n.
 

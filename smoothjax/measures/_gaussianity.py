@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from smoothjax._checks import RealScalar, as_key, as_positive_integer
 from smoothjax._host_errors import raising_host_errors
 
+from .._kinds import checks_kinds
 from ._estimate import Estimate, ratio_of_means, root_of_mean
 from ._numerics import as_data, as_noise_level, evaluate, mean_over_noises
 
@@ -34,6 +35,7 @@ class GaussianityIndex(eqx.Module):
     meaningful: Bool[Array, ""]
 
 
+@checks_kinds
 @raising_host_errors
 def gaussianity_index(
     denoiser: _Denoiser,

@@ -42,6 +42,7 @@ class LinearityScore(eqx.Module):
         return f"LinearityScore(raw={self.raw}, centred={self.centred})"
 
 
+@checks_kinds
 @raising_host_errors
 def linearity_score(
     denoiser: Callable[[Array, Array], Array],

@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer, require_larger
+from .._kinds import checks_kinds
 from ..flows._inputs import as_level
 from ._bisection import bisect
 
 
+@checks_kinds
 def stable_fixed_points(
     denoiser: Callable[..., Float[Array, " d"]],
     low: float,

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_positive
+from .._kinds import checks_kinds
 from ..denoisers import Denoiser, EmpiricalDenoiser
 from ..denoisers._piecewise_linear import Gaps, as_gaps
 from ..flows._inputs import as_level
@@ -133,6 +134,7 @@ def piecewise_linear_non_smoothness(
     return jnp.sum(jnp.where(ramp.is_open, each, jnp.inf))
 
 
+@checks_kinds
 def non_smoothness(
     denoiser: Denoiser, u: Float[Array, " m"], sigma: RealScalar
 ) -> Float[Array, ""]:
@@ -268,6 +270,7 @@ def effective_penalty(
     return penalty * (sigma if weighted else 1 / sigma) / scale
 
 
+@checks_kinds
 def effective_kappa(
     denoiser: Denoiser, points: Float[Array, " n"], sigma: RealScalar
 ) -> Float[Array, " n-1"]:

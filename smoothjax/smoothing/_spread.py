@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
+from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import as_gaps
 from ..flows._inputs import as_level
 from ._law import PiecewiseLinearLaw
@@ -29,6 +30,7 @@ class LineSpread(NamedTuple):
     """Variance in every single direction normal to the line."""
 
 
+@checks_kinds
 def line_spread(
     points: Float[Array, " n"],
     kappa: RealScalar | Float[Array, " n-1"] | None,

@@ -4,10 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array
+from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 from ..denoisers._base import mean_and_variance
 
 
+@checks_kinds
 def relative_variance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
 ) -> Float[Array, ""]:
