@@ -109,7 +109,8 @@ def _name(kind: Any) -> str:
         return "text"
     package = kind.__module__.partition(".")[0]
     name = kind.__name__ if package in ("smoothjax", "builtins") else f"{package}.{kind.__name__}"
-    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+    spelled = name[:2].isupper() and name[0] in "FHLMNRSX"  # an MLP
+    return f"{'an' if spelled or name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def _short(value: Any) -> str:

@@ -72,7 +72,7 @@ def test_numbers_are_those_of_the_functions(finished, data):
     gaussian = sj.GaussianDenoiser.fit(train.points)
     key = jax.random.fold_in(jax.random.key(SETTINGS.seed), 0)
     noise = settings.sigma_max * sj.initial_noise(key, 24, 2, dtype=train.points.dtype)
-    start = jnp.mean(train.points, axis=0) + noise
+    start = jnp.mean(train.points, axis=0, keepdims=True) + noise
     flow = jax.vmap(lambda u: sj.gaussian_flow(gaussian, u, settings.sigma_max, 0.0))(start)
     samples = results.sel(mechanism="gaussian").samples.values
     np.testing.assert_allclose(samples, flow, atol=2e-4)

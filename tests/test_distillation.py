@@ -302,8 +302,7 @@ def test_levels_are_mapped_and_denoisers_belong_to_theirs(x64):
     )
     with pytest.raises(ValueError, match=r"noise level that this affine denoiser belongs to, 2.0"):
         D(data[0], 1.0)
-    with pytest.raises(Exception, match="noise level that this affine denoiser belongs to"):
-        jax.block_until_ready(eqx.filter_jit(D)(data[0], jnp.asarray(1.0)))
+    assert np.all(np.isnan(eqx.filter_jit(D)(data[0], jnp.asarray(1.0))))
     np.testing.assert_allclose(sj.posterior_covariance(D, data[0], 2.0), 4 * alone.matrix.value)
 
 

@@ -189,7 +189,7 @@ def test_samples_by_levels_are_the_flow_of_their_start(x64):
     [
         (lambda d, u: sj.ExponentialMultistep(order=4), "`order` must be 1, 2 or 3; got 4"),
         (lambda d, u: sj.flow(d, u, 1.0, 0.5, solver=sj.ExponentialMultistep(3)), "of order 2; got order=3"),
-        (lambda d, u: sj.flow(d, u, 1.0, 0.5, steps=4, solver="heun"), "`solver` must be a diffrax solver"),
+        (lambda d, u: sj.flow(d, u, 1.0, 0.5, steps=4, solver="heun"), "`solver` must be a diffrax.AbstractSolver"),
         (lambda d, u: sj.flow(d, u, 1.0, 0.5, solver=diffrax.ShARK()), "ordinary differential"),
         (lambda d, u: sj.flow(d, u, 1.0, 0.5, steps=4, solver=diffrax.KenCarp4()), "ordinary differential"),
         (lambda d, u: sj.flow_solution(d, u, 1.0, 0.5, steps=4, solver=SOLVER, dense=True), "no interpolant"),

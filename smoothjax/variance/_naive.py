@@ -101,7 +101,6 @@ class NaiveLaw(eqx.Module):
         )
 
 
-@checks_kinds
 def naive_flow(
     denoiser: AbstractPosteriorDenoiser,
     key: PRNGKeyArray,
