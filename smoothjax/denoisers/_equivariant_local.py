@@ -329,8 +329,8 @@ def _average_of_class(
         logits = jnp.where(valid, logits, -jnp.inf)
         columns = channels_of(_columns(y, own, centre, about is not None))
         differences = []
-        for k in range(0 if about is None else c):
-            difference = columns[k][None] - about[:, k, None]
+        for k, mean in enumerate([] if about is None else about.T):
+            difference = columns[k][None] - mean[:, None]
             differences += [difference, *(difference * f[None] for f in columns)]
         return add_chunk(sums, logits, [*columns, *differences], axis=-1)
 
