@@ -131,7 +131,7 @@ def test_host_functions_get_the_whole_batch():
     x, t = jnp.arange(6.0).reshape(3, 2), jnp.array([1.0, 2.0, 3.0, 4.0])
     np.testing.assert_array_equal(host(x[0], 2.0), 2 * x[0])
     np.testing.assert_array_equal(jax.vmap(host, (0, None))(x, 2.0), 2 * x)
-    np.testing.assert_array_equal(jax.vmap(host, (None, 0))(x[1], t), t[:, None] * x[1])
+    np.testing.assert_array_equal(jax.vmap(host, (None, 0))(x[1], t), t[:, None] * x[1][None])
     nested = jax.jit(jax.vmap(jax.vmap(host, (0, None)), (None, 0)))
     np.testing.assert_array_equal(nested(x, t), t[:, None, None] * x)
     assert shapes == [((n, 2), (n,)) for n in (1, 3, 4, 12)]

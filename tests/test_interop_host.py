@@ -71,9 +71,9 @@ def test_wrong_functions_are_refused_when_built():
     }
     for message, function in wrong.items():
         assert message in one_line(lambda f=function: from_numpy(f, 2))
-    text = one_line(lambda: PredictionDenoiser(lambda x, t: x + 1j, 2)(jnp.ones(2), 1.0))
+    text = one_line(lambda: PredictionDenoiser(lambda x, t: x.astype(complex), 2)(jnp.ones(2), 1.0))
     assert "real numbers" in text
-    complex_denoiser = lambda u, sigma: u + 0j  # noqa: E731
+    complex_denoiser = lambda u, sigma: u.astype(complex)  # noqa: E731
     text = one_line(lambda: sj.flow(complex_denoiser, jnp.ones(2), 2.0, 1.0, steps=2))
     assert "real numbers; got complex" in text
 

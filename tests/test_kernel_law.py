@@ -340,7 +340,7 @@ def test_tangent_kernel_at_and_near_identical_inputs(num_layers, bias_scale, dty
         expected = arc_cosine_recursion(num_layers, bias_scale, wide, other)
         # An angle is off by some roundings; that of the reference by one of float64 over the angle.
         cancelled = 0 if apart == 0 else np.finfo(float).eps / apart
-        assert abs(of_points(x, y) / expected - 1) < num_layers * (4 * eps + 8 * cancelled)
+        assert abs(float(of_points(x, y)) / expected - 1) < num_layers * (4 * eps + 8 * cancelled)
         slope = np.asarray(gradient(x, y))
         assert np.all(np.isfinite(slope))
         if apart >= 1e-2:

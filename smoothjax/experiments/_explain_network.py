@@ -404,7 +404,7 @@ def _field_errors(outputs: dict[str, Array], centre: Float[Array, " d"]) -> dict
     """Differences from the network, and which denoiser is closest to it."""
     from_network, rmse, nmse, reference = _differences(outputs, centre)
     best = np.argmin(np.asarray(rmse.value), axis=0)
-    excess = from_network - from_network[best, jnp.arange(len(best))]
+    excess = from_network - from_network[best, jnp.arange(len(best))][None]
     others = np.arange(len(ANALYTIC))[:, None] != best
     low = _interval(excess)[1][..., 0]
     dims = ("denoiser", "sigma")

@@ -28,7 +28,7 @@ def paper_process() -> VariancePreserving:
 
 def stratified_normal(num: int) -> Float[Array, "num 1"]:
     """The standard normal law's quantiles: starts of flows on a line."""
-    return jax.scipy.stats.norm.ppf((jnp.arange(num) + 0.5) / num)[:, None]
+    return jax.scipy.stats.norm.ppf((jnp.arange(num, dtype=float) + 0.5) / num)[:, None]
 
 
 def converged_levels(process: AbstractProcess, cutoff: float) -> Float[Array, " m"]:

@@ -14,14 +14,19 @@ from ..flows._inputs import as_level
 from ._bisection import bisect
 
 
+def _apart(points: Array, x: Array) -> Array:
+    """`x - y` for every point y, along a last axis."""
+    return x[..., None] - lax.broadcast_to_rank(points, jnp.ndim(x) + 1)
+
+
 def mixture_log_density(points: Array, sigma: Array, x: Array) -> Array:
-    logits = -0.5 * (jnp.subtract.outer(x, points) / sigma) ** 2
+    logits = -0.5 * (_apart(points, x) / sigma) ** 2
     constant = math.log(points.shape[0]) + 0.5 * math.log(2 * math.pi)
     return logsumexp(logits, axis=-1) - constant - jnp.log(sigma)
 
 
 def mixture_cdf(points: Array, sigma: Array, x: Array) -> Array:
-    return jnp.mean(ndtr(jnp.subtract.outer(x, points) / sigma), axis=-1)
+    return jnp.mean(ndtr(_apart(points, x) / sigma), axis=-1)
 
 
 def mixture_quantile(points: Array, sigma: Array, q: Array) -> Array:
@@ -32,7 +37,7 @@ def mixture_quantile(points: Array, sigma: Array, q: Array) -> Array:
     sign = jnp.where(lower, 1, -1)
 
     def above(x):  # whether the quantile lies above x
-        mass = jnp.mean(ndtr(sign[..., None] * jnp.subtract.outer(x, points) / sigma), axis=-1)
+        mass = jnp.mean(ndtr(sign[..., None] * _apart(points, x) / sigma), axis=-1)
         return jnp.where(lower, mass < tail, mass > tail)
 
     # Between the quantiles of the outermost components.
@@ -45,7 +50,7 @@ def _beyond(points: Array, sigma: Array, x: Array, k: Array) -> Array:
 
     What of the points from k on lies left of x, less what of the first k does not.
     """
-    z = jnp.subtract.outer(x, points) / sigma
+    z = _apart(points, x) / sigma
     index = jnp.arange(points.shape[0], dtype=k.dtype)
     first = lax.broadcast_to_rank(index, z.ndim) < k[..., None]
     return jnp.mean(jnp.where(first, -ndtr(-z), ndtr(z)), axis=-1)

@@ -8,9 +8,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer, require_positive
+from .._checks import RealScalar, as_key, as_positive_integer, is_concrete, require_positive
 from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction, to_denoised
