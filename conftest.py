@@ -77,6 +77,13 @@ def _examples_write_elsewhere(request):
 
 
 @pytest.fixture
+def mixed_dtypes():
+    """Lets JAX promote dtypes: for tests of points in one and queries in another."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def x64():
     """Skips the test where float64 is switched off."""
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]

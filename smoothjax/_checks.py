@@ -38,7 +38,7 @@ def as_float_array(value: Any, name: str) -> Array:
             number.
     """
     if isinstance(value, jax.Array):
-        return _widen(value, name)
+        return _widen(_with_automatic_axes(value), name)
     if is_concrete(value) and not hasattr(value, "__jax_array__"):
         if type(value) in (int, float):
             return jnp.asarray(_as_python_float(value, name))
@@ -50,6 +50,21 @@ def as_float_array(value: Any, name: str) -> Array:
     except (TypeError, ValueError) as error:
         raise _not_numbers(value, name, str(error)) from error
     return _widen(array, name)
+
+
+def _with_automatic_axes(array: Array) -> Array:
+    """A known array as it lies on its devices, on a mesh of which JAX itself says how results are laid out.
+
+    With explicit axes it would ask the program for the layout of every result that has more than one.
+    """
+    sharding = None if isinstance(array, jax.core.Tracer) else array.sharding
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return array
+    mesh = sharding.mesh
+    if all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+        return array
+    automatic = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    return jax.device_put(array, jax.sharding.NamedSharding(automatic, sharding.spec))
 
 
 def _widen(array: Array, name: str) -> Array:

@@ -11,13 +11,8 @@ from smoothjax import gaussian, interop, learning, smoothing, variance
 from smoothjax._checks import as_float_array, as_host_floats
 from smoothjax.datasets import Dataset
 
-
-@pytest.fixture(autouse=True)
-def mixed():
-    """Arguments of two dtypes are the subject here, which a program that leaves no promotion to JAX would not pass."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
+# Arguments of two dtypes are the subject.
+pytestmark = pytest.mark.usefixtures("mixed_dtypes")
 
 # Multiples of a half below eight: exact in all dtypes below, and twice them are integers.
 POINTS = np.array([[-4.0, 1.0], [6.0, 2.0], [0.0, -3.0], [2.0, 7.0], [-1.0, -6.0], [5.0, -2.0]])

@@ -9,6 +9,7 @@ import smoothjax as sj
 from smoothjax import variance
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("sigma", [0.1, 0.002, 1e-4])
 def test_error_is_small_and_covered(sigma):
     """Of noisy training points, in float32, whatever the noise; the start at `sigma_max` is put right by its mismatch."""

@@ -68,6 +68,7 @@ def test_is_its_definition(dim, dtype, monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_points_that_compete_at_small_noise_are_weighed_precisely():
     """Two points far from the origin and close together: products alone would decide between them by rounding."""
     rng = np.random.default_rng(0)
@@ -79,7 +80,7 @@ def test_points_that_compete_at_small_noise_are_weighed_precisely():
     sigma = np.float32(0.02)
     # What is added in float32 is the noisy point of the definition.
     moves = np.asarray(G.smoothing * G.perturbations)
-    at = np.asarray(jnp.asarray(u) + moves, np.float64) - np.asarray(u, np.float64)
+    at = np.asarray(u + np.asarray(moves), np.float64) - np.asarray(u, np.float64)
     expected = by_definition(points, at, u, sigma)
     spread = 0.02 * np.sqrt(6)
     assert np.linalg.norm(G(u, sigma) - expected) < 2e-4 * spread + 100 * 6 * 1.2e-7
@@ -155,6 +156,7 @@ def matter(points, moves, u, sigma, dtype):
     return np.sum(np.any(logits > logits.max(axis=0) + np.log(np.finfo(dtype).eps), axis=1))
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_however_many_points_matter(dtype):
     """The points that matter fit the smaller share, the larger or none."""
     rng = np.random.default_rng(5)
@@ -186,6 +188,7 @@ def test_however_many_points_matter(dtype):
     assert any(shares[0] < k <= shares[1] for k in numbers)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_points_that_compete_among_many_are_weighed_precisely():
     """Few, and more than are weighed again at once; with weights of which some are zero; and far from the origin."""
     rng = np.random.default_rng(6)
@@ -205,7 +208,7 @@ def test_points_that_compete_among_many_are_weighed_precisely():
         moves = np.asarray(G.smoothing * G.perturbations)
         got = jax.vmap(G, (0, None))(u, sigma)
         for x, mean in zip(u, got, strict=True):
-            at = np.asarray(jnp.asarray(x) + moves, np.float64) - np.asarray(x, np.float64)
+            at = np.asarray(x + np.asarray(moves), np.float64) - np.asarray(x, np.float64)
             expected = by_definition(points, at, x, sigma, D.weights)
             # Logits from differences: some roundings of |u + p - y| |y - a| / sigma^2 each.
             reach = (
@@ -248,6 +251,7 @@ def test_products_follow_what_they_are_of(dtype):
     np.testing.assert_allclose(fewer(u, sigma), expected, rtol=0, atol=2000 * np.finfo(dtype).eps)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_wide_queries_of_narrow_points(x64):
     rng = np.random.default_rng(8)
     points = rng.standard_normal((40, 5)).astype(np.float32)

@@ -198,7 +198,7 @@ def test_what_stays_is_a_barycentre_where_the_flow_ends(x64):
         relative[np.arange(6), rows] = 0
         falls = np.exp((sigma / levels - 1)[:, None] * np.log(np.maximum(relative.max(1), 1e-300)))
         bound = diameter * np.mean(relative.sum(1) * falls, axis=1)
-        moved = np.linalg.norm(np.asarray(outputs) - expected, axis=1)
+        moved = np.linalg.norm(np.asarray(outputs) - np.asarray(expected), axis=1)
         assert np.all(moved <= bound * (1 + 1e-9) + 1e-12), (k, sigma)
         # A flow that stops soon may stop before it is there.
         soon = compiled(set_, jnp.asarray(moves), along, jnp.asarray(u)[None], sigma, 0.7 * sigma)
@@ -230,6 +230,7 @@ def test_replay_of_a_smoothing_ends_where_its_flow_does(dtype, x64):
     assert np.any(np.ptp(found.rows, axis=1) > 0)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_sets_that_never_settle():
     key = jax.random.key(0)
     few = sj.TruncatedDenoiser(np.array([[-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32))
@@ -299,6 +300,7 @@ def test_adapted_grid_of_a_gaussian():
     assert np.all(np.diff(levels) < 0)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_adapted_grid_of_what_never_bends():
     D = sj.EmpiricalDenoiser(np.ones((1, 2), np.float32))
     levels = sj.adapted_grid(D, jax.random.key(0), 9, 80.0, 0.002)

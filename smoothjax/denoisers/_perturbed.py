@@ -319,7 +319,7 @@ def _indices(flags: Bool[Array, " n"], size: int) -> Int[Array, " size"]:
     n = len(flags)
     blocks = jnp.pad(flags, (0, -n % BLOCK)).reshape(-1, BLOCK).astype(jnp.int32)
     ends = jnp.cumsum(jnp.sum(blocks, axis=1))
-    wanted = jnp.arange(size)
+    wanted = jnp.arange(size, dtype=jnp.int32)
     block = jnp.searchsorted(ends, wanted, side="right")
     inside = blocks[jnp.minimum(block, len(blocks) - 1)]
     before = ends[jnp.minimum(block, len(blocks) - 1)] - jnp.sum(inside, axis=1)

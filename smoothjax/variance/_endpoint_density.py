@@ -190,7 +190,9 @@ def orthant_covariance(
     # Exchanging an orthant for its neighbour, y for -y, changes the sign.
     sign = jnp.where(correlation < 0, -1, 1).astype(h.dtype)
     rho, k = jnp.minimum(jnp.abs(correlation), 1), sign * k
-    nodes, weights = (jnp.asarray(x, h.dtype) for x in np.polynomial.legendre.leggauss(20))
+    rule = np.polynomial.legendre.leggauss(20)
+    # Along a last axis of their own.
+    nodes, weights = (jnp.asarray(x, h.dtype).reshape(*[1] * h.ndim, -1) for x in rule)
     moderate = _by_angle(h, k, jnp.minimum(rho, LARGE_CORRELATION), nodes, weights)
     large = _from_one(h, k, jnp.maximum(rho, LARGE_CORRELATION), nodes, weights)
     return sign * jnp.where(rho < LARGE_CORRELATION, moderate, large)
