@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 # Programs of their own, which switch float64 on: not to be imported for their examples.
-collect_ignore = ["tests/sharded_checks.py", "tests/sharded_process.py"]
+collect_ignore = ["tests/sharded_checks.py", "tests/sharded_process.py", "tests/mesh_checks.py"]
 
 
 def pytest_addoption(parser):

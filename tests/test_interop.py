@@ -133,7 +133,7 @@ def test_host_functions_get_the_whole_batch():
     np.testing.assert_array_equal(jax.vmap(host, (0, None))(x, 2.0), 2 * x)
     np.testing.assert_array_equal(jax.vmap(host, (None, 0))(x[1], t), t[:, None] * x[1][None])
     nested = jax.jit(jax.vmap(jax.vmap(host, (0, None)), (None, 0)))
-    np.testing.assert_array_equal(nested(x, t), t[:, None, None] * x)
+    np.testing.assert_array_equal(nested(x, t), t[:, None, None] * x[None])
     assert shapes == [((n, 2), (n,)) for n in (1, 3, 4, 12)]
     shapes.clear()
     D = from_numpy(function, 2)

@@ -150,7 +150,7 @@ def test_gradient_descent_on_a_linear_model(prediction, x64):
 
 def test_gradient_descent_asks_for_what_it_needs():
     problem = denoising_problem(dtype=np.float32)
-    model, triples = Linear(jnp.ones((2, 6))), problem.draw(jax.random.key(0), 4)
+    model, triples = Linear(jnp.ones((2, 6), jnp.float32)), problem.draw(jax.random.key(0), 4)
     for counts in ((), (0, 3), (5, 5)):
         with pytest.raises(ValueError, match="`num_steps` must be"):
             gradient_descent(problem, model, triples, step_size=0.1, num_steps=counts)

@@ -70,9 +70,9 @@ class OwnCandidates(eqx.Module):
         truncation = 1.01 / (1 + mass_of_visited / rest) * (of.farthest + weighed.distance)
         count = jnp.full(len(u), min(num, n), jnp.int32)
         mean = CertifiedMean(weighed.mean, truncation, weighed.rounding, count)
-        most = of_visited[:, -1]
+        most = of_visited[:, -1].astype(sigma.dtype)
         if num < many:
-            most = jnp.maximum(best[:, -1], most)
+            most = jnp.maximum(best[:, -1].astype(sigma.dtype), most)
         gap = jnp.minimum(weighed.gap, 0.999 * (weighed.lowest - most) / sigma**2 - 0.01)
         row = weighed.anchor.astype(jnp.int32)
         return mean, Concentration(row, weighed.others + rest, gap)

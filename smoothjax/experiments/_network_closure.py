@@ -220,7 +220,7 @@ def region_masses(
     samples: Float[Array, " samples"], points: Float[Array, " n"]
 ) -> Float[Array, " regions"]:
     """Fractions of samples near a point, in the gaps between points, and beyond the outermost."""
-    near = jnp.min(jnp.abs(samples[:, None] - points), axis=1) < RADIUS
+    near = jnp.min(jnp.abs(samples[:, None] - points[None]), axis=1) < RADIUS
     between = (jnp.min(points) < samples) & (samples < jnp.max(points))
     return jnp.stack([jnp.mean(k) for k in (near, ~near & between, ~near & ~between)])
 

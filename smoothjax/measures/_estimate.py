@@ -84,7 +84,7 @@ def mean_estimate(values: Float[Array, " n"]) -> Estimate:
 def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
     """(mean of non-negative values)^(1/order), its error by the delta method; 0 ± 0 at zero."""
     power = mean_estimate(values)
-    positive = power.value > 0
+    positive = ~(power.value <= 0)  # NaN stays NaN
     mean = jnp.where(positive, power.value, 1)
     root = safe_sqrt(mean) if order == 2 else mean ** (1 / order)
     slope = root / (order * mean)
@@ -97,7 +97,7 @@ def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
 def ratio_of_means(numerators: Float[Array, " n"], denominators: Float[Array, " n"]) -> Estimate:
     """mean(numerators) / mean(denominators >= 0) of independent pairs, by the delta method; 0 ± 0 over zero."""
     mean = jnp.mean(denominators)
-    positive = mean > 0
+    positive = ~(mean <= 0)
     mean = jnp.where(positive, mean, 1)
     ratio = jnp.where(positive, jnp.mean(numerators) / mean, 0)
     # To first order the ratio moves with the mean of these, which is zero.

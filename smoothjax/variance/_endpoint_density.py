@@ -10,6 +10,7 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_log_weights, is_concrete, require_positive
+from .._kinds import checks_kinds
 from ..denoisers import GaussianDenoiser
 from ._semiclassical import Semiclassical, warn_of_large_shifts
 
@@ -58,6 +59,7 @@ class EndpointDensity(eqx.Module):
     ends: Semiclassical
     log_weights: Float[Array, " K"]
 
+    @checks_kinds
     def __init__(self, ends: Semiclassical, weights: Any = None):
         if ends.mean_flow.ndim != 2 or ends.factor.ndim != 3:
             raise ValueError(

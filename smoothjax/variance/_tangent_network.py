@@ -49,6 +49,7 @@ class TangentNetwork(eqx.Module):
     weights: tuple[Float[Array, "_ _"], ...]
     biases: tuple[Float[Array, " _"], ...]
 
+    @checks_kinds
     def __init__(
         self,
         kernel: ReLUTangentKernel,
