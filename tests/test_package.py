@@ -1,7 +1,10 @@
 """What importing the package costs and does."""
 
+import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -79,3 +82,17 @@ def test_faulty_releases_are_excluded_and_warned_of():
             warn_of_faulty_release(release)
     for release in ("0.10.1", "0.11.2", "0.12.0"):
         warn_of_faulty_release(release)  # a warning is an error here
+
+
+def test_oldest_versions_are_those_declared():
+    """The versions of the tests' second environment are the lower bounds of the package's dependencies."""
+    root = pathlib.Path(__file__).parent.parent
+    with open(root / "pyproject.toml", "rb") as file:
+        declared = tomllib.load(file)["project"]["dependencies"]
+    oldest = root / ".ci" / "oldest.txt"
+    if not oldest.exists():
+        pytest.skip("no part of a source distribution")
+    lines = oldest.read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    lower = dict(re.findall(r"^([a-z]+)>=([0-9.]+)", "\n".join(declared), re.MULTILINE))
+    assert pinned == lower

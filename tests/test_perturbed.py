@@ -181,7 +181,9 @@ def test_however_many_points_matter(dtype):
             numbers.append(matter(points, moves, x, sigma, dtype))
             bound = tolerance(points, moves, x, sigma)
             # A noisy point is rounded, too: what the definition is of.
-            at = np.asarray(np.asarray(x) + np.asarray(moves.astype(dtype)), np.float64) - x.astype(np.float64)
+            at = np.asarray(np.asarray(x) + np.asarray(moves.astype(dtype)), np.float64) - x.astype(
+                np.float64
+            )
             expected = by_definition(points, at, x, np.asarray(sigma, dtype))
             np.testing.assert_allclose(mean, expected, rtol=0, atol=bound)
     assert min(numbers) < shares[0] / 4 and max(numbers) == n
