@@ -2,6 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from . import _command_log as _command_log  # isort: split
+
 from . import datasets as datasets
 from . import gaussian as gaussian
 from . import interop as interop

@@ -18,9 +18,10 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path
     and on a CPU few do. The command line calls this. `JAX_ENABLE_COMPILATION_CACHE=0` in the environment switches the cache
     off, here and there; `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` sets another threshold.
 
-    A program that reports errors when it runs calls Python from within, and JAX keeps none that does: flows and samplers
-    are compiled anew, unless `EQX_ON_ERROR=nan` has them answer NaN in place of an error. JAX never empties the folder;
+    Programs that call Python from within, as those of networks on the host do, are not kept. JAX never empties the folder;
     it may be deleted at any time. Its programs are run as they are: let nobody write there whom you would not let run code.
+    XLA may log, for each program that it finds, that features named `prefer-no-...` are not supported: those are no features
+    of the processor, and `TF_CPP_MIN_LOG_LEVEL=3` in the environment, set before JAX is imported, silences it.
 
     Args:
         path: local folder, made where there is none, for this user only. By default the one that JAX has been told

@@ -84,6 +84,19 @@ def test_faulty_releases_are_excluded_and_warned_of():
         warn_of_faulty_release(release)  # a warning is an error here
 
 
+def test_the_command_alone_silences_what_xla_logs():
+    """Of programs in its cache on the disk; in other programs JAX's own setting stays."""
+    code = """
+import os, sys
+sys.argv = [{!r}]
+os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it in this process
+import smoothjax
+print(os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
+"""
+    assert _run(code.format("/usr/bin/smoothjax")).strip() == "3"
+    assert _run(code.format("/usr/bin/other")).strip() != "3"
+
+
 def test_oldest_versions_are_those_declared():
     """The versions of the tests' second environment are the lower bounds of the package's dependencies."""
     root = pathlib.Path(__file__).parent.parent
