@@ -61,9 +61,10 @@ def _with_automatic_axes(array: Array) -> Array:
     if not isinstance(sharding, jax.sharding.NamedSharding):
         return array
     mesh = sharding.mesh
-    if all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+    devices = mesh.devices
+    if devices is None or all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types):
         return array
-    automatic = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    automatic = jax.sharding.Mesh(devices, mesh.axis_names)
     return jax.device_put(array, jax.sharding.NamedSharding(automatic, sharding.spec))
 
 
