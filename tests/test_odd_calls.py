@@ -7,7 +7,6 @@ import pytest
 from odd_calls import ODD, calls_of_examples
 from test_examples_everywhere import NAMES, WITHOUT
 
-KINDS = ("text", "object")
 _RESULT = "a plain result, which holds what it is given"
 _OTHER = "the refusal says what there is, or names what the argument is turned into"
 # Names whose arguments need not be refused by name, and why.
@@ -80,12 +79,12 @@ LEFT_OUT = {*WITHOUT, *TAKEN, *MISSING}
 def odd_calls(name):
     """`(argument, kind, call)` of one public name."""
     for function, bound in calls_of_examples({name: NAMES[name]}).values():
-        for argument, right in bound.arguments.items():
+        for argument in bound.arguments:
             parameter = bound.signature.parameters[argument]
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
-            for kind in KINDS:
-                arguments = {**bound.arguments, argument: ODD[kind](right)}
+            for kind, odd in ODD.items():
+                arguments = {**bound.arguments, argument: odd}
                 call = type(bound)(bound.signature, arguments)
                 yield (
                     argument,

@@ -18,13 +18,10 @@ LONG = pytest.mark.exhaustive
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "part", ["two", *(pytest.param(part, marks=LONG) for part in ("values", "derivatives"))]
-)
-def test_virtual_devices(part):
+def passes(program, part):
+    """Runs a program of checks, which sets up its devices before JAX starts."""
     run = subprocess.run(
-        [sys.executable, str(HERE / "sharded_checks.py"), part],
+        [sys.executable, str(HERE / program), part],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -33,6 +30,14 @@ def test_virtual_devices(part):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "all checks passed" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part", ["two", *(pytest.param(part, marks=LONG) for part in ("values", "derivatives"))]
+)
+def test_virtual_devices(part):
+    passes("sharded_checks.py", part)
 
 
 @pytest.mark.exhaustive
