@@ -70,10 +70,19 @@ def _few_compiled_programs():
 
 
 @pytest.fixture(autouse=True)
-def _examples_write_elsewhere(request):
-    """Examples in docstrings that write files do so in a folder of their own."""
+def _examples_leave_nothing(request):
+    """Examples in docstrings write files in a folder of their own, and what they register is gone after them."""
     if isinstance(request.node, pytest.DoctestItem):
         request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
+        request.getfixturevalue("own_registry")
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    """Mechanisms that a test registers are not there for others."""
+    from smoothjax import mechanisms
+
+    monkeypatch.setattr(mechanisms, "_REGISTRY", dict(mechanisms._REGISTRY))
 
 
 @pytest.fixture

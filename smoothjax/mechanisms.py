@@ -70,11 +70,15 @@ _REGISTRY: dict[str, Mechanism] = {}
 
 
 @checks_kinds
-def register(mechanism: Mechanism) -> Mechanism:
+def register(mechanism: Mechanism, *, replace: bool = False) -> Mechanism:
     """Makes a mechanism available by name to sampling, comparison, report and command line.
 
+    Args:
+        mechanism: what to register.
+        replace: take the place of a mechanism of the same name, as when a notebook's cell runs again.
+
     Raises:
-        ValueError: where the name is taken.
+        ValueError: where the name is taken and nothing is to be replaced.
 
     Example:
         >>> import smoothjax as sj
@@ -84,11 +88,13 @@ def register(mechanism: Mechanism) -> Mechanism:
         ...     "Gaussian with a tenth of its covariance made isotropic",
         ...     lambda train, seed: sj.GaussianDenoiser.fit(train.points, shrinkage=0.1),
         ... )
-        >>> register(shrunk).name
+        >>> register(shrunk, replace=True).name
         'shrunk-gaussian'
     """
-    if mechanism.name in _REGISTRY:
-        raise ValueError(f"A mechanism called {mechanism.name!r} is registered already.")
+    if mechanism.name in _REGISTRY and not replace:
+        raise ValueError(
+            f"A mechanism called {mechanism.name!r} is registered already; `replace=True` takes its place."
+        )
     _REGISTRY[mechanism.name] = mechanism
     return mechanism
 

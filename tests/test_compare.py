@@ -318,11 +318,14 @@ def test_bad_input(data):
         )
 
 
-def test_registry():
+def test_registry(own_registry):
     with pytest.raises(ValueError, match="no mechanism called 'nonsense'; there are: empirical"):
         mechanisms.get("nonsense")
     with pytest.raises(ValueError, match="registered already"):
         mechanisms.register(mechanisms.get("gaussian"))
+    again = dataclasses.replace(mechanisms.get("gaussian"), description="another")
+    mechanisms.register(again, replace=True)
+    assert mechanisms.get("gaussian") is again
     train = sj.datasets.load("two-points")
     built = mechanisms.get("mixture").build(train, 0)
     # Too few points for two clusters: one Gaussian.

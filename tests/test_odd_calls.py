@@ -110,7 +110,7 @@ def outcome(argument, call):
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - LEFT_OUT))
-def test_refused(name, tmp_path, monkeypatch):
+def test_refused(name, tmp_path, monkeypatch, own_registry):
     monkeypatch.chdir(tmp_path)
     wrong = []
     with contextlib.suppress(ImportError):
