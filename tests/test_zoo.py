@@ -99,7 +99,15 @@ def test_values(name, dtype):
     close(found["both"], diagonal)
     close(found["scan"], diagonal)
     close(D(u, LEVELS[1]), expected[1, 0])  # called as it is, with a Python number
-    close(D(np.asarray(u), np.asarray(LEVELS[1])), expected[1, 0])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_numpy_arrays_are_taken(name, dtype):
+    declared(name, "values")
+    D, u = made(name, dtype)
+    level = np.asarray(LEVELS[1], dtype)
+    given, own = D(np.asarray(u), level), D(u, jnp.asarray(level))
+    np.testing.assert_allclose(given, own, rtol=0, atol=tolerance(dtype))
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -7,12 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from ._derivatives import differentiated_as
 
 
-def chosen(index: Int[Array, ""], branches: Sequence[Callable[[Any], Any]], operands: Any) -> Any:
+def chosen(
+    index: Int[Array, ""] | Bool[Array, ""],
+    branches: Sequence[Callable[[Any], Any]],
+    operands: Any,
+) -> Any:
     """`branches[index](operands)`, whose results have one structure, shapes and dtypes.
 
     A batch with one index computes one branch; a batch of indices computes all, each for the whole batch. `lax.switch` would

@@ -191,7 +191,7 @@ def _classes(shape: tuple[int, int], patch_size: int, boundary: Boundary) -> Cla
     return Classes(*map(np.concatenate, (windows, pixels, labels)))
 
 
-def _padded(images: Float[Array, "n h w c"]) -> Float[Array, "n hw+1 c"]:
+def _padded(images: Float[Array, "n h w c"]) -> Float[Array, "n padded c"]:
     """Pixels in a row, and one of zeros for what lies outside."""
     n, h, w, c = images.shape
     return jnp.pad(images.reshape(n, h * w, c), [(0, 0), (0, 1), (0, 0)])
@@ -301,8 +301,8 @@ def _average_of_class(
     windows: Int[Array, "members window"],
     chunk_size: int,
     own: int,
-    pixels: Float[Array, "n hw+1 c"],
-    query: Float[Array, "hw+1 c"],
+    pixels: Float[Array, "n padded c"],
+    query: Float[Array, "padded c"],
     centre: Float[Array, " c"],
     sigma: Array,
     trusted: Bool[Array, ""],

@@ -374,7 +374,8 @@ def _on_each(
 
     def run(points: PointSet, u: Array, sigma: Array) -> Any:
         rows = P(layout.rows)
-        specs = PointSet(rows, rows, P(), rows, P(), points.chunk_size)  # pyright: ignore
+        specs = jax.tree.map(lambda _: rows, points)
+        specs = eqx.tree_at(lambda x: (x.centre, x.radius), specs, (P(), P()))
         return jax.shard_map(
             function,
             mesh=layout.mesh,

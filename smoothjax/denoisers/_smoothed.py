@@ -479,7 +479,7 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
     def __init__(
         self,
         source: Any,
-        levels: Float[Array, " m"],
+        levels: Any,
         probabilities: Float[Array, " m"] | None = None,
         *,
         prediction: Prediction = "eps",

@@ -13,7 +13,7 @@ from ._inputs import as_level
 
 def piecewise_linear_flow(
     points: Float[Array, " n"],
-    kappa: RealScalar | Float[Array, " n-1"],
+    kappa: RealScalar | Float[Array, " gaps"],
     u: Float[Array, "*shape"],
     sigma_from: RealScalar,
     sigma_to: RealScalar,

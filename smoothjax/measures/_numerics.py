@@ -123,7 +123,7 @@ def as_data(data: Any, minimum: int, why: str) -> Float[Array, "n d"]:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def keys_by_index(key: PRNGKeyArray, size: int) -> PRNGKeyArray:
+def keys_by_index(key: PRNGKeyArray, size: int) -> Array:
     """One key for each index; that of index i depends on nothing else."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
 

@@ -61,7 +61,7 @@ def _minimum_mean_square_error(gaps: Gaps, sigma: Array) -> Array:
 
 
 def smoothing_loss(
-    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " n-1"], sigma: RealScalar
+    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " gaps"], sigma: RealScalar
 ) -> Float[Array, ""]:
     """Loss `L = sigma^2 E |s(u) - s_exact(u)|^2` of the piecewise-linear score against the exact one, under the exact law.
 
@@ -86,7 +86,7 @@ def smoothing_loss(
 
 
 def small_noise_loss(
-    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " n-1"], sigma: RealScalar = 0.0
+    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " gaps"], sigma: RealScalar = 0.0
 ) -> Float[Array, ""]:
     """`smoothing_loss` where the noise level is small: `(2 / n) sum_k F(kappa_k) / (1 - kappa_k sigma / h_k)^2`.
 
@@ -114,7 +114,7 @@ def _small_noise_loss(gaps: Gaps, kappas: Array, sigma: Any) -> Array:
 
 
 def piecewise_linear_non_smoothness(
-    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " n-1"], sigma: RealScalar
+    points: Float[Array, " n"], kappa: RealScalar | Float[Array, " gaps"], sigma: RealScalar
 ) -> Float[Array, ""]:
     """Non-smoothness `R = integral |s''|` of the piecewise-linear score, in inverse squared data units.
 
@@ -166,7 +166,7 @@ def non_smoothness(
 
 def kappa_for_loss(
     points: Float[Array, " n"], loss: RealScalar, sigma: RealScalar = 0.0
-) -> Float[Array, " n-1"]:
+) -> Float[Array, " gaps"]:
     """The strengths that smooth most, by `R`, at a given small-noise loss: the split of kappa over the gaps.
 
     At the optimum `h_k G(kappa_k)` is the same for every gap, so that wide gaps get a larger kappa, logarithmically. For
@@ -218,7 +218,7 @@ def kappa_for_loss(
     return kappas(price + jnp.where(slope > 0, residual / jnp.where(slope > 0, slope, 1), 0))
 
 
-def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[Array, " n-1"]:
+def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[Array, " gaps"]:
     """Strengths that a weight penalty implies, as `sigma -> 0`: `G(kappa_k) = n penalty / (2 h_k)`.
 
     The minimiser of `L + penalty sigma R` bends the score at these effective kappas (read off the slope in the middle of
@@ -273,7 +273,7 @@ def effective_penalty(
 @checks_kinds
 def effective_kappa(
     denoiser: Denoiser, points: Float[Array, " n"], sigma: RealScalar
-) -> Float[Array, " n-1"]:
+) -> Float[Array, " gaps"]:
     """Smoothing strength of any 1-D denoiser in every gap, read off its slope in the middle.
 
     With `mu = dD/du - 1` at the midpoint, `kappa = (h / sigma) mu / (1 + mu)`: what it is for `PiecewiseLinearDenoiser`.

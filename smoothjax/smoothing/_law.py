@@ -50,7 +50,7 @@ class PiecewiseLinearLaw(eqx.Module):
     def __init__(
         self,
         points: Float[Array, " n"],
-        kappa: RealScalar | Float[Array, " n-1"],
+        kappa: RealScalar | Float[Array, " gaps"],
         sigma_from: RealScalar,
         sigma_to: RealScalar = 0.0,
     ):
@@ -73,7 +73,7 @@ class PiecewiseLinearLaw(eqx.Module):
         return jnp.mean(self._pieces().moment(0), axis=0)[1]
 
     @eqx.filter_jit
-    def gap_masses(self) -> Float[Array, " n-1"]:
+    def gap_masses(self) -> Float[Array, " gaps"]:
         """Mass that lies between neighbouring points and on neither's plateau."""
         left, _, right = jnp.mean(self._pieces().moment(0), axis=0)
         return right[:-1] + left[1:]

@@ -33,7 +33,7 @@ class LineSpread(NamedTuple):
 @checks_kinds
 def line_spread(
     points: Float[Array, " n"],
-    kappa: RealScalar | Float[Array, " n-1"] | None,
+    kappa: RealScalar | Float[Array, " gaps"] | None,
     sigma_from: RealScalar,
     levels: Float[Array, " levels"],
 ) -> LineSpread:

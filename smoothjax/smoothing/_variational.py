@@ -58,7 +58,7 @@ class SmoothestScore:
     slopes: np.ndarray
     kappas: np.ndarray
 
-    def __call__(self, u: Any) -> np.ndarray:
+    def __call__(self, u: Any) -> np.ndarray | np.floating:
         """The score at states of any shape, in inverse data units."""
         u = as_host_floats(u, "u", np.float64)
         cell = np.clip(np.searchsorted(self.u, u) - 1, 0, len(self.u) - 2)

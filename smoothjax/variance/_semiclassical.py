@@ -40,12 +40,12 @@ class Semiclassical(eqx.Module):
     """J, with the covariance `J J^T`."""
 
     @property
-    def mean(self) -> Float[Array, " d"]:
+    def mean(self) -> Float[Array, "*starts d"]:
         """Mean of the endpoint over trained models."""
         return self.mean_flow + self.shift
 
     @property
-    def covariance(self) -> Float[Array, "d d"]:
+    def covariance(self) -> Float[Array, "*starts d d"]:
         """Covariance of the endpoint over trained models."""
         return self.covariance_with(self)
 

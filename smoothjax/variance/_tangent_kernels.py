@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import as_positive_integer
+from .._checks import RealScalar, as_positive_integer
 from .._kinds import require_kinds_of_fields
 from ..measures._numerics import norm, safe_sqrt
 
@@ -56,18 +56,18 @@ class ReLUTangentKernel(eqx.Module):
     def __call__(
         self,
         u: Float[Array, " d"],
-        sigma: Float[Array, ""],
+        sigma: RealScalar,
         v: Float[Array, " d"],
-        tau: Float[Array, ""],
+        tau: RealScalar,
     ) -> Float[Array, ""]:
         return self._both(u, sigma, v, tau)[1]
 
     def initial_covariance(
         self,
         u: Float[Array, " d"],
-        sigma: Float[Array, ""],
+        sigma: RealScalar,
         v: Float[Array, " d"],
-        tau: Float[Array, ""],
+        tau: RealScalar,
     ) -> Float[Array, ""]:
         """Covariance of one output of the untrained network at two inputs."""
         return self._both(u, sigma, v, tau)[0]
@@ -148,13 +148,13 @@ class EmpiricalTangentKernel(eqx.Module):
     def __call__(
         self,
         u: Float[Array, " d"],
-        sigma: Float[Array, ""],
+        sigma: RealScalar,
         v: Float[Array, " d"],
-        tau: Float[Array, ""],
+        tau: RealScalar,
     ) -> Float[Array, ""]:
         parameters, static = eqx.partition(self.model, eqx.is_inexact_array)
 
-        def jacobian(u: Array, sigma: Array) -> Any:
+        def jacobian(u: Array, sigma: RealScalar) -> Any:
             return jax.jacrev(lambda p: eqx.combine(p, static)(u, sigma))(parameters)
 
         first, second = jacobian(u, sigma), jacobian(v, tau)
