@@ -83,7 +83,8 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
-        patch_size: side P of the window, positive.
+        patch_size: side P of the window, positive. An even one reaches a pixel further up and left than down and right.
+            Larger than the image, it is clipped, and each pixel matched with fewer, see above.
         boundary: "clipped" or "circular", see above; the second needs P at most the smaller side.
         chunk_size: windows of the training images visited at a time by the dense form. Changes memory and speed only.
 

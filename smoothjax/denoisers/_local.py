@@ -43,7 +43,8 @@ class LocalDenoiser(AbstractImageDenoiser):
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
-        patch_size: side P of the window, positive.
+        patch_size: side P of the window, positive. An even one reaches a pixel further up and left than down and right.
+            Larger than the image, it is clipped; see above for where that is the exact posterior mean.
         boundary: "clipped" leaves out what lies outside the image (the same as padding both images with zeros);
             "circular" wraps around, with P at most the smaller side.
         chunk_size: images visited at a time. Changes memory and speed only.

@@ -39,7 +39,7 @@ class PatchCompositeDenoiser(AbstractImageDenoiser):
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
-        patch_size: side P of the crops, positive and at most the smaller side of the images.
+        patch_size: side P of the crops, positive, odd or even, and at most the smaller side of the images.
         chunk_size: images visited at a time. Changes memory and speed only.
 
     Raises:
