@@ -304,7 +304,7 @@ register(
     Mechanism(
         "local",
         "posterior mean of each pixel given its window, a third of the side; for images",
-        lambda train, seed: LocalDenoiser(_images(train), _window(train)),
+        lambda train, seed: LocalDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )
@@ -312,7 +312,7 @@ register(
     Mechanism(
         "equivariant-local",
         "the same with the windows of all positions with such a border: convolutional networks' inductive bias",
-        lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train)),
+        lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )
@@ -320,7 +320,7 @@ register(
     Mechanism(
         "patch-composite",
         "posterior means of all crops, a third of the side, averaged over those that cover a pixel; for images",
-        lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train)),
+        lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )
@@ -328,7 +328,7 @@ register(
     Mechanism(
         "wiener-mask",
         "posterior mean of each pixel given those that the Gaussian denoiser uses for it; for images",
-        lambda train, seed: WienerMaskDenoiser(_images(train)),
+        lambda train, seed: WienerMaskDenoiser(_images(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )

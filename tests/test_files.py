@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import smoothjax as sj
+from smoothjax import mechanisms
 from smoothjax.datasets import Dataset, load
 
 RNG = np.random.default_rng(0)
@@ -342,6 +344,59 @@ def test_layout_of_arrays_in_memory():
         ValueError, match=r"must be that of the points, \(5, 6, 4\); got \(4, 5, 6\)"
     ):
         Dataset("mine", images, image_shape=(4, 5, 6), layout="chw")
+
+
+def image_denoisers(images, **options):
+    return (
+        sj.LocalDenoiser(images, 3, **options),
+        sj.EquivariantLocalDenoiser(images, 3, **options),
+        sj.PatchCompositeDenoiser(images, 3, **options),
+        sj.WienerMaskDenoiser(images, **options),
+    )
+
+
+@pytest.mark.slow
+def test_denoisers_of_images_with_channels_first():
+    """As what they are: the same denoisers, and none of windows across channels without a word."""
+    last = RNG.normal(size=(3, 4, 6, 4)).astype(np.float32)
+    first, u = last.transpose(0, 3, 1, 2), last[0].ravel()
+    pairs = zip(image_denoisers(last), image_denoisers(first, layout="chw"), strict=True)
+    for expected, found in pairs:
+        assert found.image_shape == (4, 6, 4)
+        np.testing.assert_array_equal(found(u, 0.5), expected(u, 0.5))
+
+
+@pytest.mark.parametrize("kind", ["Local", "EquivariantLocal", "PatchComposite", "WienerMask"])
+def test_images_that_look_like_channels_first(kind):
+    made = getattr(sj, f"{kind}Denoiser")
+    size = () if kind == "WienerMask" else (3,)
+    for shape in ((2, 4, 8, 8), (2, 3, 8, 12)):
+        images = np.zeros(shape, np.float32)
+        with pytest.warns(UserWarning, match=r"`images` of shape .* looks like channels") as caught:
+            made(images, *size)
+        assert [one.filename for one in caught] == [__file__]
+        assert made(images, *size, layout="hwc").image_shape == shape[1:]
+    with pytest.raises(ValueError, match=r"channels first.*transpose\(0, 2, 3, 1\).*layout='chw'"):
+        made(np.zeros((2, 3, 8, 8), np.float32), *size)
+    with pytest.raises(ValueError, match="'hwc' or 'chw'; got 'nchw'"):
+        made(np.zeros((2, 3, 8, 8), np.float32), *size, layout="nchw")
+    with pytest.raises(ValueError, match="`layout` is for images of four axes"):
+        made(np.zeros((2, 8, 8), np.float32), *size, layout="chw")
+
+
+def test_image_shapes_that_look_like_channels_first():
+    points = np.zeros((2, 192), np.float32)
+    with pytest.warns(
+        UserWarning, match=r"`image_shape` \(3, 8, 8\) looks like channels"
+    ) as caught:
+        Dataset("mine", points, image_shape=(3, 8, 8))
+    assert [one.filename for one in caught] == [__file__]
+    for layout in ("hwc", "chw"):
+        Dataset("mine", points, image_shape=(3, 8, 8), layout=layout)
+    Dataset("mine", points, image_shape=(8, 8, 3))
+    # Once said, nothing that is made of the set asks again.
+    known = Dataset("mine", points, image_shape=(3, 8, 8), layout="hwc")
+    mechanisms.get("local").build(known.split(1)[0], 0)
 
 
 # --- labels ----------------------------------------------------------------------------------

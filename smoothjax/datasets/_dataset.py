@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,10 +13,9 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .._checks import as_float_array, as_host_floats, as_integer, as_points, as_seed, is_concrete
 from .._kinds import checks_kinds
+from .._layout import Layout, channels_last, require_layout, warn_of_channels_first
 
 Population = Callable[[PRNGKeyArray, int], Float[Array, "num d"]]
-# Where the channels of images stand: after rows and columns, or before them.
-Layout = Literal["hwc", "chw"]
 
 
 class Dataset(eqx.Module):
@@ -45,7 +44,8 @@ class Dataset(eqx.Module):
         labels: n integers, or None: an array, a list, a tensor of PyTorch, a column of pandas.
             Categories of pandas become the integers that pandas numbers them by, and their names
             `label_names`.
-        image_shape: Three positive integers whose product is d, or None.
+        image_shape: Three positive integers whose product is d, or None. Without `layout`, those that
+            look like (channels, height, width) are warned of.
         population: As above; hashable (any function is), since it is static.
         layout: "chw" if each point is given in the order (channels, height, width), as PyTorch
             has it; "hwc", the default, if as above. With either, `points` may have four axes, (n, channels, height,
@@ -105,6 +105,8 @@ class Dataset(eqx.Module):
         self.labels = None if labels is None else as_labels(labels, num)
         self.label_names = categories if label_names is None else tuple(map(str, label_names))
         self.image_shape = None if image_shape is None else _as_image_shape(image_shape, dim)
+        if self.image_shape is not None and layout is None:
+            warn_of_channels_first(self.image_shape)
         self.population = population
 
     def __len__(self) -> int:
@@ -213,10 +215,9 @@ def _without_categories(labels: Any) -> tuple[Any, tuple[str, ...] | None]:
     return codes, tuple(map(str, categorical.categories))
 
 
-def _as_rows(points: Any, image_shape: Any, layout: str) -> tuple[Any, Any]:
+def _as_rows(points: Any, image_shape: Any, layout: Layout) -> tuple[Any, Any]:
     """Images in C order of (height, width, channels), and their shape."""
-    if layout not in ("hwc", "chw"):
-        raise ValueError(f"`layout` must be 'hwc' or 'chw'; got {layout!r}.")
+    require_layout(layout)
     points = as_float_array(points, "points")
     if points.ndim == 4:
         first, second, third = points.shape[1:]
@@ -234,7 +235,7 @@ def _as_rows(points: Any, image_shape: Any, layout: str) -> tuple[Any, Any]:
         )
     height, width, channels = _as_image_shape(image_shape, math.prod(points.shape[1:]))
     if layout == "chw":
-        points = points.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        points = channels_last(points.reshape(-1, channels, height, width), layout, "`points`")
     return points.reshape(len(points), -1), image_shape
 
 

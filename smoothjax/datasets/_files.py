@@ -6,7 +6,6 @@ import math
 import os
 import re
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import import_optional, require_finite
+from .._layout import Layout, channels_last
 from .._npy import (
     Unreadable,
     as_array,
@@ -27,7 +27,7 @@ from .._npy import (
     read_exactly,
     reason,
 )
-from ._dataset import Dataset, Layout, as_float_dtype, as_labels
+from ._dataset import Dataset, as_float_dtype, as_labels
 
 _IDX_NAME = re.compile(r"(^|[.\-_])idx\d?(-[a-z]+)?(\.gz)?$", re.IGNORECASE)
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -40,8 +40,6 @@ _IMAGE_SUFFIXES = frozenset(
 _DEFLATE_RATIO = 1100
 # Beyond both, what comes out is refused: data of different points do not compress so well.
 _BOMB_BYTES, _BOMB_RATIO = 1 << 26, 500
-# Of a warning: the caller of `load`.
-_USER = 5
 _MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
@@ -90,7 +88,11 @@ def _as_dataset(
     if 0 in array.shape:
         raise _bad(path, f"it holds no points; the shape is {array.shape}")
     if array.ndim == 4:
-        array = _channels_last(path, array, layout)
+        option = "; on the command line, --layout"
+        try:
+            array = channels_last(array, layout, f"'{path}': the array", option)
+        except ValueError as error:
+            raise ValueError(f"Cannot load {error}") from None
     elif layout is not None:
         raise _bad(
             path, f"`layout` is for arrays of four axes, images with channels; got {array.shape}"
@@ -110,23 +112,8 @@ def _as_dataset(
         raise _bad(path, str(error).rstrip(".")) from error
     _refuse_overflow(path, points)
     name = os.path.basename(os.path.abspath(path))
-    return Dataset(name, points, classes, image_shape, label_names=label_names)
-
-
-def _channels_last(path: Path, array: np.ndarray, layout: Layout | None) -> np.ndarray:
-    if layout == "chw":
-        return array.transpose(0, 2, 3, 1)
-    first, *others = array.shape[1:]
-    if layout is None and first in (1, 3, 4) and first < min(others):
-        what = (
-            f"the shape {array.shape} looks like channels first; expected (n, height, width, "
-            "channels): transpose(0, 2, 3, 1), or give layout='chw' (layout='hwc' if the height is "
-            f"{first}; on the command line, --layout)"
-        )
-        if first != 4 and others[0] == others[1] > 4:
-            raise _bad(path, what)
-        warnings.warn(f"'{path}': {what}.", UserWarning, stacklevel=_USER)
-    return array
+    known: Layout | None = None if image_shape is None else "hwc"
+    return Dataset(name, points, classes, image_shape, label_names=label_names, layout=known)
 
 
 def _refuse_overflow(path: Path, points: Array) -> None:

@@ -10,8 +10,9 @@ import jax
 from jaxtyping import DTypeLike
 
 from .._checks import as_seed
+from .._layout import Layout, require_layout
 from .._npy import is_missing, reason
-from ._dataset import Dataset, Layout, as_float_dtype
+from ._dataset import Dataset, as_float_dtype
 from ._digits import digits
 from ._files import is_supported_name, read
 from ._point_sets import (
@@ -128,8 +129,7 @@ def load(
     seed = as_seed(seed)
     sizes = {"num_points": num_points, "dim": dim}
     given: dict[str, Any] = {key: size for key, size in sizes.items() if size is not None}
-    if layout is not None and layout not in ("hwc", "chw"):
-        raise ValueError(f"`layout` must be 'hwc' or 'chw'; got {layout!r}.")
+    require_layout(layout)
     if isinstance(source, str) and source in _NAMED:
         build, defaults = _NAMED[source]
         what = f"the data set '{source}'"

@@ -263,11 +263,11 @@ def explain_denoiser(
     noise = initial_noise(field_key, num_evaluation * num_noises, train.dim, dtype=dtype)
     noise = noise.reshape(num_evaluation, num_noises, train.dim)
     build: dict[str, Callable[[int], Denoiser]] = {
-        "local": lambda size: LocalDenoiser(images, size, boundary),
+        "local": lambda size: LocalDenoiser(images, size, boundary, layout="hwc"),
         "equivariant": lambda size: EquivariantLocalDenoiser(
             images[:equivariant_images], size, boundary
         ),
-        "composite": lambda size: PatchCompositeDenoiser(images, size),
+        "composite": lambda size: PatchCompositeDenoiser(images, size, layout="hwc"),
     }
 
     def calibrated(name: str) -> PatchCalibration:
@@ -288,7 +288,7 @@ def explain_denoiser(
         if name in build:
             return calibrated(name).schedule(build[name])
         if name == "wiener-mask":
-            return WienerMaskDenoiser(images)
+            return WienerMaskDenoiser(images, layout="hwc")
         return mechanisms.get(name).build(train, seed)
 
     def field(name: str) -> Arrays:
