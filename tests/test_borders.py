@@ -60,6 +60,29 @@ def test_sizes_and_seeds():
             sj.MixtureDenoiser.fit(POINTS, num_components=2, seed=seed)
 
 
+@pytest.mark.parametrize("seed", [1, 2**32 - 1, 2**32 + 1, 2**62 + 3])
+def test_all_bits_of_a_seed_count(seed):
+    """In 32-bit mode too, where JAX itself makes one key of seeds that are 2^32 apart."""
+    with jax.enable_x64(True):
+        expected = sj.datasets.circle(5, key=jax.random.key(seed), dtype=jnp.float32).points
+    with jax.enable_x64(False):
+        found = sj.datasets.load("circle", num_points=5, seed=seed, dtype=jnp.float32).points
+        other = sj.datasets.load("circle", num_points=5, seed=seed % 2**32, dtype=jnp.float32)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert (seed < 2**32) == np.array_equal(found, other.points)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "em"}])
+def test_mixtures_of_large_seeds(options):
+    pytest.importorskip("sklearn")
+    fit = lambda seed: sj.MixtureDenoiser.fit(  # noqa: E731
+        np.concatenate([POINTS, POINTS + 10, -POINTS]), num_components=2, seed=seed, **options
+    ).log_density(jnp.ones(2), 1.0)
+    # Of three points far from the others, one component, whatever the seed.
+    for seed in (2**32 + 5, 2**63 - 1):
+        np.testing.assert_allclose(fit(seed), fit(5), rtol=1e-4)
+
+
 def test_large_numbers_on_the_line():
     """Taken together to a common value before they are rounded: exact whatever the dtype that JAX computes in."""
     large = np.array([2**31 - 1, 2**31 + 1])

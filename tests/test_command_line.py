@@ -133,12 +133,16 @@ def test_seeds(tmp_path, capsys, command, seed, message):
     assert not (tmp_path / "a").exists()
 
 
-def test_seed_that_is_no_integer(capsys):
+@pytest.mark.parametrize("command", ["compare", "train"])
+@pytest.mark.parametrize("seed", ["1.5", "a", ""])
+def test_seed_that_is_no_integer(tmp_path, capsys, command, seed):
+    """In one box, which names the option, what was given, and what is expected."""
     with pytest.raises(SystemExit) as stop:
-        cli.main(["compare", "circle", "--seed", "1.5"])
+        cli.main([command, "circle", "--out", str(tmp_path / "a"), "--seed", seed])
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert "--seed" in said and "1.5" in said and "Traceback" not in said
+    assert said.count("Error parsing --seed") == 1 and "--seed INT" in said and repr(seed) in said
+    assert said.count("\n") < 12 and "Traceback" not in said and not (tmp_path / "a").exists()
 
 
 def test_no_mechanisms_after_the_option(tmp_path, capsys):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from jaxtyping import DTypeLike
 
 from .._checks import as_seed
+from .._keys import key_of
 from .._layout import Layout, require_layout
 from .._npy import is_missing, reason
 from ._dataset import Dataset, as_float_dtype
@@ -136,7 +136,7 @@ def load(
         _refuse(given if layout is None else given | {"layout": layout}, set(defaults), what)
         options: dict[str, Any] = defaults | given
         if source in _NEEDS_KEY:
-            options["key"] = jax.random.key(seed)
+            options["key"] = key_of(seed)
         return build(**options, dtype=dtype)
     path = _existing(source)
     _refuse(given, set(), f"the path '{path}'")

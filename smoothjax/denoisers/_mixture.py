@@ -18,6 +18,7 @@ from .._checks import (
     as_seed,
     import_optional,
 )
+from .._keys import seed_of_32_bits
 from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, as_vector
 from ._gaussian import (
@@ -237,7 +238,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
                     *_expectation_maximisation(data, num_components, rank, shrinkage, seed)
                 )
             cluster = import_optional("sklearn.cluster")
-            kmeans = cluster.KMeans(num_components, n_init=4, random_state=seed)
+            kmeans = cluster.KMeans(num_components, n_init=4, random_state=seed_of_32_bits(seed))
             labels = kmeans.fit_predict(np.asarray(data))
         labels = np.asarray(labels)
         if labels.shape != (n,):
@@ -390,7 +391,9 @@ def _expectation_maximisation(
     # In units of the data: scikit-learn's own default is an absolute variance.
     floor = 1e-6 * float(np.mean(np.var(points, axis=0)))
     mixture = import_optional("sklearn.mixture")
-    em = mixture.GaussianMixture(num_components, reg_covar=floor, n_init=4, random_state=seed)
+    em = mixture.GaussianMixture(
+        num_components, reg_covar=floor, n_init=4, random_state=seed_of_32_bits(seed)
+    )
     em.fit(points)
     components = []
     for mean, covariance in zip(em.means_, em.covariances_, strict=True):
