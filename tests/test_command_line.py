@@ -436,6 +436,40 @@ sys.exit(cli.main())
     assert done.stderr == "smoothjax: stopped; the same command goes on from here.\n"
 
 
+@pytest.mark.parametrize("when", ["import", "run"])
+def test_interrupted_at_any_time_from_the_first_import_on(tmp_path, when):
+    """While JAX is imported, and once it is, when Ctrl-C raises again."""
+    interrupt = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
+    if when == "import":
+        # As packages do that try what is installed.
+        (tmp_path / "jax.py").write_text(f"try:\n    {interrupt}\nexcept BaseException: pass\n")
+    code = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["/usr/bin/smoothjax"]
+from smoothjax import cli
+def run(_):
+    try:
+        {interrupt}
+    except KeyboardInterrupt:
+        print("saved", flush=True)
+        raise
+cli._run = run
+sys.exit(cli.main())
+"""
+    package = str(pathlib.Path(sj.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), package])},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 130 and done.stdout == ("" if when == "import" else "saved\n")
+    assert done.stderr == "smoothjax: stopped; the same command goes on from here.\n"
+
+
 def test_damaged_parts_are_computed_again(quick, tmp_path):
     arguments = ["experiment", "quick", "--out", str(tmp_path)]
     assert cli.main(arguments) == 0
