@@ -423,8 +423,54 @@ def test_labels_of_other_libraries():
     np.testing.assert_array_equal(data.labels, [2, 0, 1])
     with pytest.raises(ValueError, match=r"`labels` must be integers.*Tensor.*Call \.cpu"):
         Dataset("a", np.eye(3), labels=Tensor(None))
-    with pytest.raises(ValueError, match=r"`labels` must be integers.*got str"):
-        Dataset("a", np.eye(2), labels=np.array(["a", "b"], object))
+    with pytest.raises(ValueError, match=r"`labels` must be integers or names.*got NoneType, str"):
+        Dataset("a", np.eye(2), labels=np.array(["a", None], object))
+    with pytest.raises(ValueError, match=r"`labels` must be integers or names.*dtype float64"):
+        Dataset("a", np.eye(2), labels=[0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        np.array,
+        lambda x: np.array(x, object),
+        lambda x: Tensor(x),
+        lambda x: np.array(x, "S"),
+    ],
+    ids=["list", "array", "objects", "tensor", "bytes"],
+)
+def test_labels_that_are_names(form):
+    data = Dataset("a", np.eye(3), labels=form(["dog", "ant", "dog"]))
+    np.testing.assert_array_equal(data.labels, [1, 0, 1])
+    assert data.label_names == ("ant", "dog") == data.split(1)[0].label_names
+    # Numbered by the names that are given, which may be more.
+    names = ["zebra", "dog", "ant"]
+    data = Dataset("a", np.eye(3), labels=form(["dog", "ant", "dog"]), label_names=names)
+    np.testing.assert_array_equal(data.labels, [1, 2, 1])
+    assert data.label_names == ("zebra", "dog", "ant")
+    with pytest.raises(ValueError, match=r"among `label_names`, \('dog',\); got 'ant'"):
+        Dataset("a", np.eye(3), labels=form(["dog", "ant", "dog"]), label_names=["dog"])
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(2,\)"):
+        Dataset("a", np.eye(2), labels=form(["dog", "ant", "dog"]))
+
+
+def test_labels_of_numbers_and_names_mixed():
+    with pytest.raises(ValueError, match="`labels` must be integers"):
+        Dataset("a", np.eye(3), labels=["dog", 1, "dog"])
+
+
+def test_labels_beyond_their_names():
+    for labels in ([0, 2, 1], [0, -1, 1]):
+        with pytest.raises(ValueError, match=r"`label_names` must name every label; got 2 names"):
+            Dataset("a", np.eye(3), labels=labels, label_names=["dog", "cat"])
+
+
+def test_names_of_classes_in_archives(tmp_path):
+    np.savez(tmp_path / "a.npz", points=np.eye(3), labels=np.array(["dog", "ant", "dog"]))
+    data = load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(data.labels, [1, 0, 1])
+    assert data.label_names == ("ant", "dog")
 
 
 def test_labels_of_pandas():

@@ -27,7 +27,7 @@ from .._npy import (
     read_exactly,
     reason,
 )
-from ._dataset import Dataset, as_float_dtype, as_labels
+from ._dataset import Dataset, as_float_dtype, as_labels, as_named_labels
 
 _IDX_NAME = re.compile(r"(^|[.\-_])idx\d?(-[a-z]+)?(\.gz)?$", re.IGNORECASE)
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -107,7 +107,7 @@ def _as_dataset(
     points = jnp.asarray(values)
     try:
         require_finite(points, "points")
-        classes = None if labels is None else as_labels(labels, len(values))
+        classes, label_names = as_named_labels(labels, len(values), label_names)
     except ValueError as error:
         raise _bad(path, str(error).rstrip(".")) from error
     _refuse_overflow(path, points)

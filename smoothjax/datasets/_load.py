@@ -70,7 +70,7 @@ def load(
     "random". A name wins over a file that is called the same; write "./digits" for the file.
 
     **Files.** `.npy`; `.npz`, with the points in the array called points, data, images or x, or
-    else in the only array there is, and labels in labels or y if there is one; the idx format of
+    else in the only array there is, and labels (integers or names) in labels or y if there is one; the idx format of
     MNIST, `...idx`, `...idx3-ubyte` and the like, plain or `.gz`, with labels from the file next
     to it whose name has `labels-idx1` in place of `images-idx3`, plain or `.gz`, if it exists.
     Python objects (pickles) are never loaded.
