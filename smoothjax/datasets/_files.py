@@ -6,6 +6,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -374,7 +375,11 @@ def _images_of(entries: list[Path]) -> list[Path]:
 def _read_image(path: Path) -> np.ndarray:
     pil, ops = import_optional("PIL.Image"), import_optional("PIL.ImageOps")
     try:
-        with pil.open(path) as image:
+        # Pillow warns of damaged notes beside the pixels, which many a camera leaves, and which are not read here.
+        with warnings.catch_warnings(action="ignore"), pil.open(path) as image:
+            # Before there is memory for them.
+            size = image.width * image.height * len(image.getbands())
+            refuse_bomb("it", size, os.path.getsize(path))
             mode, pages = image.mode, getattr(image, "n_frames", 1)
             # Cameras hide previews and depths behind the one picture of a JPEG.
             pages = 1 if image.format == "MPO" else pages
@@ -382,6 +387,8 @@ def _read_image(path: Path) -> np.ndarray:
             # As viewers show it: cameras store pictures lying on their side.
             ops.exif_transpose(image, in_place=True)
             pixels = np.asarray(image)
+    except Unreadable as error:
+        raise _bad(path, str(error)) from error
     except Exception as error:
         # What Pillow raises on damaged files depends on the format and on where the damage is: OSError, SyntaxError,
         # ValueError, EOFError, DecompressionBombError, TypeError, KeyError, struct.error and more.
