@@ -35,7 +35,8 @@ KEY_USERS = {
 @pytest.mark.parametrize("use", KEY_USERS.values(), ids=KEY_USERS.keys())
 def test_keys(use):
     """A key of either kind, and nothing that JAX would answer for from its inside."""
-    for bad in (None, 0, "k", np.array([1.0, 2.0]), jax.random.split(jax.random.key(0), 3)):
+    longer = jax.random.key_data(jax.random.key(0, impl="rbg"))
+    for bad in (None, 0, "k", np.array([1.0, 2.0]), jax.random.split(jax.random.key(0), 3), longer):
         with pytest.raises(ValueError, match="`key` must be") as caught:
             use(bad)
         assert "\n" not in str(caught.value)
@@ -55,6 +56,9 @@ def test_sizes_and_seeds():
     for num in (True, 3.0, np.array([3]), "3", 0, None):
         with pytest.raises(ValueError, match="`num_samples` must be a positive integer"):
             sj.sample(law, key, num, steps=3)
+    for num in (2.0, True, "2"):
+        with pytest.raises(ValueError, match="`num_components` must be an integer"):
+            sj.MixtureDenoiser.fit(POINTS, num_components=num)  # pyright: ignore
     for seed in (1.5, None, "a", True):
         with pytest.raises(ValueError, match="`seed` must be an integer"):
             sj.MixtureDenoiser.fit(POINTS, num_components=2, seed=seed)

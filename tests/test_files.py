@@ -663,3 +663,14 @@ def test_every_original_is_read(tmp_path):
             refused(folder / name, "not an array of numbers")
         else:
             load(folder if name.startswith("0.") else folder / name)
+
+
+def test_sources_that_are_no_path():
+    with pytest.raises(ValueError, match=r"got ndarray. Of an array, Dataset\(name, points\)") as info:
+        load(np.zeros((30, 3)))  # pyright: ignore
+    assert "\n" not in str(info.value)
+
+
+def test_narrow_floats_that_numpy_has_no_name_for(tmp_path):
+    np.save(tmp_path / "a.npy", np.asarray(jnp.ones((2, 3), jnp.bfloat16)))
+    refused(tmp_path / "a.npy", r"got \|V2, as which bfloat16 is saved: save it as float32")

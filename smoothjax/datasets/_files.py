@@ -141,8 +141,11 @@ def _as_floats(path: Path, array: np.ndarray, dtype: np.dtype | None) -> np.ndar
         values /= 255
         return values
     if not np.issubdtype(array.dtype, np.floating):
+        # NumPy keeps no name for it.
+        narrow = ", as which bfloat16 is saved: save it as float32" if array.dtype == "V2" else ""
         raise _bad(
-            path, f"the dtype must be uint8 (scaled to [-1, 1]) or floating; got {array.dtype}"
+            path,
+            f"the dtype must be uint8 (scaled to [-1, 1]) or floating; got {array.dtype}{narrow}",
         )
     if dtype is None:
         dtype = np.dtype(np.float32) if array.dtype.itemsize == 4 else as_float_dtype(None)

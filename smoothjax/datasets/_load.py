@@ -125,7 +125,9 @@ def load(
         (8, 8, 4)
     """
     if not isinstance(source, str | os.PathLike):
-        raise ValueError(f"`source` must be a name or a path; got {source!r}.")
+        raise ValueError(
+            f"`source` must be a name or a path; got {type(source).__name__}. Of an array, Dataset(name, points) is a set."
+        )
     seed = as_seed(seed)
     sizes = {"num_points": num_points, "dim": dim}
     given: dict[str, Any] = {key: size for key, size in sizes.items() if size is not None}

@@ -15,6 +15,7 @@ from .._checks import (
     as_float_array,
     as_log_weights,
     as_points,
+    as_integer,
     as_seed,
     import_optional,
 )
@@ -231,6 +232,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         if method not in ("k-means", "em"):
             raise ValueError(f'`method` must be "k-means" or "em"; got {method!r}.')
         if labels is None:
+            num_components = as_integer(num_components, "num_components")
             if not 1 <= num_components <= n:
                 raise ValueError(f"`num_components` must lie in 1..n = {n}; got {num_components}.")
             if method == "em":
