@@ -32,7 +32,7 @@ SAMPLES = "samples.npz"
 
 def refuse_data_in(data: str, out: Path) -> None:
     """Raises `ValueError` where results would land among the data, or in their place."""
-    if data in datasets.names():
+    if not data or data in datasets.names():
         return
     try:
         source, folder = Path(data).resolve(), out.resolve()

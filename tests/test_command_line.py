@@ -170,6 +170,13 @@ def test_results_do_not_land_among_the_data(tmp_path, capsys, monkeypatch, comma
     assert files(tmp_path / "imgs") == {"0.png", "1.png", "2.png"}
 
 
+def test_data_without_a_name(tmp_path, capsys, monkeypatch):
+    """An empty variable of a shell: not the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "", "--out", "a"]) == 2
+    one_line(capsys, "There is no data set called ''", "two-points")
+
+
 def test_results_do_not_replace_the_data(tmp_path, capsys):
     path = tmp_path / "samples.npz"
     np.savez(path, samples=np.eye(3))

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from .._checks import (
     RealScalar,
     as_float_array,
+    as_integer,
     as_log_weights,
     as_points,
-    as_integer,
     as_seed,
     import_optional,
 )
