@@ -30,7 +30,7 @@ def channels_last(images: Any, layout: Layout | None, name: str, option: str = "
         )
         if first != 4 and others[0] == others[1] > 4:
             raise ValueError(text)
-        warnings.warn(text, UserWarning, stacklevel=_stacklevel_of_caller())
+        warnings.warn(text, UserWarning, stacklevel=stacklevel_of_caller())
     return images
 
 
@@ -42,11 +42,11 @@ def warn_of_channels_first(image_shape: tuple[int, int, int]) -> None:
             f"`image_shape` {image_shape} looks like channels first; expected (height, width, channels). For points in "
             "that order give layout='chw' besides, and layout='hwc' if the height is meant.",
             UserWarning,
-            stacklevel=_stacklevel_of_caller(),
+            stacklevel=stacklevel_of_caller(),
         )
 
 
-def _stacklevel_of_caller() -> int:
+def stacklevel_of_caller() -> int:
     """`stacklevel` of the first frame outside of this package, as seen from the function that calls this one."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import import_optional, require_finite
-from .._layout import Layout, channels_last
+from .._layout import Layout, channels_last, stacklevel_of_caller
 from .._npy import (
     Unreadable,
     as_array,
@@ -37,6 +37,8 @@ _LABELS_NAMES = ("labels", "y")
 _IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 )
+# Rows of a file that are looked at for what rounding loses, and the part that may be lost.
+_ROUNDED_ROWS, _LOST = 10_000, 0.01
 # Deflate makes at most 1,032 bytes of one.
 _DEFLATE_RATIO = 1100
 # Beyond both, what comes out is refused: data of different points do not compress so well.
@@ -150,7 +152,28 @@ def _as_floats(path: Path, array: np.ndarray, dtype: np.dtype | None) -> np.ndar
     if dtype is None:
         dtype = np.dtype(np.float32) if array.dtype.itemsize == 4 else as_float_dtype(None)
     with np.errstate(over="ignore"):  # becomes infinite, which the check for finite values reports
-        return array.astype(dtype, copy=False)
+        values = array.astype(dtype, copy=False)
+    if values.dtype.itemsize < array.dtype.itemsize:
+        _warn_of_rounding(path, array, values)
+    return values
+
+
+def _warn_of_rounding(path: Path, array: np.ndarray, values: np.ndarray) -> None:
+    """Says where a column, such as one of times in seconds, loses in the dtype of the computation what it varies by."""
+    rows = slice(None, _ROUNDED_ROWS)
+    wide, narrow = (x[rows].reshape(len(x[rows]), -1).astype(np.float64) for x in (array, values))
+    with np.errstate(all="ignore"):  # what is not finite is refused later
+        lost = np.max(np.abs(wide - narrow), axis=0) > _LOST * np.std(wide, axis=0)
+        lost &= (np.ptp(wide, axis=0) > 0) & np.isfinite(narrow).all(axis=0)
+    if np.any(lost):
+        columns = np.flatnonzero(lost)
+        shown = ", ".join(map(str, columns[:5])) + (", ..." if len(columns) > 5 else "")
+        warnings.warn(
+            f"'{path}': in {values.dtype} rounding moves numbers by more than {_LOST:.0%} of what they vary by, in column "
+            f"{shown} (from 0); subtract their mean, or compute in float64 (on the command line, --precision float64).",
+            UserWarning,
+            stacklevel=stacklevel_of_caller(),
+        )
 
 
 def _bad(path: Path, what: str) -> ValueError:
