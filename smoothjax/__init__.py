@@ -1,8 +1,8 @@
 """What would a diffusion model trained on a finite data set generate, and which mechanism explains it?"""
 
-from importlib.metadata import PackageNotFoundError, version
+from . import _command_start as _command_start  # isort: split
 
-from . import _command_log as _command_log  # isort: split
+from importlib.metadata import PackageNotFoundError, version
 
 from . import datasets as datasets
 from . import gaussian as gaussian

@@ -126,7 +126,7 @@ def working_dtype(dtype: Any, ndim: int, name: str) -> np.dtype:
         wide = np.float64 if np.dtype(dtype).itemsize >= 8 else np.float32
         return jax.dtypes.canonicalize_dtype(wide)
     is_boolean = jnp.issubdtype(dtype, jnp.bool_)
-    if jnp.issubdtype(dtype, jnp.integer) or (is_boolean and ndim > 0):
+    if (jnp.issubdtype(dtype, jnp.integer) and dtype.kind != "m") or (is_boolean and ndim > 0):
         return np.dtype(jnp.result_type(float))
     if is_boolean:
         raise ValueError(f"`{name}` must be a number; got a boolean.")
@@ -232,7 +232,7 @@ def as_key(key: Any, name: str = "key") -> PRNGKeyArray:
             if shape == ():
                 return key
             raise ValueError(f"`{name}` must be one key; got {shape} of them. Use jax.vmap.")
-        if dtype == np.uint32 and len(shape) == 1:
+        if dtype == np.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
             return jnp.asarray(key)
         raise ValueError(
             f"`{name}` must be a JAX random key; got an array of dtype {dtype} and shape {shape}. {advice}"

@@ -123,10 +123,10 @@ def _read_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.
     length = int.from_bytes(head[8:start], "little")
     if length > min(size - start, _LONGEST_HEADER):
         raise Unreadable(f"it is damaged or cut short (a header of {length} bytes)")
-    header = head[8:] + file.read(length + start - len(head))
     # Too short a header would leave the stream behind its end.
     if length + start < len(head):
         raise Unreadable(f"it is damaged or cut short (a header of {length} bytes)")
+    header = head[8:] + file.read(length + start - len(head))
     shape, is_fortran, dtype = _parse_header(head[6:7], header)
     if dtype.hasobject:
         raise Unreadable(

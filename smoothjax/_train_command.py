@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from . import datasets, learning
 from ._checks import as_positive_integer, require_positive
+from ._keys import key_of
 from ._output import held, png_of, require_folder, write_bytes
 from ._precision import computing_in
 from .datasets import Dataset
@@ -31,7 +32,7 @@ SAMPLES = "samples.npz"
 
 def refuse_data_in(data: str, out: Path) -> None:
     """Raises `ValueError` where results would land among the data, or in their place."""
-    if data in datasets.names():
+    if not data or data in datasets.names():
         return
     try:
         source, folder = Path(data).resolve(), out.resolve()
@@ -154,7 +155,7 @@ class Train:
             return self._train(train, held_out)
 
     def _train(self, train: Dataset, held_out: Dataset) -> int:
-        fit, draw = jax.random.split(jax.random.key(self.seed))
+        fit, draw = jax.random.split(key_of(self.seed))
         run = learning.train_denoiser(
             train.points,
             self._architecture(),

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import jax
 
 from ._checks import import_optional
+from ._command_start import STOPPED, let_interrupts_raise
 from ._compilation import enable_compilation_cache
 
 
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     Ctrl-C. Each but the first with one line of explanation.
     """
     try:
+        let_interrupts_raise()
         _print_anything()
         with _warnings_in_one_line(), _no_interrupt_lost():
             return _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -65,7 +67,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _stopped(arguments: list[str] | None) -> int:
-    _complain("stopped; the same command goes on from here.")
+    _complain(STOPPED)
     if arguments is None:
         # The process of a command ends here: threads of XLA may still run what was interrupted, and crash where Python takes
         # itself down under them.

@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from . import measures
+from ._keys import key_of
 from ._kinds import checks_kinds, require_kinds_of_fields
 from .datasets import Dataset
 from .denoisers import (
@@ -174,7 +174,7 @@ def _build_smoothed(train: Dataset, seed: int) -> GaussianSmoothedDenoiser:
     # With this strength the projection of a perturbation on the line from a point to its nearest neighbour reaches their
     # bisector with probability 0.16: neighbours mix, and others hardly.
     num = int(np.clip(CHEAP_ELEMENTS // train.points.size // 2 * 2, FEWEST_DRAWS, MOST_DRAWS))
-    key = jax.random.key(seed)
+    key = key_of(seed)
     strength = jnp.asarray(_half_spacing(train), train.points.dtype)
     return GaussianSmoothedDenoiser(train.points, strength, num, key, draws="antithetic")
 
@@ -215,7 +215,7 @@ def _build_linear_model(train: Dataset, seed: int) -> RescaledDenoiser:
         (train.points - centre[None]) / scale, UniformTimes(process, cutoff, 1.0)
     )
     problem = LinearProblem(denoising, ProductFeatures(bumps, times, process), ridge=0.1)
-    return RescaledDenoiser(train_linear(problem, num_train, jax.random.key(seed)), centre, scale)
+    return RescaledDenoiser(train_linear(problem, num_train, key_of(seed)), centre, scale)
 
 
 def _images(train: Dataset) -> Float[Array, "n H W C"]:
@@ -304,7 +304,7 @@ register(
     Mechanism(
         "local",
         "posterior mean of each pixel given its window, a third of the side; for images",
-        lambda train, seed: LocalDenoiser(_images(train), _window(train)),
+        lambda train, seed: LocalDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )
@@ -312,7 +312,7 @@ register(
     Mechanism(
         "equivariant-local",
         "the same with the windows of all positions with such a border: convolutional networks' inductive bias",
-        lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train)),
+        lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )
@@ -320,7 +320,7 @@ register(
     Mechanism(
         "patch-composite",
         "posterior means of all crops, a third of the side, averaged over those that cover a pixel; for images",
-        lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train)),
+        lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )
@@ -328,7 +328,7 @@ register(
     Mechanism(
         "wiener-mask",
         "posterior mean of each pixel given those that the Gaussian denoiser uses for it; for images",
-        lambda train, seed: WienerMaskDenoiser(_images(train)),
+        lambda train, seed: WienerMaskDenoiser(_images(train), layout="hwc"),
         by_default=lambda train: False,
     )
 )

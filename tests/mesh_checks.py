@@ -1,5 +1,6 @@
 """Arrays on a mesh of four virtual devices give what one device gives; run by test_meshes.py in a process of its own."""
 
+import functools
 import os
 import sys
 
@@ -81,7 +82,35 @@ def data():
         close(function(SPREAD_X), function(X), name)
 
 
+def mapped():
+    """Programs of `jax.shard_map`: each device has its own queries, or its own key."""
+    rows = PartitionSpec("x")
+    program = functools.partial(
+        jax.shard_map, mesh=MESH, in_specs=rows, out_specs=rows, check_vma=False
+    )
+    E = sj.EmpiricalDenoiser(X)
+    denoisers = {
+        "empirical": E,
+        "mixture": sj.MixtureDenoiser.fit(X, num_components=2, method="em"),
+        "smoothed": sj.GaussianSmoothedDenoiser(X, 0.3, 8, KEY),
+    }
+    functions = {
+        **{name: lambda u, D=D: D(u, 0.5) for name, D in denoisers.items()},
+        "flow": lambda u: sj.flow(E, u, 2.0, 0.1),
+    }
+    for name, function in functions.items():
+        batch = jax.vmap(function)
+        close(jax.jit(program(batch))(SPREAD_U), jax.jit(batch)(U), f"{name} under shard_map")
+    keys = jax.random.split(KEY, 4)
+    found = jax.jit(program(lambda keys: sj.sample(E, keys[0], 2, steps=3)))(keys)
+    expected = np.concatenate([sj.sample(E, key, 2, steps=3) for key in keys])
+    close(found, expected, "sample under shard_map")
+
+
 if __name__ == "__main__":
-    queries()
-    data()
+    if sys.argv[1:] == ["mapped"]:
+        mapped()
+    else:
+        queries()
+        data()
     print("all checks passed")

@@ -35,7 +35,8 @@ KEY_USERS = {
 @pytest.mark.parametrize("use", KEY_USERS.values(), ids=KEY_USERS.keys())
 def test_keys(use):
     """A key of either kind, and nothing that JAX would answer for from its inside."""
-    for bad in (None, 0, "k", np.array([1.0, 2.0]), jax.random.split(jax.random.key(0), 3)):
+    longer = jax.random.key_data(jax.random.key(0, impl="rbg"))
+    for bad in (None, 0, "k", np.array([1.0, 2.0]), jax.random.split(jax.random.key(0), 3), longer):
         with pytest.raises(ValueError, match="`key` must be") as caught:
             use(bad)
         assert "\n" not in str(caught.value)
@@ -55,9 +56,35 @@ def test_sizes_and_seeds():
     for num in (True, 3.0, np.array([3]), "3", 0, None):
         with pytest.raises(ValueError, match="`num_samples` must be a positive integer"):
             sj.sample(law, key, num, steps=3)
+    for num in (2.0, True, "2"):
+        with pytest.raises(ValueError, match="`num_components` must be an integer"):
+            sj.MixtureDenoiser.fit(POINTS, num_components=num)  # pyright: ignore
     for seed in (1.5, None, "a", True):
         with pytest.raises(ValueError, match="`seed` must be an integer"):
             sj.MixtureDenoiser.fit(POINTS, num_components=2, seed=seed)
+
+
+@pytest.mark.parametrize("seed", [1, 2**32 - 1, 2**32 + 1, 2**62 + 3])
+def test_all_bits_of_a_seed_count(seed):
+    """In 32-bit mode too, where JAX itself makes one key of seeds that are 2^32 apart."""
+    with jax.enable_x64(True):
+        expected = sj.datasets.circle(5, key=jax.random.key(seed), dtype=jnp.float32).points
+    with jax.enable_x64(False):
+        found = sj.datasets.load("circle", num_points=5, seed=seed, dtype=jnp.float32).points
+        other = sj.datasets.load("circle", num_points=5, seed=seed % 2**32, dtype=jnp.float32)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert (seed < 2**32) == np.array_equal(found, other.points)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "em"}])
+def test_mixtures_of_large_seeds(options):
+    pytest.importorskip("sklearn")
+    fit = lambda seed: sj.MixtureDenoiser.fit(  # noqa: E731
+        np.concatenate([POINTS, POINTS + 10, -POINTS]), num_components=2, seed=seed, **options
+    ).log_density(jnp.ones(2), 1.0)
+    # Of three points far from the others, one component, whatever the seed.
+    for seed in (2**32 + 5, 2**63 - 1):
+        np.testing.assert_allclose(fit(seed), fit(5), rtol=1e-4)
 
 
 def test_large_numbers_on_the_line():

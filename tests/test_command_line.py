@@ -133,12 +133,16 @@ def test_seeds(tmp_path, capsys, command, seed, message):
     assert not (tmp_path / "a").exists()
 
 
-def test_seed_that_is_no_integer(capsys):
+@pytest.mark.parametrize("command", ["compare", "train"])
+@pytest.mark.parametrize("seed", ["1.5", "a", ""])
+def test_seed_that_is_no_integer(tmp_path, capsys, command, seed):
+    """In one box, which names the option, what was given, and what is expected."""
     with pytest.raises(SystemExit) as stop:
-        cli.main(["compare", "circle", "--seed", "1.5"])
+        cli.main([command, "circle", "--out", str(tmp_path / "a"), "--seed", seed])
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert "--seed" in said and "1.5" in said and "Traceback" not in said
+    assert said.count("Error parsing --seed") == 1 and "--seed INT" in said and repr(seed) in said
+    assert said.count("\n") < 12 and "Traceback" not in said and not (tmp_path / "a").exists()
 
 
 def test_no_mechanisms_after_the_option(tmp_path, capsys):
@@ -164,6 +168,13 @@ def test_results_do_not_land_among_the_data(tmp_path, capsys, monkeypatch, comma
     assert cli.main([command, "imgs", "--out", out]) == 2
     one_line(capsys, "`out` must not lie in the folder of the data")
     assert files(tmp_path / "imgs") == {"0.png", "1.png", "2.png"}
+
+
+def test_data_without_a_name(tmp_path, capsys, monkeypatch):
+    """An empty variable of a shell: not the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "", "--out", "a"]) == 2
+    one_line(capsys, "There is no data set called ''", "two-points")
 
 
 def test_results_do_not_replace_the_data(tmp_path, capsys):
@@ -429,6 +440,40 @@ sys.exit(cli.main())
         cwd=pathlib.Path(sj.__file__).parents[1],
     )
     assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr == "smoothjax: stopped; the same command goes on from here.\n"
+
+
+@pytest.mark.parametrize("when", ["import", "run"])
+def test_interrupted_at_any_time_from_the_first_import_on(tmp_path, when):
+    """While JAX is imported, and once it is, when Ctrl-C raises again."""
+    interrupt = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
+    if when == "import":
+        # As packages do that try what is installed.
+        (tmp_path / "jax.py").write_text(f"try:\n    {interrupt}\nexcept BaseException: pass\n")
+    code = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["/usr/bin/smoothjax"]
+from smoothjax import cli
+def run(_):
+    try:
+        {interrupt}
+    except KeyboardInterrupt:
+        print("saved", flush=True)
+        raise
+cli._run = run
+sys.exit(cli.main())
+"""
+    package = str(pathlib.Path(sj.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), package])},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 130 and done.stdout == ("" if when == "import" else "saved\n")
     assert done.stderr == "smoothjax: stopped; the same command goes on from here.\n"
 
 

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import smoothjax as sj
+from smoothjax import mechanisms
 from smoothjax.datasets import Dataset, load
 
 RNG = np.random.default_rng(0)
@@ -55,6 +57,8 @@ HEADERS = {
     "parentheses": npy_header("(" * 60),
     "no-version": b"\x93NUMPY\x09\x00" + npy_header()[8:],
     "four-gigabytes-of-header": b"\x93NUMPY\x02\x00" + b"\xff" * 4 + b"{" * 300,
+    "no-header": b"\x93NUMPY\x01\x00\x00\x00",
+    "header-of-one-byte": b"\x93NUMPY\x01\x00\x01\x00",
     "cut-version": b"\x93NUMPY\x02\x00\x01",
 }
 
@@ -155,6 +159,25 @@ def test_numbers_that_overflow_in_float32_only(tmp_path, x64):
     assert float(load(tmp_path / "a.npy", dtype=jnp.float64).points[0, 0]) == float(
         np.float32(1e30)
     )
+
+
+def test_numbers_that_vary_by_less_than_float32_resolves(tmp_path):
+    """Times in seconds, say: of a column of 1.7e9 + [0, 50], float32 leaves one value."""
+    table = np.stack([np.arange(8.0), 1.7e9 + np.arange(8.0), np.full(8, 0.1)], axis=1)
+    np.save(tmp_path / "a.npy", table)
+    with pytest.warns(
+        UserWarning, match=r"a.npy'.*more than 1% .* in column 1 \(from 0\)"
+    ) as caught:
+        data = load(tmp_path / "a.npy", dtype=np.float32)
+    assert [one.filename for one in caught] == [__file__]
+    assert len(np.unique(np.asarray(data.points)[:, 1])) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table[:, 1] -= 1.7e9
+        np.save(tmp_path / "a.npy", table)
+        np.testing.assert_array_equal(
+            load(tmp_path / "a.npy", dtype=np.float32).points, table.astype(np.float32)
+        )
 
 
 # --- what is no file -------------------------------------------------------------------------
@@ -283,6 +306,27 @@ def test_deep_colours_are_not_cut(tmp_path, name):
         load(tmp_path)
 
 
+def test_images_that_unpack_to_more_than_can_be_meant(tmp_path):
+    content = bytearray(png(8, 2, 3))
+    content[16:24] = struct.pack(">II", 12_000, 11_000)  # width and height
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    pillow()
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.png': it unpacks to 396 MB from 0 kB"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\x01\0", b"Exif\0\0II*\0\x08"])
+def test_damaged_notes_beside_the_pixels(tmp_path, exif):
+    """Which photographs of well-known data sets have: the pixels are read, and no warning of another package is shown."""
+    image = pillow().fromarray(np.full((8, 8), 77, np.uint8))
+    image.save(tmp_path / "0.jpg", exif=exif, quality=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load(tmp_path)
+    np.testing.assert_allclose(data.points, 77 / 127.5 - 1, atol=0.01)
+
+
 def test_colours_of_eight_bits_are_read(tmp_path):
     pillow()
     (tmp_path / "a.png").write_bytes(png(8, 2, 3))
@@ -344,6 +388,59 @@ def test_layout_of_arrays_in_memory():
         Dataset("mine", images, image_shape=(4, 5, 6), layout="chw")
 
 
+def image_denoisers(images, **options):
+    return (
+        sj.LocalDenoiser(images, 3, **options),
+        sj.EquivariantLocalDenoiser(images, 3, **options),
+        sj.PatchCompositeDenoiser(images, 3, **options),
+        sj.WienerMaskDenoiser(images, **options),
+    )
+
+
+@pytest.mark.slow
+def test_denoisers_of_images_with_channels_first():
+    """As what they are: the same denoisers, and none of windows across channels without a word."""
+    last = RNG.normal(size=(3, 4, 6, 4)).astype(np.float32)
+    first, u = last.transpose(0, 3, 1, 2), last[0].ravel()
+    pairs = zip(image_denoisers(last), image_denoisers(first, layout="chw"), strict=True)
+    for expected, found in pairs:
+        assert found.image_shape == (4, 6, 4)
+        np.testing.assert_array_equal(found(u, 0.5), expected(u, 0.5))
+
+
+@pytest.mark.parametrize("kind", ["Local", "EquivariantLocal", "PatchComposite", "WienerMask"])
+def test_images_that_look_like_channels_first(kind):
+    made = getattr(sj, f"{kind}Denoiser")
+    size = () if kind == "WienerMask" else (3,)
+    for shape in ((2, 4, 8, 8), (2, 3, 8, 12)):
+        images = np.zeros(shape, np.float32)
+        with pytest.warns(UserWarning, match=r"`images` of shape .* looks like channels") as caught:
+            made(images, *size)
+        assert [one.filename for one in caught] == [__file__]
+        assert made(images, *size, layout="hwc").image_shape == shape[1:]
+    with pytest.raises(ValueError, match=r"channels first.*transpose\(0, 2, 3, 1\).*layout='chw'"):
+        made(np.zeros((2, 3, 8, 8), np.float32), *size)
+    with pytest.raises(ValueError, match="'hwc' or 'chw'; got 'nchw'"):
+        made(np.zeros((2, 3, 8, 8), np.float32), *size, layout="nchw")
+    with pytest.raises(ValueError, match="`layout` is for images of four axes"):
+        made(np.zeros((2, 8, 8), np.float32), *size, layout="chw")
+
+
+def test_image_shapes_that_look_like_channels_first():
+    points = np.zeros((2, 192), np.float32)
+    with pytest.warns(
+        UserWarning, match=r"`image_shape` \(3, 8, 8\) looks like channels"
+    ) as caught:
+        Dataset("mine", points, image_shape=(3, 8, 8))
+    assert [one.filename for one in caught] == [__file__]
+    for layout in ("hwc", "chw"):
+        Dataset("mine", points, image_shape=(3, 8, 8), layout=layout)
+    Dataset("mine", points, image_shape=(8, 8, 3))
+    # Once said, nothing that is made of the set asks again.
+    known = Dataset("mine", points, image_shape=(3, 8, 8), layout="hwc")
+    mechanisms.get("local").build(known.split(1)[0], 0)
+
+
 # --- labels ----------------------------------------------------------------------------------
 
 
@@ -368,8 +465,54 @@ def test_labels_of_other_libraries():
     np.testing.assert_array_equal(data.labels, [2, 0, 1])
     with pytest.raises(ValueError, match=r"`labels` must be integers.*Tensor.*Call \.cpu"):
         Dataset("a", np.eye(3), labels=Tensor(None))
-    with pytest.raises(ValueError, match=r"`labels` must be integers.*got str"):
-        Dataset("a", np.eye(2), labels=np.array(["a", "b"], object))
+    with pytest.raises(ValueError, match=r"`labels` must be integers or names.*got NoneType, str"):
+        Dataset("a", np.eye(2), labels=np.array(["a", None], object))
+    with pytest.raises(ValueError, match=r"`labels` must be integers or names.*dtype float64"):
+        Dataset("a", np.eye(2), labels=[0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        np.array,
+        lambda x: np.array(x, object),
+        lambda x: Tensor(x),
+        lambda x: np.array(x, "S"),
+    ],
+    ids=["list", "array", "objects", "tensor", "bytes"],
+)
+def test_labels_that_are_names(form):
+    data = Dataset("a", np.eye(3), labels=form(["dog", "ant", "dog"]))
+    np.testing.assert_array_equal(data.labels, [1, 0, 1])
+    assert data.label_names == ("ant", "dog") == data.split(1)[0].label_names
+    # Numbered by the names that are given, which may be more.
+    names = ["zebra", "dog", "ant"]
+    data = Dataset("a", np.eye(3), labels=form(["dog", "ant", "dog"]), label_names=names)
+    np.testing.assert_array_equal(data.labels, [1, 2, 1])
+    assert data.label_names == ("zebra", "dog", "ant")
+    with pytest.raises(ValueError, match=r"among `label_names`, \('dog',\); got 'ant'"):
+        Dataset("a", np.eye(3), labels=form(["dog", "ant", "dog"]), label_names=["dog"])
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(2,\)"):
+        Dataset("a", np.eye(2), labels=form(["dog", "ant", "dog"]))
+
+
+def test_labels_of_numbers_and_names_mixed():
+    with pytest.raises(ValueError, match="`labels` must be integers"):
+        Dataset("a", np.eye(3), labels=["dog", 1, "dog"])
+
+
+def test_labels_beyond_their_names():
+    for labels in ([0, 2, 1], [0, -1, 1]):
+        with pytest.raises(ValueError, match=r"`label_names` must name every label; got 2 names"):
+            Dataset("a", np.eye(3), labels=labels, label_names=["dog", "cat"])
+
+
+def test_names_of_classes_in_archives(tmp_path):
+    np.savez(tmp_path / "a.npz", points=np.eye(3), labels=np.array(["dog", "ant", "dog"]))
+    data = load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(data.labels, [1, 0, 1])
+    assert data.label_names == ("ant", "dog")
 
 
 def test_labels_of_pandas():
@@ -444,9 +587,12 @@ def originals():
 ORIGINALS = originals()
 
 
+SUFFIXES = (".npy", ".npz", ".idx", ".idx.gz", "-images-idx3-ubyte", ".png", ".jpg", ".tif", ".csv")
+
+
 @st.composite
 def damaged(draw):
-    """A file with some of its bytes, mostly at the start, changed, taken out or put in."""
+    """A file with some of its bytes, mostly at the start, changed, taken out or put in; or under a wrong name."""
     name = draw(st.sampled_from(sorted(ORIGINALS)))
     content = bytearray(ORIGINALS[name])
     for _ in range(draw(st.integers(0, 4))):
@@ -456,29 +602,76 @@ def damaged(draw):
         content[at : at + cut] = draw(
             st.binary(max_size=8) | st.sampled_from([b"9" * 8, b"\xff" * 4])
         )
-    if draw(st.sampled_from([False] * 4 + [True])):
+    if draw(st.integers(0, 9)) == 0:  # the head of another file
+        other = ORIGINALS[draw(st.sampled_from(sorted(ORIGINALS)))]
+        length = draw(st.integers(1, 40))
+        content[:length] = other[:length]
+    if draw(st.integers(0, 4)) == 0:
         del content[draw(st.integers(0, len(content))) :]
+    if draw(st.integers(0, 7)) == 0:
+        name = name.partition(".")[0].partition("-")[0] + draw(st.sampled_from(SUFFIXES))
     return name, bytes(content)
 
 
+def as_others_read(name, content):
+    """The array in a file by NumPy, Pillow, and the definition of the idx format."""
+    if name.endswith(".npy"):
+        return np.load(io.BytesIO(content))
+    if name.endswith(".npz"):
+        archive = np.load(io.BytesIO(content))
+        points = [key for key in archive.files if key in ("points", "data", "images", "x")]
+        return archive[(points or [key for key in archive.files if key != "labels"])[0]]
+    if "idx" in name:
+        content = gzip.decompress(content) if name.endswith(".gz") else content
+        kinds = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+        shape = struct.unpack_from(f">{content[3]}I", content, 4)
+        return np.frombuffer(content[4 + 4 * content[3] :], kinds[content[2]]).reshape(shape)
+    with pillow().open(io.BytesIO(content)) as image:
+        from PIL import ImageOps
+
+        return np.asarray(ImageOps.exif_transpose(image))[None]
+
+
+def read_or_refused(folder, name, content):
+    """Loads what another reader reads, or says in one line which file is at fault: without a warning of another package."""
+    path = folder / name
+    path.write_bytes(content)
+    is_image = name.endswith((".png", ".jpg", ".bmp", ".tif", ".webp", ".pgm", ".ppm"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            data = load(folder if is_image else path)
+        except ValueError as error:
+            # In one line, that is without what is no print: a terminal breaks lines at more than one character.
+            said = str(error)
+            assert str(path if not is_image else folder) in said and len(said.splitlines()) == 1
+            data = None
+    for warning in caught:
+        text = str(warning.message)
+        assert name in text and ("channels first" in text or "rounding moves" in text)
+    if data is None:
+        return
+    found = np.asarray(data.points)
+    assert np.isfinite(found).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = as_others_read(name, content)
+    is_bytes = expected.dtype == np.uint8
+    expected = expected.reshape(len(expected), -1).astype(np.float64)
+    if is_bytes:
+        expected = expected / 127.5 - 1
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
 @settings(
-    max_examples=60,
+    max_examples=300,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(case=damaged())
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(120)
 def test_any_bytes_are_read_or_refused_by_name(tmp_path_factory, case):
-    name, content = case
-    folder = tmp_path_factory.mktemp("any")
-    (folder / name).write_bytes(content)
-    try:
-        data = load(folder if name.startswith("0.") else folder / name)
-    except ValueError as error:
-        assert name in str(error) and "\n" not in str(error)
-    else:
-        assert bool(jnp.all(jnp.isfinite(data.points)))
+    read_or_refused(tmp_path_factory.mktemp("any"), *case)
 
 
 def test_every_original_is_read(tmp_path):
@@ -490,3 +683,16 @@ def test_every_original_is_read(tmp_path):
             refused(folder / name, "not an array of numbers")
         else:
             load(folder if name.startswith("0.") else folder / name)
+
+
+def test_sources_that_are_no_path():
+    with pytest.raises(
+        ValueError, match=r"got ndarray. Of an array, Dataset\(name, points\)"
+    ) as info:
+        load(np.zeros((30, 3)))  # pyright: ignore
+    assert "\n" not in str(info.value)
+
+
+def test_narrow_floats_that_numpy_has_no_name_for(tmp_path):
+    np.save(tmp_path / "a.npy", np.asarray(jnp.ones((2, 3), jnp.bfloat16)))
+    refused(tmp_path / "a.npy", r"got \|V2, as which bfloat16 is saved: save it as float32")

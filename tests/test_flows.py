@@ -708,6 +708,13 @@ def test_bad_input_raises(call, message):
         call(gaussian(default_float()))
 
 
+def test_tolerance_above_everything_leaves_one_call(x64):
+    law, u = sj.GaussianDenoiser(np.zeros(2), np.eye(2)), np.array([1.0, -2.0])
+    for atol in (20.5, 1e30):
+        found = sj.flow_solution(law, u, 2.0, 0.0, atol=atol)
+        np.testing.assert_allclose(found.value, u / 5, rtol=1e-12)
+
+
 def test_tolerances_that_float32_cannot_resolve():
     denoiser = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]], jnp.float32))
     message = "rtol=1e-14 must lie between what float32 resolves .*jax_enable_x64"

@@ -168,6 +168,10 @@ REFUSED = {
     "text": ([["1", "2"]], "must be an array of numbers; got dtype <U1"),
     "text among objects": (np.array([["1", 2]], object), "it holds str"),
     "dates": (np.array([["2020-01-01"]], "M8[s]"), "must be an array of numbers"),
+    "durations": (
+        np.array([[1, 2]], "m8[s]"),
+        r"must be an array of numbers; got dtype timedelta64",
+    ),
     "complex": (POINTS + 0j, "must be real"),
     "ragged": ([[1.0], [1.0, 2.0]], "must be an array of numbers; got list"),
     "none": (None, "must be an array of numbers; got NoneType"),

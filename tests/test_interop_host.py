@@ -333,3 +333,19 @@ def test_other_denoisers_are_not_slowed_by_a_trial():
     HostFunction(lambda x, t: called.append(1) or x)
     assert not called
     assert "calls" in vars(interop.HostFunction)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x, t: np.ma.masked_array(x, x > -9), "must return no masked numbers"),
+        (lambda x, t: x > 0, r"real numbers of shape \(2, 2\).* in bool"),
+    ],
+    ids=["masked", "booleans"],
+)
+def test_results_that_are_no_numbers(function, message):
+    with pytest.raises(ValueError, match=message):
+        sj.interop.from_numpy(function, 2)
+    # Masked nowhere, an array is one like others.
+    D = sj.interop.from_numpy(lambda x, t: np.ma.masked_array(x / 2), 2)
+    np.testing.assert_array_equal(D(jnp.ones(2), 1.0), 0.5 * np.ones(2))

@@ -191,3 +191,32 @@ def test_bad_input():
         learning.ReLUNetwork(1, 1, 4, 1, key=jax.random.key(0))
     with pytest.raises(ValueError, match="must be one of"):
         learning.NetworkDenoiser(lambda x: x, 1, prediction="flow")  # pyright: ignore
+
+
+@pytest.mark.parametrize("points", [[[0.7, -0.3]] * 4, [[0.7, -0.3]]])
+def test_equal_points_and_one_point_are_learned(points):
+    """The posterior mean is that point, whatever is seen."""
+    sizes, key = learning.MLPArchitecture(width=16, num_layers=3), jax.random.key(0)
+    run = learning.train_denoiser(jnp.asarray(points), sizes, key, num_steps=1500)
+    point, (near, far) = jnp.asarray(points[0]), jax.random.normal(key, (2, 2))
+    for sigma, noise in ((0.2, near), (0.7, far)):
+        np.testing.assert_allclose(run.model(point + sigma * noise, sigma), point, atol=0.1)
+
+
+def test_points_that_are_all_zero_have_no_scale():
+    sizes, key, zeros = learning.MLPArchitecture(4, 2), jax.random.key(0), jnp.zeros((4, 2))
+    with pytest.raises(ValueError, match=r"`data` must not be all zeros.*Give `sigma_data`"):
+        learning.train_denoiser(zeros, sizes, key, num_steps=2)
+    run = learning.train_denoiser(zeros, sizes, key, num_steps=2, sigma_data=0.5)
+    # The network starts at zero: D = c_skip u, with 0.25 / (1 + 0.25) at noise level one.
+    np.testing.assert_allclose(run.model(jnp.ones(2), 1.0), 0.2, atol=0.05)
+
+
+@pytest.mark.parametrize("points", [[0.7], [0.7, 0.7, 0.7]])
+def test_equal_points_on_a_line_are_one(points):
+    sizes = {"num_seeds": 1, "width": 8, "num_steps": 1000, "learning_rate": 0.02}
+    run = learning.train_on_line(jnp.asarray(points), 0.5, jnp.zeros(1), jax.random.key(0), **sizes)
+    model = jax.tree.map(lambda x: x[0, 0] if eqx.is_array(x) else x, run.model)
+    u = jnp.array([0.3, 0.7, 1.1])
+    found = jax.vmap(lambda u: model(u[None], 0.5))(u)[:, 0]
+    np.testing.assert_allclose(found, 0.7, atol=0.05)

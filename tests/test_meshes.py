@@ -10,3 +10,8 @@ from test_sharded import passes
 )
 def test_four_devices_give_what_one_gives(axes):
     passes("mesh_checks.py", axes)
+
+
+@pytest.mark.slow
+def test_mapped_programs_give_what_one_device_gives():
+    passes("mesh_checks.py", "mapped")

@@ -288,6 +288,18 @@ def test_bad_input():
     points = np.random.default_rng(0).standard_normal((200, 3))
     with pytest.raises(ValueError, match="`tolerance` must be positive"):
         sj.TruncatedDenoiser(points, 0.0)
+    farthest = float(np.max(np.linalg.norm(points - points.mean(0), axis=1)))
+    for meaningless in (1e30, 1.001 * farthest):
+        with pytest.raises(
+            ValueError, match=f"`tolerance` must lie below {farthest:.3g}, the distance"
+        ):
+            sj.TruncatedDenoiser(points, meaningless)
+    assert float(sj.TruncatedDenoiser(points, 0.99 * farthest).tolerance) == pytest.approx(
+        0.99 * farthest
+    )
+    # Of equal points nothing is left out, whatever the tolerance.
+    equal = sj.TruncatedDenoiser(np.full((7, 3), 0.1, np.float32), 10.0)
+    np.testing.assert_allclose(equal(points[0].astype(np.float32), 0.5), 0.1, rtol=1e-6)
     with pytest.raises(ValueError, match="`screening_dtype` must be one of bfloat16, float32"):
         sj.TruncatedDenoiser(points, screening_dtype=np.float16)
     with pytest.raises(ValueError, match="`screening_dtype` must be one of bfloat16, float32; got"):

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,10 +13,9 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .._checks import as_float_array, as_host_floats, as_integer, as_points, as_seed, is_concrete
 from .._kinds import checks_kinds
+from .._layout import Layout, channels_last, require_layout, warn_of_channels_first
 
 Population = Callable[[PRNGKeyArray, int], Float[Array, "num d"]]
-# Where the channels of images stand: after rows and columns, or before them.
-Layout = Literal["hwc", "chw"]
 
 
 class Dataset(eqx.Module):
@@ -42,20 +41,21 @@ class Dataset(eqx.Module):
         name: As above.
         points: Array of shape (n, d), real and finite; integers become the default float dtype.
             A NumPy array is copied.
-        labels: n integers, or None: an array, a list, a tensor of PyTorch, a column of pandas.
-            Categories of pandas become the integers that pandas numbers them by, and their names
-            `label_names`.
-        image_shape: Three positive integers whose product is d, or None.
+        labels: n integers or n names, or None: an array, a list, a tensor of PyTorch, a column of
+            pandas. Names become the integers by which they are numbered in `label_names`: those
+            given, else the names themselves, sorted, or pandas' categories.
+        image_shape: Three positive integers whose product is d, or None. Without `layout`, those that
+            look like (channels, height, width) are warned of.
         population: As above; hashable (any function is), since it is static.
         layout: "chw" if each point is given in the order (channels, height, width), as PyTorch
             has it; "hwc", the default, if as above. With either, `points` may have four axes, (n, channels, height,
             width) or (n, height, width, channels), which are then the image shape.
-        label_names: As above; by default the names of pandas' categories.
+        label_names: As above, as many at least as the labels need; by default those in `labels`.
 
     Raises:
         ValueError: If `points` are not finite and of shape (n, d) with n, d >= 1, if `labels` are
-            not n integers, or if `image_shape` does not hold d numbers; for a `layout` of points
-            that are no images.
+            not n integers or names, or not among `label_names`, or if `image_shape` does not hold
+            d numbers; for a `layout` of points that are no images.
 
     Example:
         >>> from smoothjax.datasets import Dataset
@@ -101,10 +101,10 @@ class Dataset(eqx.Module):
             points, image_shape = _as_rows(points, image_shape, layout)
         self.points = as_points(points, "points")
         num, dim = self.points.shape
-        labels, categories = _without_categories(labels)
-        self.labels = None if labels is None else as_labels(labels, num)
-        self.label_names = categories if label_names is None else tuple(map(str, label_names))
+        self.labels, self.label_names = as_named_labels(labels, num, label_names)
         self.image_shape = None if image_shape is None else _as_image_shape(image_shape, dim)
+        if self.image_shape is not None and layout is None:
+            warn_of_channels_first(self.image_shape)
         self.population = population
 
     def __len__(self) -> int:
@@ -161,12 +161,61 @@ class Dataset(eqx.Module):
         return f"Dataset({', '.join(parts)})"
 
 
+def as_named_labels(
+    labels: Any, num: int, names: Sequence[str] | None = None
+) -> tuple[Int[Array, "n"] | None, tuple[str, ...] | None]:
+    """Class indices and their names, of labels in any form; `ValueError` for those without a name among `names`."""
+    names = None if names is None else tuple(map(str, names))
+    labels, categories = _without_categories(labels)
+    texts = None if labels is None else _texts(labels)
+    if texts is not None:
+        labels, categories = _numbered(texts, names)
+    names = categories if names is None else names
+    indices = None if labels is None else as_labels(labels, num)
+    if names is not None and indices is not None and is_concrete(indices):
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= len(names):
+            raise ValueError(
+                f"`label_names` must name every label; got {len(names)} names for labels from {low} to {high}."
+            )
+    return indices, names
+
+
+def _texts(labels: Any) -> np.ndarray | None:
+    """Labels that are names, or None for others."""
+    if isinstance(labels, jax.Array) or not is_concrete(labels):
+        return None
+    if isinstance(labels, list | tuple) and not all(isinstance(entry, str) for entry in labels):
+        return None  # NumPy would make names of the numbers among them
+    array = _as_host_array(labels)
+    if array.dtype.kind == "S":
+        try:
+            return np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`labels` must be text in UTF-8 or integers; got {error}.") from error
+    return array.astype(str) if array.dtype.kind in "UTO" else None
+
+
+def _numbered(
+    texts: np.ndarray, names: tuple[str, ...] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    distinct, indices = np.unique(texts, return_inverse=True)
+    found = tuple(distinct.tolist())
+    if names is None:
+        return indices.reshape(texts.shape), found
+    for name in found:
+        if name not in names:
+            raise ValueError(f"`labels` must be among `label_names`, {names}; got {name!r}.")
+    places = np.array([names.index(name) for name in found], np.int64)
+    return places[indices.reshape(texts.shape)], names
+
+
 def as_labels(labels: Any, num: int) -> Int[Array, "n"]:
     """`labels` as `num` class indices of dtype int32, or `ValueError`."""
     on_device = isinstance(labels, jax.Array) or not is_concrete(labels)
     array = jnp.asarray(labels) if on_device else _as_host_array(labels)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"`labels` must be integers; got dtype {array.dtype}.")
+        raise ValueError(f"`labels` must be integers or names; got dtype {array.dtype}.")
     if array.shape != (num,):
         raise ValueError(
             f"`labels` must have shape ({num},), one for each point; got {array.shape}."
@@ -185,14 +234,16 @@ def _as_host_array(labels: Any) -> np.ndarray:
         array = np.asarray(labels)
     except Exception as error:  # whatever the other library raises: a tensor on a GPU, say
         raise ValueError(
-            f"`labels` must be integers, one for each point; got {type(labels).__name__}, of which "
+            f"`labels` must be integers or names, one for each point; got {type(labels).__name__}, of which "
             f"NumPy makes no array: {' '.join(str(error).split()).rstrip('.')}."
         ) from error
     if array.dtype == object and array.size:
+        if all(isinstance(entry, str) for entry in array.flat):
+            return array
         if not all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in array.flat):
             kinds = sorted({type(entry).__name__ for entry in array.flat})
             raise ValueError(
-                f"`labels` must be integers, one for each point; got {', '.join(kinds)}."
+                f"`labels` must be integers or names, one for each point; got {', '.join(kinds)}."
             )
         try:
             array = array.astype(np.int64)
@@ -213,10 +264,9 @@ def _without_categories(labels: Any) -> tuple[Any, tuple[str, ...] | None]:
     return codes, tuple(map(str, categorical.categories))
 
 
-def _as_rows(points: Any, image_shape: Any, layout: str) -> tuple[Any, Any]:
+def _as_rows(points: Any, image_shape: Any, layout: Layout) -> tuple[Any, Any]:
     """Images in C order of (height, width, channels), and their shape."""
-    if layout not in ("hwc", "chw"):
-        raise ValueError(f"`layout` must be 'hwc' or 'chw'; got {layout!r}.")
+    require_layout(layout)
     points = as_float_array(points, "points")
     if points.ndim == 4:
         first, second, third = points.shape[1:]
@@ -234,7 +284,7 @@ def _as_rows(points: Any, image_shape: Any, layout: str) -> tuple[Any, Any]:
         )
     height, width, channels = _as_image_shape(image_shape, math.prod(points.shape[1:]))
     if layout == "chw":
-        points = points.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        points = channels_last(points.reshape(-1, channels, height, width), layout, "`points`")
     return points.reshape(len(points), -1), image_shape
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import import_optional, require_finite
+from .._layout import Layout, channels_last, stacklevel_of_caller
 from .._npy import (
     Unreadable,
     as_array,
@@ -27,7 +28,7 @@ from .._npy import (
     read_exactly,
     reason,
 )
-from ._dataset import Dataset, Layout, as_float_dtype, as_labels
+from ._dataset import Dataset, as_float_dtype, as_labels, as_named_labels
 
 _IDX_NAME = re.compile(r"(^|[.\-_])idx\d?(-[a-z]+)?(\.gz)?$", re.IGNORECASE)
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -36,12 +37,12 @@ _LABELS_NAMES = ("labels", "y")
 _IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 )
+# Rows of a file that are looked at for what rounding loses, and the part that may be lost.
+_ROUNDED_ROWS, _LOST = 10_000, 0.01
 # Deflate makes at most 1,032 bytes of one.
 _DEFLATE_RATIO = 1100
 # Beyond both, what comes out is refused: data of different points do not compress so well.
 _BOMB_BYTES, _BOMB_RATIO = 1 << 26, 500
-# Of a warning: the caller of `load`.
-_USER = 5
 _MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
@@ -90,7 +91,11 @@ def _as_dataset(
     if 0 in array.shape:
         raise _bad(path, f"it holds no points; the shape is {array.shape}")
     if array.ndim == 4:
-        array = _channels_last(path, array, layout)
+        option = "; on the command line, --layout"
+        try:
+            array = channels_last(array, layout, f"'{path}': the array", option)
+        except ValueError as error:
+            raise ValueError(f"Cannot load {error}") from None
     elif layout is not None:
         raise _bad(
             path, f"`layout` is for arrays of four axes, images with channels; got {array.shape}"
@@ -105,28 +110,13 @@ def _as_dataset(
     points = jnp.asarray(values)
     try:
         require_finite(points, "points")
-        classes = None if labels is None else as_labels(labels, len(values))
+        classes, label_names = as_named_labels(labels, len(values), label_names)
     except ValueError as error:
         raise _bad(path, str(error).rstrip(".")) from error
     _refuse_overflow(path, points)
     name = os.path.basename(os.path.abspath(path))
-    return Dataset(name, points, classes, image_shape, label_names=label_names)
-
-
-def _channels_last(path: Path, array: np.ndarray, layout: Layout | None) -> np.ndarray:
-    if layout == "chw":
-        return array.transpose(0, 2, 3, 1)
-    first, *others = array.shape[1:]
-    if layout is None and first in (1, 3, 4) and first < min(others):
-        what = (
-            f"the shape {array.shape} looks like channels first; expected (n, height, width, "
-            "channels): transpose(0, 2, 3, 1), or give layout='chw' (layout='hwc' if the height is "
-            f"{first}; on the command line, --layout)"
-        )
-        if first != 4 and others[0] == others[1] > 4:
-            raise _bad(path, what)
-        warnings.warn(f"'{path}': {what}.", UserWarning, stacklevel=_USER)
-    return array
+    known: Layout | None = None if image_shape is None else "hwc"
+    return Dataset(name, points, classes, image_shape, label_names=label_names, layout=known)
 
 
 def _refuse_overflow(path: Path, points: Array) -> None:
@@ -153,13 +143,37 @@ def _as_floats(path: Path, array: np.ndarray, dtype: np.dtype | None) -> np.ndar
         values /= 255
         return values
     if not np.issubdtype(array.dtype, np.floating):
+        # NumPy keeps no name for it.
+        narrow = ", as which bfloat16 is saved: save it as float32" if array.dtype == "V2" else ""
         raise _bad(
-            path, f"the dtype must be uint8 (scaled to [-1, 1]) or floating; got {array.dtype}"
+            path,
+            f"the dtype must be uint8 (scaled to [-1, 1]) or floating; got {array.dtype}{narrow}",
         )
     if dtype is None:
         dtype = np.dtype(np.float32) if array.dtype.itemsize == 4 else as_float_dtype(None)
     with np.errstate(over="ignore"):  # becomes infinite, which the check for finite values reports
-        return array.astype(dtype, copy=False)
+        values = array.astype(dtype, copy=False)
+    if values.dtype.itemsize < array.dtype.itemsize:
+        _warn_of_rounding(path, array, values)
+    return values
+
+
+def _warn_of_rounding(path: Path, array: np.ndarray, values: np.ndarray) -> None:
+    """Says where a column, such as one of times in seconds, loses in the dtype of the computation what it varies by."""
+    rows = slice(None, _ROUNDED_ROWS)
+    wide, narrow = (x[rows].reshape(len(x[rows]), -1).astype(np.float64) for x in (array, values))
+    with np.errstate(all="ignore"):  # what is not finite is refused later
+        lost = np.max(np.abs(wide - narrow), axis=0) > _LOST * np.std(wide, axis=0)
+        lost &= (np.ptp(wide, axis=0) > 0) & np.isfinite(narrow).all(axis=0)
+    if np.any(lost):
+        columns = np.flatnonzero(lost)
+        shown = ", ".join(map(str, columns[:5])) + (", ..." if len(columns) > 5 else "")
+        warnings.warn(
+            f"'{path}': in {values.dtype} rounding moves numbers by more than {_LOST:.0%} of what they vary by, in column "
+            f"{shown} (from 0); subtract their mean, or compute in float64 (on the command line, --precision float64).",
+            UserWarning,
+            stacklevel=stacklevel_of_caller(),
+        )
 
 
 def _bad(path: Path, what: str) -> ValueError:
@@ -387,7 +401,11 @@ def _images_of(entries: list[Path]) -> list[Path]:
 def _read_image(path: Path) -> np.ndarray:
     pil, ops = import_optional("PIL.Image"), import_optional("PIL.ImageOps")
     try:
-        with pil.open(path) as image:
+        # Pillow warns of damaged notes beside the pixels, which many a camera leaves, and which are not read here.
+        with warnings.catch_warnings(action="ignore"), pil.open(path) as image:
+            # Before there is memory for them.
+            size = image.width * image.height * len(image.getbands())
+            refuse_bomb("it", size, os.path.getsize(path))
             mode, pages = image.mode, getattr(image, "n_frames", 1)
             # Cameras hide previews and depths behind the one picture of a JPEG.
             pages = 1 if image.format == "MPO" else pages
@@ -395,6 +413,8 @@ def _read_image(path: Path) -> np.ndarray:
             # As viewers show it: cameras store pictures lying on their side.
             ops.exif_transpose(image, in_place=True)
             pixels = np.asarray(image)
+    except Unreadable as error:
+        raise _bad(path, str(error)) from error
     except Exception as error:
         # What Pillow raises on damaged files depends on the format and on where the damage is: OSError, SyntaxError,
         # ValueError, EOFError, DecompressionBombError, TypeError, KeyError, struct.error and more.

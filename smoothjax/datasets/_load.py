@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from jaxtyping import DTypeLike
 
 from .._checks import as_seed
+from .._keys import key_of
+from .._layout import Layout, require_layout
 from .._npy import is_missing, reason
-from ._dataset import Dataset, Layout, as_float_dtype
+from ._dataset import Dataset, as_float_dtype
 from ._digits import digits
 from ._files import is_supported_name, read
 from ._point_sets import (
@@ -69,7 +70,7 @@ def load(
     "random". A name wins over a file that is called the same; write "./digits" for the file.
 
     **Files.** `.npy`; `.npz`, with the points in the array called points, data, images or x, or
-    else in the only array there is, and labels in labels or y if there is one; the idx format of
+    else in the only array there is, and labels (integers or names) in labels or y if there is one; the idx format of
     MNIST, `...idx`, `...idx3-ubyte` and the like, plain or `.gz`, with labels from the file next
     to it whose name has `labels-idx1` in place of `images-idx3`, plain or `.gz`, if it exists.
     Python objects (pickles) are never loaded.
@@ -124,19 +125,20 @@ def load(
         (8, 8, 4)
     """
     if not isinstance(source, str | os.PathLike):
-        raise ValueError(f"`source` must be a name or a path; got {source!r}.")
+        raise ValueError(
+            f"`source` must be a name or a path; got {type(source).__name__}. Of an array, Dataset(name, points) is a set."
+        )
     seed = as_seed(seed)
     sizes = {"num_points": num_points, "dim": dim}
     given: dict[str, Any] = {key: size for key, size in sizes.items() if size is not None}
-    if layout is not None and layout not in ("hwc", "chw"):
-        raise ValueError(f"`layout` must be 'hwc' or 'chw'; got {layout!r}.")
+    require_layout(layout)
     if isinstance(source, str) and source in _NAMED:
         build, defaults = _NAMED[source]
         what = f"the data set '{source}'"
         _refuse(given if layout is None else given | {"layout": layout}, set(defaults), what)
         options: dict[str, Any] = defaults | given
         if source in _NEEDS_KEY:
-            options["key"] = jax.random.key(seed)
+            options["key"] = key_of(seed)
         return build(**options, dtype=dtype)
     path = _existing(source)
     _refuse(given, set(), f"the path '{path}'")

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
+from .._layout import Layout
 from .._precision import HIGHEST
 from ._batching import batched, flattened
 from ._derivatives import is_zero
@@ -83,9 +84,12 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
-        patch_size: side P of the window, positive.
+        patch_size: side P of the window, positive. An even one reaches a pixel further up and left than down and right.
+            Larger than the image, it is clipped, and each pixel matched with fewer, see above.
         boundary: "clipped" or "circular", see above; the second needs P at most the smaller side.
         chunk_size: windows of the training images visited at a time by the dense form. Changes memory and speed only.
+        layout: "chw" for images (n, c, h, w), as PyTorch has them; "hwc" to say that they are as above. Without it, a shape
+            that looks like channels first is refused, or warned of. Points are flat in the order (h w c,) in any case.
 
     Raises:
         ValueError: as `LocalDenoiser`; and for 2^31 windows or more.
@@ -115,8 +119,10 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
         patch_size: int,
         boundary: Boundary = "clipped",
         chunk_size: int | None = None,
+        *,
+        layout: Layout | None = None,
     ):
-        self.images = as_images(images)
+        self.images = as_images(images, layout)
         n, h, w, _ = self.images.shape
         if n * h * w >= 2**31:
             raise ValueError(f"`images` must have fewer than 2^31 pixels; got {n} of {h} x {w}.")

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer
+from .._layout import Layout
 from ._patches import (
     AbstractImageDenoiser,
     Boundary,
@@ -43,10 +44,13 @@ class LocalDenoiser(AbstractImageDenoiser):
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
-        patch_size: side P of the window, positive.
+        patch_size: side P of the window, positive. An even one reaches a pixel further up and left than down and right.
+            Larger than the image, it is clipped; see above for where that is the exact posterior mean.
         boundary: "clipped" leaves out what lies outside the image (the same as padding both images with zeros);
             "circular" wraps around, with P at most the smaller side.
         chunk_size: images visited at a time. Changes memory and speed only.
+        layout: "chw" for images (n, c, h, w), as PyTorch has them; "hwc" to say that they are as above. Without it, a shape
+            that looks like channels first is refused, or warned of. Points are flat in the order (h w c,) in any case.
 
     Raises:
         ValueError: for images that are empty, not finite or of a wrong shape, sizes that are not positive integers, an
@@ -75,8 +79,10 @@ class LocalDenoiser(AbstractImageDenoiser):
         patch_size: int,
         boundary: Boundary = "clipped",
         chunk_size: int | None = None,
+        *,
+        layout: Layout | None = None,
     ):
-        self.images = as_images(images)
+        self.images = as_images(images, layout)
         self.patch_size = as_positive_integer(patch_size, "patch_size")
         self.boundary = as_boundary(boundary, self.patch_size, self.image_shape)
         self.chunk_size = as_chunk_size(chunk_size, len(self.images), self.dim)

@@ -13,11 +13,13 @@ from jaxtyping import Array, Float
 from .._checks import (
     RealScalar,
     as_float_array,
+    as_integer,
     as_log_weights,
     as_points,
     as_seed,
     import_optional,
 )
+from .._keys import seed_of_32_bits
 from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, as_vector
 from ._gaussian import (
@@ -230,6 +232,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         if method not in ("k-means", "em"):
             raise ValueError(f'`method` must be "k-means" or "em"; got {method!r}.')
         if labels is None:
+            num_components = as_integer(num_components, "num_components")
             if not 1 <= num_components <= n:
                 raise ValueError(f"`num_components` must lie in 1..n = {n}; got {num_components}.")
             if method == "em":
@@ -237,7 +240,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
                     *_expectation_maximisation(data, num_components, rank, shrinkage, seed)
                 )
             cluster = import_optional("sklearn.cluster")
-            kmeans = cluster.KMeans(num_components, n_init=4, random_state=seed)
+            kmeans = cluster.KMeans(num_components, n_init=4, random_state=seed_of_32_bits(seed))
             labels = kmeans.fit_predict(np.asarray(data))
         labels = np.asarray(labels)
         if labels.shape != (n,):
@@ -390,7 +393,9 @@ def _expectation_maximisation(
     # In units of the data: scikit-learn's own default is an absolute variance.
     floor = 1e-6 * float(np.mean(np.var(points, axis=0)))
     mixture = import_optional("sklearn.mixture")
-    em = mixture.GaussianMixture(num_components, reg_covar=floor, n_init=4, random_state=seed)
+    em = mixture.GaussianMixture(
+        num_components, reg_covar=floor, n_init=4, random_state=seed_of_32_bits(seed)
+    )
     em.fit(points)
     components = []
     for mean, covariance in zip(em.means_, em.covariances_, strict=True):

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer
+from .._layout import Layout
 from ._patches import (
     AbstractImageDenoiser,
     add_chunk,
@@ -39,8 +40,10 @@ class PatchCompositeDenoiser(AbstractImageDenoiser):
 
     Args:
         images: training images, shape (n, h, w) or (n, h, w, c). Points are such images, flat: (h w c,), row by row.
-        patch_size: side P of the crops, positive and at most the smaller side of the images.
+        patch_size: side P of the crops, positive, odd or even, and at most the smaller side of the images.
         chunk_size: images visited at a time. Changes memory and speed only.
+        layout: "chw" for images (n, c, h, w), as PyTorch has them; "hwc" to say that they are as above. Without it, a shape
+            that looks like channels first is refused, or warned of. Points are flat in the order (h w c,) in any case.
 
     Raises:
         ValueError: for images that are empty, not finite or of a wrong shape, or a size out of range.
@@ -58,8 +61,15 @@ class PatchCompositeDenoiser(AbstractImageDenoiser):
     patch_size: int = eqx.field(static=True)
     chunk_size: int = eqx.field(static=True)
 
-    def __init__(self, images: Any, patch_size: int, chunk_size: int | None = None):
-        self.images = as_images(images)
+    def __init__(
+        self,
+        images: Any,
+        patch_size: int,
+        chunk_size: int | None = None,
+        *,
+        layout: Layout | None = None,
+    ):
+        self.images = as_images(images, layout)
         self.patch_size = as_positive_integer(patch_size, "patch_size")
         h, w, _ = self.image_shape
         if self.patch_size > min(h, w):

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._checks import as_float_array, as_positive_integer, require_finite
+from .._layout import Layout, channels_last, require_layout
 from .._precision import common_dtype
 from ._base import AbstractDenoiser, level_for_slopes
 
@@ -22,8 +23,9 @@ Boundary = Literal["clipped", "circular"]
 CHUNK_ELEMENTS = 2**17
 
 
-def as_images(images: Any) -> Float[Array, "n h w c"]:
+def as_images(images: Any, layout: Layout | None) -> Float[Array, "n h w c"]:
     """`images` as a finite float array of shape (n, h, w, c), or `ValueError`; (n, h, w) gets one channel."""
+    require_layout(layout)
     array = as_float_array(images, "images")
     if array.ndim not in (3, 4):
         raise ValueError(
@@ -32,7 +34,11 @@ def as_images(images: Any) -> Float[Array, "n h w c"]:
     if 0 in array.shape:
         raise ValueError(f"`images` must not be empty; got shape {array.shape}.")
     require_finite(array, "images")
-    return array if array.ndim == 4 else array[..., None]
+    if array.ndim == 3:
+        if layout is not None:
+            raise ValueError(f"`layout` is for images of four axes; got shape {array.shape}.")
+        return array[..., None]
+    return channels_last(array, layout, "`images`")
 
 
 def as_boundary(boundary: Any, patch_size: int, image_shape: tuple[int, ...]) -> Boundary:

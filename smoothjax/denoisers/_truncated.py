@@ -52,14 +52,15 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     Args:
         data: training points, shape (n, d), in data units.
         tolerance: largest error of the mean by truncation, in Euclidean norm and data units. By default 1e-4 of the root
-            mean square distance of the points from their mean.
+            mean square distance of the points from their mean. Below the distance of the farthest point from their mean,
+            beyond which it asks for nothing.
         screening_dtype: of the products that only bound: `jnp.bfloat16` or, for float64 data, `jnp.float32`. By default
             the data's. Faster where the machine multiplies narrower numbers faster, with half the memory for screens. Wider
             bounds make up for the rounding; what is weighed is weighed in the data's dtype.
 
     Raises:
-        ValueError: as `EmpiricalDenoiser`; for a tolerance that is not positive, data that are being traced, or a dtype for
-            screening that is none of these.
+        ValueError: as `EmpiricalDenoiser`; for a tolerance that is not positive or asks for nothing, data that are being
+            traced, or a dtype for screening that is none of these.
 
     **float32**: rounding is added to the bounds, so that they hold; at noise levels below 1e-4 of the data's scale this
     can leave more than needed to visit. The tolerance is for truncation: what rounding changes is bounded beside it.
@@ -99,9 +100,17 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
         if tolerance is None:
             # Points that are all equal have no scale, and nothing to leave out.
             tolerance = 1e-4 * scale if scale > 0 else float(np.finfo(points.dtype).tiny)
-        self.tolerance = jnp.asarray(positive_parameter(tolerance, "tolerance"), data.dtype)
+        tolerance, farthest = positive_parameter(tolerance, "tolerance"), math.sqrt(np.max(squares))
+        # Equal points are as far from their mean as rounding puts it.
+        rounded = 8 * float(np.finfo(points.dtype).eps) * float(np.max(np.abs(points)))
+        if rounded * math.sqrt(points.shape[1]) < farthest <= float(tolerance):
+            raise ValueError(
+                f"`tolerance` must lie below {farthest:.3g}, the distance of the farthest point from their mean, or any "
+                f"point would do; got {float(tolerance):g}."
+            )
+        self.tolerance = jnp.asarray(tolerance, data.dtype)
         slack = 1 + 4 * (points.shape[1] + 4) * float(np.finfo(points.dtype).eps)
-        self._farthest = jnp.asarray(math.sqrt(float(np.max(squares))) * slack, data.dtype)
+        self._farthest = jnp.asarray(farthest * slack, data.dtype)
         with_tree = len(points) >= TREE_POINTS and points.shape[1] <= TREE_DIMENSION
         self._tree = build_tree(points) if with_tree else None
         self._stages = () if with_tree else candidate_stages(points, centre, dtype)

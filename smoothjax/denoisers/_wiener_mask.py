@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_positive
+from .._layout import Layout
 from .._precision import HIGHEST
 from ._gaussian import GaussianDenoiser
 from ._patches import (
@@ -48,6 +49,8 @@ class WienerMaskDenoiser(AbstractImageDenoiser):
         threshold: tau in [0, 1).
         temperature: T, positive.
         chunk_size: images visited at a time. Changes memory and speed only.
+        layout: "chw" for images (n, c, h, w), as PyTorch has them; "hwc" to say that they are as above. Without it, a shape
+            that looks like channels first is refused, or warned of. Points are flat in the order (h w c,) in any case.
 
     Raises:
         ValueError: for images that are empty, not finite or of a wrong shape, a threshold or temperature out of range.
@@ -76,8 +79,10 @@ class WienerMaskDenoiser(AbstractImageDenoiser):
         threshold: RealScalar = 0.02,
         temperature: RealScalar = 1.0,
         chunk_size: int | None = None,
+        *,
+        layout: Layout | None = None,
     ):
-        self.images = as_images(images)
+        self.images = as_images(images, layout)
         threshold = as_float_array(threshold, "threshold")
         temperature = require_positive(temperature, "temperature")
         for name, value in (("threshold", threshold), ("temperature", temperature)):

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..datasets import polygon
 from ..denoisers import EmpiricalDenoiser
 from ..measures._estimate import wilson_interval
@@ -93,7 +94,7 @@ def circle(
     low, high = (float(variance) ** 0.5 for variance in variances)
 
     def run(d: int, n: int, steps: int) -> Arrays:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), d), n)
+        key = jax.random.fold_in(jax.random.fold_in(key_of(seed), d), n)
         frame_key, fit_key, start_key = jax.random.split(key, 3)
         vertices = polygon(n).points
         frame = jnp.linalg.qr(jax.random.normal(frame_key, (d, 2), vertices.dtype))[0]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._keys import key_of
 from .._kinds import checks_kinds
 from ..datasets import Dataset
 
@@ -36,7 +37,7 @@ def train_and_held_out(
         >>> len(train), len(held_out)  # fresh draws of the segment between the points
         (2, 1000)
     """
-    key = jax.random.key(seed)
+    key = key_of(seed)
     if dataset.population is None and len(dataset) >= SMALLEST_SPLIT:
         return dataset.split(
             int(TRAIN_FRACTION * len(dataset)) if num_train is None else num_train, seed=seed

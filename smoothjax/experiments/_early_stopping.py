@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..datasets import segment
 from ..flows import piecewise_linear_flow
 from ..smoothing import line_spread
@@ -88,7 +89,7 @@ def early_stopping(
     shown = len(kappas) // 2
 
     def samples() -> Arrays:
-        pick, noise = jax.random.split(jax.random.key(seed))
+        pick, noise = jax.random.split(key_of(seed))
         start = points[jax.random.randint(pick, (KEPT_SAMPLES,), 0, num_points)]
         z = jax.random.normal(noise, (KEPT_SAMPLES, 2), points.dtype)
         along = piecewise_linear_flow(points, kappas[shown], start + sigma * z[:, 0], sigma, 0.0)

@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 
 from .. import mechanisms
 from .._checks import as_positive_integer, import_optional
+from .._keys import key_of
 from ..datasets import Dataset, load
 from ..denoisers import (
     Denoiser,
@@ -177,7 +178,7 @@ def explain_network(
     run = train_denoiser(
         train.points,
         architecture,
-        jax.random.fold_in(jax.random.key(seed), 0),
+        jax.random.fold_in(key_of(seed), 0),
         num_steps=num_steps,
         image_shape=train.image_shape,
         out=None if out is None else os.fspath(Path(out) / NETWORK),
@@ -257,17 +258,17 @@ def explain_denoiser(
     grid = jnp.asarray(levels, dtype)
     # A key for each use, so that no part's numbers depend on which parts were computed before.
     calibration_key, field_key, sample_key = (
-        jax.random.fold_in(jax.random.key(seed), i) for i in (1, 2, 3)
+        jax.random.fold_in(key_of(seed), i) for i in (1, 2, 3)
     )
     clean = held_out.points[num_calibration : num_calibration + num_evaluation]
     noise = initial_noise(field_key, num_evaluation * num_noises, train.dim, dtype=dtype)
     noise = noise.reshape(num_evaluation, num_noises, train.dim)
     build: dict[str, Callable[[int], Denoiser]] = {
-        "local": lambda size: LocalDenoiser(images, size, boundary),
+        "local": lambda size: LocalDenoiser(images, size, boundary, layout="hwc"),
         "equivariant": lambda size: EquivariantLocalDenoiser(
             images[:equivariant_images], size, boundary
         ),
-        "composite": lambda size: PatchCompositeDenoiser(images, size),
+        "composite": lambda size: PatchCompositeDenoiser(images, size, layout="hwc"),
     }
 
     def calibrated(name: str) -> PatchCalibration:
@@ -288,7 +289,7 @@ def explain_denoiser(
         if name in build:
             return calibrated(name).schedule(build[name])
         if name == "wiener-mask":
-            return WienerMaskDenoiser(images)
+            return WienerMaskDenoiser(images, layout="hwc")
         return mechanisms.get(name).build(train, seed)
 
     def field(name: str) -> Arrays:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from .._checks import as_positive_integer, import_optional
+from .._keys import key_of
 from ..variance import FourierSeries, LinearModelLaw, ProductFeatures, semiclassical
 from ._linear_models import (
     OUTER_REGIONS,
@@ -115,7 +116,7 @@ def gap_emptying(
             )
             for targets in (None, (0.0, jnp.inf))
         )
-        key = jax.random.fold_in(jax.random.key(seed), P)
+        key = jax.random.fold_in(key_of(seed), P)
         trained, bare = (trained_weights(p, P, key, num_models) for p in (noisy, exact))
         mean = bare.mean(axis=0)
         groups = bare.reshape(NUM_GROUPS, -1, *mean.shape)

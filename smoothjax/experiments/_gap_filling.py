@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..datasets import three_points
 from ..denoisers import EmpiricalDenoiser
 from ..variance import RetrainedLaw
@@ -106,7 +107,7 @@ def gap_filling(
         # An array, so that every cutoff finds the same program compiled.
         level = jnp.asarray(cutoff)
         law = RetrainedLaw(three_point_problem(bump_features(cutoff, num_bumps), level, ridge), P)
-        train, draw = jax.random.split(jax.random.fold_in(jax.random.key(seed), P))
+        train, draw = jax.random.split(jax.random.fold_in(key_of(seed), P))
         published = published_samples_of_models(
             law, process, train, draw, level, 1, num_models, num_samples
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..datasets import polygon
 from ..denoisers import EmpiricalDenoiser
 from ..processes import VariancePreserving
@@ -98,7 +99,7 @@ def gap_geometry(
     }
     store = ResultStore(out, configuration)
     process = paper_process()
-    train, draw, start = jax.random.split(jax.random.key(seed), 3)
+    train, draw, start = jax.random.split(key_of(seed), 3)
     noise = jax.random.normal(start, (num_starts, 2))
 
     def summary(points: np.ndarray, published: Any, converged: Any) -> Arrays:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import special
 
 from .._checks import as_positive_integer, import_optional
+from .._keys import key_of
 from ..variance import LinearModelLaw
 from ._linear_models import (
     REGIONS,
@@ -101,9 +102,7 @@ def gaussian_closure(
     places = features_on_grid(problem, times, X)
 
     def run(P: int) -> Arrays:
-        trained_key, law_key, draw_key = jax.random.split(
-            jax.random.fold_in(jax.random.key(seed), P), 3
-        )
+        trained_key, law_key, draw_key = jax.random.split(jax.random.fold_in(key_of(seed), P), 3)
         trained = trained_weights(problem, P, trained_key, num_models)
         law = LinearModelLaw.averaged_over_designs(problem, P, law_key, num_designs=num_designs)
         drawn = _draws(law, draw_key, num_flows)

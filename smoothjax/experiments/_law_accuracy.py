@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..variance import LinearModelLaw, LinearProblem
 from ..variance._linear import gram_factor
 from ._linear_models import bump_features, features_on_grid, three_point_problem, trained_weights
@@ -121,7 +122,7 @@ def law_accuracy(
         return part
 
     # Of order 1 / P by construction: once for all sizes.
-    key = jax.random.fold_in(jax.random.key(seed), 0)
+    key = jax.random.fold_in(key_of(seed), 0)
     leading = {
         name: get(
             name,
@@ -136,7 +137,7 @@ def law_accuracy(
     }
     rows = []
     for P, designs in zip(num_train, num_designs, strict=True):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), P), 4)
+        keys = jax.random.split(jax.random.fold_in(key_of(seed), P), 4)
 
         def fixed(P: int = P, key: PRNGKeyArray = keys[0]) -> Arrays:
             weights = _redrawn_targets(problem, P, key, num_models)

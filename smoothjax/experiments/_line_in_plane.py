@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..datasets import segment
 from ..smoothing import line_spread
 from ._ensembles import member, noisy_points, states_at, train_ensemble
@@ -91,7 +92,7 @@ def line_in_plane(
         }
 
     def networks(penalty: float) -> Arrays:
-        fit_key, start_key = jax.random.split(jax.random.key(seed))
+        fit_key, start_key = jax.random.split(key_of(seed))
         ensemble = train_ensemble(
             data,
             fit_key,

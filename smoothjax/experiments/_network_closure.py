@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..datasets import three_points
 from ..denoisers import Denoiser, EmpiricalDenoiser
 from ..flows import flow
@@ -91,7 +92,7 @@ def network_closure(
     store = ResultStore(out, configuration)
     data = three_points().points
     problem = DenoisingProblem(data, LogUniformLevels(*levels), prediction="eps")
-    model_key, start_key = jax.random.split(jax.random.key(seed))
+    model_key, start_key = jax.random.split(key_of(seed))
     starts = noisy_points(data, levels[1], start_key, num_samples)
     low, high = jnp.asarray(levels, data.dtype)
     sigma, u = (jnp.asarray(grid, data.dtype) for grid in (LEVELS, POSITIONS))

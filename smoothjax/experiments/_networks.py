@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import as_positive_integer, import_optional, require_positive
+from .._keys import key_of
 from ..datasets import Dataset, load
 from ..denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ..flows import sample
@@ -205,14 +206,14 @@ def benches(
         )
     if as_positive_integer(num_samples, "num_samples") < 3:
         raise ValueError(f"`num_samples` must be at least 3; got {num_samples}.")
-    noise = jax.random.key(seeds[0])
+    noise = key_of(seeds[0])
     grid = jnp.asarray(require_positive(levels, "levels"), dataset.points.dtype)
     centre = jnp.mean(dataset.points, axis=0)
     found = []
     for seed in seeds:
         train, held_out = dataset.split(pool, seed=seed)
         yardstick = Yardstick(held_out.points, centre, grid, num_samples, noise)
-        found.append(Bench(train.points, yardstick, jax.random.fold_in(jax.random.key(seed), 2)))
+        found.append(Bench(train.points, yardstick, jax.random.fold_in(key_of(seed), 2)))
     return found
 
 

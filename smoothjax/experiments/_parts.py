@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from .. import measures
+from .._keys import key_of
 from ..datasets import Dataset
 from ..denoisers import AbstractPosteriorDenoiser, Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ..flows import likelihood_solution, sample, terminal_mismatch_bound
@@ -35,7 +36,7 @@ def parts_of(
 ) -> dict[str, _Part]:
     """The job in pieces: each gets the pieces before it, and is a function of its inputs alone."""
     # A key for each use, so that no part's numbers depend on which parts were computed before.
-    key = jax.random.key(settings.seed)
+    key = key_of(settings.seed)
     keys = {use: jax.random.fold_in(key, i) for i, use in enumerate(_USES)}
     levels = curve_levels(settings, train)
     points = held_out.points[:MAX_EVALUATION_POINTS]

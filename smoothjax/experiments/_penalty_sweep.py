@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..learning import TrainingRun, train_on_line
 from ..smoothing import effective_kappa, kappa_for_penalty, non_smoothness
 from ._store import Arrays, ResultStore
@@ -62,7 +63,7 @@ def penalty_sweep(
 
     def fit(variance: float) -> Arrays:
         sigma = variance**0.5
-        key = jax.random.key(seed)
+        key = key_of(seed)
         run = train_on_line(
             jnp.asarray(POINTS),
             sigma,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
+from .._keys import key_of
 from ..datasets import variance_paper_set
 from ..variance import (
     DenoisingProblem,
@@ -104,7 +105,7 @@ def tangent_kernel_networks(
     place_u = jnp.repeat(jnp.asarray(POSITIONS, data.dtype), len(LEVELS), axis=0)
     place_sigma = jnp.tile(jnp.asarray(LEVELS, data.dtype), len(POSITIONS))
     places = (place_u, place_sigma)
-    init_key, design_key, prediction_key, *member_keys = jax.random.split(jax.random.key(seed), 6)
+    init_key, design_key, prediction_key, *member_keys = jax.random.split(key_of(seed), 6)
     durations = step_size * np.asarray(num_steps)
 
     def run(width: int, source: str) -> Arrays:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from .._checks import import_optional
+from .._keys import key_of
 from ._linear_models import (
     REGIONS,
     bump_features,
@@ -78,7 +79,7 @@ def target_ablation(
 
     def run(P: int, below: float) -> Arrays:
         problem = three_point_problem(features, cutoff, ridge, (0.0, below) if below > 0 else None)
-        key = jax.random.fold_in(jax.random.key(seed), P)
+        key = jax.random.fold_in(key_of(seed), P)
         weights = trained_weights(problem, P, key, num_models)
         return {"mass": masses_of_flows(problem, weights, cutoff, num_samples)}
 

@@ -157,6 +157,8 @@ def flow_solution(
         sigma_from, sigma_to: noise levels, in data units. `sigma_from` is positive, `sigma_to` non-negative.
         rtol, atol: tolerances of the adaptive solver, `atol` in data units. By default 1e-5 in float32, 1e-7 in float64.
             They hold for the error that each step adds to each coordinate, whatever the dimension: the largest counts.
+            An `atol` above what coordinates move by controls nothing; from `10 sigma_from` on, a flow to zero is that one
+            call of the denoiser.
         solver: a diffrax solver, or `ExponentialMultistep`, which needs fewest calls of the denoiser: on a grid, and with
             error control at tolerances of 1e-2 to 1e-4. By default Tsit5, or Dopri8 for `rtol < 1e-6` (without `dense`, as
             its interpolation is worse than its ends); Heun on a grid.

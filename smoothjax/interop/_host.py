@@ -203,9 +203,11 @@ def _checked_result(result: Any, x: np.ndarray) -> np.ndarray:
         raise Refusal(
             f"The function must return an array of shape {x.shape}; got {type(result).__name__}."
         ) from error
-    if array.shape != x.shape or array.dtype.kind not in "fiub":
+    if np.ma.is_masked(result):
+        raise Refusal("The function must return no masked numbers, whose mask would be lost.")
+    if array.shape != x.shape or array.dtype.kind not in "fiu":
         # Dtypes that NumPy does not know, such as bfloat16, are of another kind.
-        is_real = array.dtype.kind in "fiub" or jnp.issubdtype(array.dtype, jnp.floating)
+        is_real = array.dtype.kind in "fiu" or jnp.issubdtype(array.dtype, jnp.floating)
         if array.shape != x.shape or not is_real:
             came = f"shape {array.shape}" if result is not None else "None"
             raise Refusal(

@@ -93,7 +93,8 @@ def train_denoiser(
         ema_decay: of the exponential moving average of the parameters, a step. At step i, counted from zero, it is at most
             `(1 + i) / (10 + i)`, so that a short training forgets its initial weights as well.
         p_mean, p_std: of the log noise level in training, see `edm_loss`.
-        sigma_data: root mean square of the data's entries, by default that of `data` (of all sets together).
+        sigma_data: root mean square of the data's entries, by default that of `data` (of all sets together),
+            which must then not be all zeros.
         out: folder for a checkpoint. A stopped training goes on from there with the same call, and ends with the same bits
             as one that was never stopped; a finished one is read back.
         checkpoint_every: steps between checkpoints and updates of the progress bar; the result does not depend on it.
@@ -145,6 +146,11 @@ def train_denoiser(
         # Rounded, so that it does not depend on the order of a sum.
         mean_square = np.mean(np.square(np.asarray(data, np.float64)))
         sigma_data = float(f"{np.sqrt(mean_square):.6g}")
+        if sigma_data == 0:
+            raise ValueError(
+                "`data` must not be all zeros, by whose size the network's input and output are scaled; got an array of "
+                f"shape {data.shape}. Give `sigma_data`."
+            )
     scale = float(positive_parameter(sigma_data, "sigma_data"))
     start = _initial_state(architecture, data, image_shape, scale, key, settings)
     folder = None

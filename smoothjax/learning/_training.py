@@ -120,7 +120,7 @@ def train_on_line(
     The loss is `line_regression_loss + penalty * weight_penalty`. One compiled call: `(penalties, seeds)` leading axes.
 
     Args:
-        points: distinct training points, shape (n,).
+        points: training points, shape (n,), one or more; equal ones count as often as they are there.
         sigma: noise level.
         penalties: on the squared weights, halved; shape (penalties,). Zero is allowed.
         key: seed i has the same initial weights under every penalty.
