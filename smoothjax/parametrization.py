@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from ._checks import as_float_array
+from ._kinds import checks_kinds
 
 Prediction = Literal["x0", "eps", "v", "velocity", "score"]
 """What a network predicts of `x_t = alpha x_0 + sigma_t z`, the noisy state that it is shown; see `to_denoised`."""
@@ -25,6 +26,7 @@ ALIASES: dict[str, Prediction] = {
 among them: it is `z - x_0` to some, and `x_0 - z` to others."""
 
 
+@checks_kinds
 def as_prediction(value: Any, name: str = "prediction") -> Prediction:
     """The prediction that a name stands for, aliases included.
 
@@ -45,6 +47,7 @@ def as_prediction(value: Any, name: str = "prediction") -> Prediction:
     )
 
 
+@checks_kinds
 def affine_form(
     prediction: Prediction, sigma: Float[Array, "*s"], alpha: Real[Any, "*s"] | float = 1.0
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
@@ -69,6 +72,7 @@ def affine_form(
     return own * own if prediction == "v" else own, -own * sigma
 
 
+@checks_kinds
 def to_denoised(
     prediction: Prediction,
     output: Float[Array, "*d"],
@@ -115,6 +119,7 @@ def to_denoised(
     return skip * u + scale * output
 
 
+@checks_kinds
 def from_denoised(
     prediction: Prediction,
     denoised: Float[Array, "*d"],

@@ -10,6 +10,7 @@ import jax
 from jaxtyping import DTypeLike
 
 from .._checks import as_seed
+from .._kinds import checks_kinds
 from .._npy import is_missing, reason
 from ._dataset import Dataset, Layout, as_float_dtype
 from ._digits import digits
@@ -52,6 +53,7 @@ def names() -> tuple[str, ...]:
     return tuple(_NAMED)
 
 
+@checks_kinds
 def load(
     source: str | os.PathLike[str],
     *,

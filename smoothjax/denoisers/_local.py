@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer
+from .._kinds import checks_kinds
 from ._patches import (
     AbstractImageDenoiser,
     Boundary,
@@ -69,6 +70,7 @@ class LocalDenoiser(AbstractImageDenoiser):
     boundary: Boundary = eqx.field(static=True)
     chunk_size: int = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         images: Any,

@@ -18,6 +18,7 @@ from .._checks import (
     as_seed,
     import_optional,
 )
+from .._kinds import checks_kinds
 from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, as_vector
 from ._gaussian import (
@@ -62,6 +63,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
     log_weights: Float[Array, " K"]
     components: GaussianDenoiser  # with a leading axis of length K on every leaf
 
+    @checks_kinds
     def __init__(self, weights: Any, means: Any, covariances: Any):
         means, covariances = as_points(means, "means"), as_float_array(covariances, "covariances")
         k, d = means.shape
@@ -75,6 +77,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         )
 
     @classmethod
+    @checks_kinds
     def of(cls, weights: Any, components: "list[GaussianDenoiser]") -> "MixtureDenoiser":
         """A mixture of given Gaussians, which may differ in rank.
 
@@ -101,6 +104,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return self
 
     @classmethod
+    @checks_kinds
     def low_rank(
         cls, weights: Any, means: Any, bases: Any, eigenvalues: Any, complements: Any = 0.0
     ) -> "MixtureDenoiser":
@@ -144,6 +148,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return cls.of(weights, [GaussianDenoiser.low_rank(*part) for part in parts])
 
     @classmethod
+    @checks_kinds
     def molrg(
         cls, weights: Any, bases: Sequence[Any], eigenvalues: Sequence[Any] | None = None
     ) -> "MixtureDenoiser":
@@ -191,6 +196,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return cls.of(weights, components)
 
     @classmethod
+    @checks_kinds
     def fit(
         cls,
         data: Any,

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer
+from .._kinds import checks_kinds
 from ._patches import (
     AbstractImageDenoiser,
     add_chunk,
@@ -58,6 +59,7 @@ class PatchCompositeDenoiser(AbstractImageDenoiser):
     patch_size: int = eqx.field(static=True)
     chunk_size: int = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(self, images: Any, patch_size: int, chunk_size: int | None = None):
         self.images = as_images(images)
         self.patch_size = as_positive_integer(patch_size, "patch_size")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._checks import import_optional
+from .._kinds import checks_kinds
 from ..datasets import polygon
 from ..denoisers import EmpiricalDenoiser
 from ..measures._estimate import wilson_interval
@@ -34,6 +35,7 @@ class Distances(NamedTuple):
     """From the circle through all of them."""
 
 
+@checks_kinds
 def circle(
     *,
     num_points: tuple[int, ...] = (6, 8),

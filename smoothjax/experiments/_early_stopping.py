@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import import_optional
+from .._checks import import_optional, require_each, require_positive
+from .._kinds import checks_kinds
 from ..datasets import segment
 from ..flows import piecewise_linear_flow
 from ..smoothing import line_spread
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 KEPT_SAMPLES = 1000
 
 
+@checks_kinds
 def early_stopping(
     *,
     num_points: int = 4,
@@ -54,8 +56,8 @@ def early_stopping(
         (0.0, 1.0)
     """
     xarray = import_optional("xarray")
-    if not kappas:
-        raise ValueError("`kappas` must hold at least one strength.")
+    require_each(kappas, "kappas")
+    require_positive(variance, "variance")
     configuration = {
         "experiment": "early-stopping",
         "num_points": num_points,

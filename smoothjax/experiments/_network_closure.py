@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
+from .._kinds import checks_kinds
 from ..datasets import three_points
 from ..denoisers import Denoiser, EmpiricalDenoiser
 from ..flows import flow
@@ -30,6 +31,7 @@ QUANTILES = (0.025, 0.5, 0.975)
 NULL_DRAWS = 4000
 
 
+@checks_kinds
 def network_closure(
     *,
     num_train: tuple[int, ...] = (64, 256),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
+from .._kinds import checks_kinds
 from ..datasets import variance_paper_set
 from ..variance import (
     DenoisingProblem,
@@ -30,6 +31,7 @@ POSITIONS = ((0.0, 0.0), (0.75, 0.4330127018922193), (1.0, 0.0), (-0.5, 1.5))
 LEVELS = (0.5, 1.0, 2.0)
 
 
+@checks_kinds
 def tangent_kernel_networks(
     *,
     widths: tuple[int, ...] = (16, 64, 256),

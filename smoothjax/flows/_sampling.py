@@ -27,6 +27,7 @@ DEFAULT_BATCH_SIZE = 512
 DEFAULT_SDE_STEPS = 256
 
 
+@checks_kinds
 def initial_noise(
     key: PRNGKeyArray, num_samples: int, dim: int, *, dtype: Any = None
 ) -> Float[Array, "num_samples dim"]:

@@ -26,6 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
+from .._kinds import checks_kinds
 from ..denoisers._gaussian import square_of_level
 from ..flows._inputs import as_level
 
@@ -33,6 +34,7 @@ from ..flows._inputs import as_level
 MAX_ITERATIONS = 1100
 
 
+@checks_kinds
 def effective_noise_level(
     variances: Float[Array, " d"], sigma: RealScalar, num_train: int
 ) -> Float[Array, ""]:
@@ -65,6 +67,7 @@ def effective_noise_level(
     return _of_fit(_Fit.level, *_checked(variances, sigma, num_train))
 
 
+@checks_kinds
 def expected_gains(
     variances: Float[Array, " d"], sigma: RealScalar, num_train: int
 ) -> Float[Array, " d"]:
@@ -81,6 +84,7 @@ def expected_gains(
     return _of_fit(_Fit.gains, *_checked(variances, sigma, num_train))
 
 
+@checks_kinds
 def fluctuation(
     variances: Float[Array, " d"],
     sigma: RealScalar,
@@ -115,6 +119,7 @@ def fluctuation(
     return _of_fit(_Fit.fluctuation, *_checked(variances, sigma, num_train), kurtosis)
 
 
+@checks_kinds
 def excess_risk(
     variances: Float[Array, " d"],
     sigma: RealScalar,
@@ -144,6 +149,7 @@ def excess_risk(
     return _of_fit(_Fit.excess_risk, *_checked(variances, sigma, num_train), kurtosis)
 
 
+@checks_kinds
 def leading_order_excess_risk(
     variances: Float[Array, " d"],
     sigma: RealScalar,
@@ -179,6 +185,7 @@ def leading_order_excess_risk(
     return _leading_order_excess_risk(*_checked(variances, sigma, num_train), kurtosis)
 
 
+@checks_kinds
 def independent_fits_rmse(
     variances: Float[Array, " d"],
     sigma: RealScalar,

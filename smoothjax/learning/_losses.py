@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked
+from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked, shown
 from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._piecewise_linear import as_gaps
@@ -17,6 +17,7 @@ from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser
 
 
+@checks_kinds
 def weight_penalty(model: Any) -> Float[Array, ""]:
     """`|weights|^2 / 2`: half the sum of squares of all arrays of two or more axes, that is, without biases.
 
@@ -28,8 +29,18 @@ def weight_penalty(model: Any) -> Float[Array, ""]:
         >>> print(sj.learning.weight_penalty({"weight": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}))  # 4 * 9 / 2
         18.0
     """
-    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    arrays = require_parameters(model)
     return 0.5 * sum((jnp.sum(a**2) for a in arrays if a.ndim >= 2), jnp.zeros(()))
+
+
+def require_parameters(model: Any) -> list[Array]:
+    """What of a model is trained, or `ValueError` for one of which nothing is."""
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    if not arrays:
+        raise ValueError(
+            f"`model` must hold arrays of floating dtype, which are trained; got {shown(model)}."
+        )
+    return arrays
 
 
 @checks_kinds

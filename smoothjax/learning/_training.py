@@ -20,7 +20,7 @@ from .._checks import (
 from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import as_gaps
 from ..parametrization import Prediction
-from ._losses import line_regression_loss, weight_penalty
+from ._losses import line_regression_loss, require_parameters, weight_penalty
 from ._networks import NetworkDenoiser
 
 
@@ -75,6 +75,7 @@ def train(
     records = min(as_positive_integer(num_records, "num_records"), num_steps)
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
     rate = require_positive(learning_rate, "learning_rate")
+    require_parameters(model)
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
 
     def step(carry, i):
@@ -101,6 +102,7 @@ def train(
     return TrainingRun(eqx.combine(parameters, static), losses)
 
 
+@checks_kinds
 @eqx.filter_jit
 def train_on_line(
     points: Float[Array, " n"],

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_float_array, is_concrete
 
+from .._kinds import checks_kinds
 from ._numerics import safe_sqrt
 
 _SHOWN = 12  # entries that a printed array of estimates shows
@@ -111,6 +112,7 @@ def jackknife_error(left_out: Float[Array, " n"]) -> Float[Array, ""]:
     return safe_sqrt((n - 1) / n * jnp.sum((left_out - jnp.mean(left_out)) ** 2))
 
 
+@checks_kinds
 def wilson_interval(count: Any, num: Any, confidence: float = 0.95) -> Float[Array, "*batch 2"]:
     """Wilson's score interval for a binomial fraction.
 

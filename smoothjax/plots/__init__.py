@@ -41,6 +41,7 @@ _EXPERIMENTS = {
 }
 
 
+@_checks_kinds
 def figures(comparison: Comparison) -> "dict[str, Figure]":
     """All figures of a comparison by name: what was generated, and the curves over noise levels."""
     return {"samples": plot_samples(comparison), "curves": plot_curves(comparison)}
