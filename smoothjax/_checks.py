@@ -8,10 +8,11 @@ import importlib
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -350,8 +351,26 @@ def require_each(values: Any, name: str, check: Callable[[Any, str], Any] | None
     """Raise `ValueError` for a sequence of nothing, or where the check of an entry does."""
     if len(values) == 0:
         raise ValueError(f"`{name}` must hold at least one entry; got {shown(values)}.")
-    for value in values if check is not None else ():
-        check(value, name)
+    for value in values:
+        if check is not None:
+            check(value, name)
+
+
+def require_one_of(value: Any, choices: Iterable[str], name: str) -> None:
+    """Raise `ValueError` for a text that is none of some."""
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {shown(value)}.")
+
+
+def require_parameters(model: Any) -> list[Array]:
+    """What of a model is trained, or `ValueError` for one of which nothing is."""
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    if not arrays:
+        raise ValueError(
+            f"`model` must hold arrays of floating dtype, which are trained; got {shown(model)}."
+        )
+    return arrays
 
 
 def as_log_weights(weights: Any, num: int, each: str, dtype: Any) -> Float[Array, " n"]:

@@ -17,6 +17,7 @@ from .._checks import (
     as_points,
     as_seed,
     import_optional,
+    require_each,
 )
 from .._kinds import checks_kinds
 from .._precision import HIGHEST
@@ -78,7 +79,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
 
     @classmethod
     @checks_kinds
-    def of(cls, weights: Any, components: "list[GaussianDenoiser]") -> "MixtureDenoiser":
+    def of(cls, weights: Any, components: Sequence[GaussianDenoiser]) -> "MixtureDenoiser":
         """A mixture of given Gaussians, which may differ in rank.
 
         Raises:
@@ -91,7 +92,8 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             >>> print(D(jnp.array([22.0]), 1.0).round(5), D(jnp.array([0.0]), 1.0).round(5) + 0.0)
             [21.] [0.]
         """
-        if not components or len({c.dim for c in components}) != 1:
+        require_each(components, "components")
+        if len({c.dim for c in components}) != 1:
             raise ValueError(
                 f"`components` must be Gaussians of one dimension; got dimensions {[c.dim for c in components]}."
             )
@@ -178,6 +180,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             >>> print(D(jnp.array([2.0, 0.1]), 1e-6))  # two lines: the nearest
             [2. 0.]
         """
+        require_each(bases, "bases")
         arrays = [as_float_array(basis, "bases") for basis in bases]
         if any(basis.ndim != 2 for basis in arrays):
             raise ValueError(
@@ -408,7 +411,7 @@ def _expectation_maximisation(
     return em.weights_, components
 
 
-def _stack(components: "list[GaussianDenoiser]") -> GaussianDenoiser:
+def _stack(components: Sequence[GaussianDenoiser]) -> GaussianDenoiser:
     """The components as one pytree with a leading axis, all brought to the largest rank among them."""
     rank = max(component.basis.shape[1] for component in components)
     return _stacked(*[_pad(component, rank) for component in components])

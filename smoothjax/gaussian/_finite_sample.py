@@ -36,7 +36,7 @@ MAX_ITERATIONS = 1100
 
 @checks_kinds
 def effective_noise_level(
-    variances: Float[Array, " d"], sigma: RealScalar, num_train: int
+    variances: Float[Array, " d"], sigma: RealScalar, num_train: int | RealScalar
 ) -> Float[Array, ""]:
     """The noise level at which the population's Gaussian denoiser is the mean of those fitted to `num_train` points.
 
@@ -69,7 +69,7 @@ def effective_noise_level(
 
 @checks_kinds
 def expected_gains(
-    variances: Float[Array, " d"], sigma: RealScalar, num_train: int
+    variances: Float[Array, " d"], sigma: RealScalar, num_train: int | RealScalar
 ) -> Float[Array, " d"]:
     """Mean gain of fitted Gaussian denoisers along each mode: `lambda / (lambda + kappa)`, below the population's.
 
@@ -88,7 +88,7 @@ def expected_gains(
 def fluctuation(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
@@ -123,7 +123,7 @@ def fluctuation(
 def excess_risk(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
@@ -153,7 +153,7 @@ def excess_risk(
 def leading_order_excess_risk(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
@@ -189,7 +189,7 @@ def leading_order_excess_risk(
 def independent_fits_rmse(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:

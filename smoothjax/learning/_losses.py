@@ -2,13 +2,19 @@
 
 from typing import Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked, shown
+from .._checks import (
+    RealScalar,
+    as_key,
+    as_points,
+    as_positive_integer,
+    checked,
+    require_parameters,
+)
 from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._piecewise_linear import as_gaps
@@ -31,16 +37,6 @@ def weight_penalty(model: Any) -> Float[Array, ""]:
     """
     arrays = require_parameters(model)
     return 0.5 * sum((jnp.sum(a**2) for a in arrays if a.ndim >= 2), jnp.zeros(()))
-
-
-def require_parameters(model: Any) -> list[Array]:
-    """What of a model is trained, or `ValueError` for one of which nothing is."""
-    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
-    if not arrays:
-        raise ValueError(
-            f"`model` must hold arrays of floating dtype, which are trained; got {shown(model)}."
-        )
-    return arrays
 
 
 @checks_kinds

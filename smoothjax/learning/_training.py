@@ -15,12 +15,13 @@ from .._checks import (
     as_key,
     as_positive_integer,
     checked,
+    require_parameters,
     require_positive,
 )
 from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import as_gaps
 from ..parametrization import Prediction
-from ._losses import line_regression_loss, require_parameters, weight_penalty
+from ._losses import line_regression_loss, weight_penalty
 from ._networks import NetworkDenoiser
 
 
