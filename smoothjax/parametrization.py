@@ -3,9 +3,10 @@
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Real
 
-from ._checks import as_float_array
+from ._checks import as_float_array, is_concrete, shown
 from ._kinds import checks_kinds
 
 Prediction = Literal["x0", "eps", "v", "velocity", "score"]
@@ -43,7 +44,7 @@ def as_prediction(value: Any, name: str = "prediction") -> Prediction:
         if found == prediction:
             return prediction
     raise ValueError(
-        f"`{name}` must be one of {get_args(Prediction)}, or an alias ({', '.join(ALIASES)}); got {value!r}."
+        f"`{name}` must be one of {get_args(Prediction)}, or an alias ({', '.join(ALIASES)}); got {shown(value)}."
     )
 
 
@@ -61,6 +62,8 @@ def affine_form(
     """
     prediction = as_prediction(prediction)
     sigma = as_float_array(sigma, "sigma")
+    if is_concrete(sigma) and np.any(np.asarray(sigma) < 0):
+        raise ValueError(f"`sigma` must not be negative; got {shown(sigma)}.")
     one = jnp.ones_like(sigma)
     if prediction == "x0":
         return jnp.zeros_like(sigma), one

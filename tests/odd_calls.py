@@ -6,6 +6,8 @@ import inspect
 import io
 import sys
 
+import numpy as np
+
 
 class Plain:
     """An object that nothing can be made of."""
@@ -15,7 +17,20 @@ class Plain:
 
 
 # What is put in place of an argument.
-ODD = {"text": "odd", "object": Plain()}
+ODD = {
+    "text": "odd",
+    "object": Plain(),
+    "None": None,
+    "empty list": [],
+    "empty dictionary": {},
+    "NaN": float("nan"),
+    "complex": 1j,
+    "-1": -1,
+    "0": 0,
+    "True": True,
+    "more axes": np.zeros((2, 3, 4, 5, 6)),
+    "huge": 1e30,
+}
 
 
 def calls_of_examples(names):

@@ -96,6 +96,9 @@ class DDPMSchedule(eqx.Module):
             >>> print(schedule.noise_level(0).round(5))  # sqrt(beta / (1 - beta))
             1.0
         """
+        for name, beta in (("beta_min", beta_min), ("beta_max", beta_max)):
+            if not 0 < beta <= 1:
+                raise ValueError(f"`{name}` must lie in (0, 1]; got {beta}.")
         return cls(
             np.linspace(beta_min, beta_max, as_positive_integer(num_steps, "num_steps")), index
         )

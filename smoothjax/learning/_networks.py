@@ -114,6 +114,7 @@ class NetworkDenoiser(AbstractDenoiser):
             [(16, 3), (2, 16)]
         """
         key = as_key(key)
+        dim = as_positive_integer(dim, "dim")
         network = ReLUNetwork(dim + conditioned, dim, width, num_layers, key=key)
         return cls(network, dim, prediction=prediction, conditioned=conditioned, weighted=weighted)
 

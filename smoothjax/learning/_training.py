@@ -143,7 +143,7 @@ def train_on_line(
     key = as_key(key)
     points = as_gaps(points, 0.0).points
     penalties = as_float_array(penalties, "penalties").astype(points.dtype)
-    if penalties.ndim != 1:
+    if penalties.ndim != 1 or penalties.shape[0] == 0:
         raise ValueError(f"`penalties` must have shape (penalties,); got {penalties.shape}.")
     penalties = checked(penalties, jnp.any(penalties < 0), "`penalties` must not be negative")
     num_seeds = as_positive_integer(num_seeds, "num_seeds")

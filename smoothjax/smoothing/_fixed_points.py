@@ -42,7 +42,7 @@ def stable_fixed_points(
         [-0.837  0.837]
     """
     require_ascending(low, high)
-    grid = jnp.linspace(low, high, as_positive_integer(num, "num") + 1)
+    grid = jnp.linspace(float(low), float(high), as_positive_integer(num, "num") + 1)
     level = as_level(sigma, "sigma", grid.dtype)
     gain: Any = jax.jit(jax.vmap(lambda z: denoiser(z[None], level)[0] - z))
     up = np.asarray(gain(grid))

@@ -136,6 +136,9 @@ class KernelLaw(AbstractLaw):
     noise_covariance: Float[Array, "P d d"]
     initial: Initialisation | None = None
 
+    def __check_init__(self):
+        require_kinds_of_fields(self)
+
     @property
     def dim(self) -> int:
         return self.u.shape[1]
