@@ -77,22 +77,31 @@ def checks_kinds(function: _F) -> _F:
 
 def require_kinds_of_fields(module: Any) -> None:
     """The same for the fields of a module that takes them as they come: for its `__check_init__`."""
+    sizes: dict[str, int] = {}
     for field in dataclasses.fields(module):
         kind = _alternatives(field.type)
         if kind is not None and not field.name.startswith("_"):
             value = getattr(module, field.name)
             _require(value, kind, field.name)
-            _require_axes(value, field.type, field.name)
+            _require_axes(value, field.type, field.name, sizes)
 
 
-def _require_axes(value: Any, annotation: Any, name: str) -> None:
-    """Raise `ValueError` for an array of another number of axes than its annotation has, where that says how many."""
+def _require_axes(value: Any, annotation: Any, name: str, sizes: dict[str, int]) -> None:
+    """Raise `ValueError` for an array of other axes than its annotation has, where that says how many; those of one name
+    have one size."""
     if not _is_array(annotation) or annotation.dtype is Key:
         return
     axes = annotation.dim_str.split()
     if len(axes) != np.ndim(value) and not any("*" in axis or "..." in axis for axis in axes):
         shape = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
         raise ValueError(f"`{name}` must have shape {shape}; got {np.shape(value)}.")
+    if len(axes) == np.ndim(value):
+        for axis, size in zip(axes, np.shape(value), strict=True):
+            if axis.isidentifier() and sizes.setdefault(axis, size) != size:
+                raise ValueError(
+                    f"`{name}` must have {sizes[axis]} as its axis {axis}, like what comes before it; got shape "
+                    f"{np.shape(value)}."
+                )
 
 
 def _require(value: Any, kinds: tuple[Any, ...], name: str) -> None:

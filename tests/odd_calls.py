@@ -78,7 +78,9 @@ def _recorded(value, calls):
     noting = _Noting(value, calls)
     modules = [m for name, m in list(sys.modules.items()) if name.startswith("smoothjax")]
     found = [(module, key, other) for module in modules for key, other in vars(module).items()]
-    places = [(module, key, value, noting) for module, key, other in found if other is value]
+    places: list[tuple] = [
+        (module, key, value, noting) for module, key, other in found if other is value
+    ]
     # A constructor lies in its class.
     for owner in {other for *_, other in found if inspect.isclass(other)}:
         for key, other in list(vars(owner).items()):

@@ -60,6 +60,13 @@ LEGAL = {
     ("smoothing.small_noise_loss", "kappa"): ("0", _ZERO),
     ("smoothing.smoothest_score", "sigma"): ("huge", _WHOLE),
     ("smoothing.smoothing_loss", "kappa"): ("0", _ZERO),
+    ("variance.FourierSeries", "num_cosines"): ("0", _ZERO),
+    ("variance.FourierSeries", "num_sines"): ("0", _ZERO),
+    ("variance.GaussianBumps.evenly", "low"): ("-1, 0", _ANY),
+    ("variance.GaussianBumps.evenly", "high"): ("-1, 0", _ANY),
+    ("variance.ReLUTangentKernel", "bias_scale"): ("-1, 0", _ANY),
+    ("variance.UniformTimes", "low"): ("0", _ZERO),
+    ("variance.flow_of_models", "sigma_to"): ("0", _ZERO),
     ("smoothing.stable_fixed_points", "low"): ("-1, 0", _ANY),
     ("smoothing.stable_fixed_points", "high"): ("-1, 0", _ANY),
 }
@@ -102,7 +109,7 @@ def _is_meant(parameter, kind, error):
     """Whether the kind of thing is what the annotation says, so that it may be taken, or fail for what it is."""
     parts = _parts(parameter.annotation)
     if kind == "text":
-        named = str in parts or os.PathLike in map(typing.get_origin, parts)
+        named = str in parts or any(typing.get_origin(part) is os.PathLike for part in parts)
         return isinstance(error, FileNotFoundError) or (error is None and named)
     if kind == "huge":
         return error is None or type(error) is RuntimeError  # "diverged"

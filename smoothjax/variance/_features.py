@@ -62,7 +62,7 @@ class GaussianBumps(eqx.Module):
         require_ascending(low, high)
         if as_positive_integer(num, "num") < 2:
             raise ValueError(f"`num` must be at least 2, one for each end; got {num}.")
-        return cls(jnp.linspace(low, high, num), 0.5 * (high - low) / (num - 1))
+        return cls(jnp.linspace(float(low), float(high), num), 0.5 * (high - low) / (num - 1))
 
     def __call__(self, x: Float[Array, ""]) -> Float[Array, " F"]:
         z = (x - self.centres) / self.width

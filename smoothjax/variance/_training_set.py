@@ -17,11 +17,11 @@ from .._checks import (
     checked,
     is_concrete,
     require_ascending,
-    require_finite,
     require_positive,
 )
 from .._kinds import checks_kinds, require_kinds_of_fields
 from ..denoisers import EmpiricalDenoiser
+from ..flows._inputs import as_level
 from ..parametrization import Prediction, affine_form, as_prediction
 from ..processes import AbstractProcess
 
@@ -52,7 +52,9 @@ class UniformTimes(eqx.Module):
     def __check_init__(self):
         require_kinds_of_fields(self)
         for name in ("low", "high"):
-            require_finite(getattr(self, name), name)
+            level = getattr(self, name)
+            if is_concrete(level):
+                as_level(level, name, float, or_zero=True)
         require_ascending(self.low, self.high)
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
