@@ -156,6 +156,8 @@ def shown(value: Any) -> str:
     """What came instead of what was asked for, cut to part of a line."""
     if isinstance(value, np.ndarray | jax.Array) and value.ndim > 0:
         return f"{value.dtype} of shape {value.shape}"
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return str(value)
     text = repr(value).replace("\n", " ")
     text = text if len(text) <= 60 else f"{text[:57]}..."
     return (

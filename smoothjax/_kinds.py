@@ -216,7 +216,8 @@ def _is(value: Any, kind: Any) -> bool:
 def _is_sequence(value: Any) -> bool:
     if isinstance(value, np.ndarray | jax.Array):
         return value.ndim > 0
-    return isinstance(value, collections.abc.Sequence) and not isinstance(value, str | bytes)
+    known = isinstance(value, collections.abc.Collection)
+    return known and not isinstance(value, str | bytes | collections.abc.Mapping)
 
 
 def _entries(value: Any) -> Any:

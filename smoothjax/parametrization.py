@@ -61,9 +61,7 @@ def affine_form(
         [1.0, -2.0]
     """
     prediction = as_prediction(prediction)
-    sigma = as_float_array(sigma, "sigma")
-    if is_concrete(sigma) and np.any(np.asarray(sigma) < 0):
-        raise ValueError(f"`sigma` must not be negative; got {shown(sigma)}.")
+    sigma = _as_sigma(sigma)
     one = jnp.ones_like(sigma)
     if prediction == "x0":
         return jnp.zeros_like(sigma), one
@@ -142,7 +140,7 @@ def from_denoised(
     """
     prediction = as_prediction(prediction)
     denoised, u = as_float_array(denoised, "denoised"), as_float_array(u, "u")
-    sigma = as_float_array(sigma, "sigma")
+    sigma = _as_sigma(sigma)
     if prediction == "x0":
         return denoised
     noise = (u - denoised) / sigma
@@ -153,6 +151,13 @@ def from_denoised(
     if prediction == "velocity":
         return noise - denoised
     return _data_factor(prediction, sigma) * (noise - sigma * denoised)
+
+
+def _as_sigma(sigma: Any) -> Array:
+    sigma = as_float_array(sigma, "sigma")
+    if is_concrete(sigma) and np.any(np.asarray(sigma) < 0):
+        raise ValueError(f"`sigma` must not be negative; got {shown(sigma)}.")
+    return sigma
 
 
 def _data_factor(prediction: Prediction, sigma: Array) -> Array:

@@ -23,12 +23,13 @@ TAKEN = dict.fromkeys(
     ),
     _RESULT,
 )
+TAKEN["interop.from_edm"] = "its example needs a file that is not here"
 _NOTHING = "of nothing there is nothing"
 _ZERO = "zero is in the range"
 _ANY = "any number means something"
 _WHOLE = "the refusal is about what it makes of the other arguments"
 # What is right to take, or to refuse without a name, beside what `_is_meant` knows: (name, argument): kinds and why.
-LEGAL = {
+LEGAL: dict[tuple[str, str], tuple[str, str]] = {
     ("KernelLaw.gradient_flow", "duration"): ("huge", _WHOLE),
     ("PiecewiseLinearDenoiser", "kappa"): ("0", _ZERO),
     ("WienerMaskDenoiser", "threshold"): ("0", _ZERO),
@@ -53,7 +54,7 @@ LEGAL = {
     ("piecewise_linear_flow", "kappa"): ("0", _ZERO),
     ("piecewise_linear_flow", "sigma_to"): ("0", _ZERO),
     ("smoothing.PiecewiseLinearLaw", "kappa"): ("0", _ZERO),
-    ("smoothing.line_spread", "kappa"): ("0", _ZERO),
+    ("smoothing.line_spread", "kappa"): ("None, 0", "None stands for the exact law"),
     ("smoothing.line_spread", "levels"): ("empty list", _NOTHING),
     ("smoothing.piecewise_linear_non_smoothness", "kappa"): ("0", _ZERO),
     ("smoothing.quantile_flow", "sigma_to"): ("0", _ZERO),
@@ -82,12 +83,13 @@ def odd_calls(name):
                 parameter.VAR_KEYWORD,
             ):
                 continue
+            parts = _parts(parameter.annotation)
             legal, _ = LEGAL.get((name, argument), ("", ""))
             for kind, odd in ODD.items():
                 if legal == "all" or kind in legal.split(", ") or _is_default(parameter, kind):
                     continue
                 # A number beyond those of JAX where an integer is asked for.
-                integer = kind == "huge" and isinstance(given, int)
+                integer = kind == "huge" and isinstance(given, int) and float not in parts
                 arguments = {**bound.arguments, argument: 2**70 if integer else odd}
                 call = type(bound)(bound.signature, arguments)
                 yield (
@@ -112,7 +114,7 @@ def _is_meant(parameter, kind, error):
         named = str in parts or any(typing.get_origin(part) is os.PathLike for part in parts)
         return isinstance(error, FileNotFoundError) or (error is None and named)
     if kind == "huge":
-        return error is None or type(error) is RuntimeError  # "diverged"
+        return error is None or type(error) in (RuntimeError, UserWarning)  # "diverged"
     elementwise = any("*" in getattr(part, "dim_str", "") for part in parts)
     numbers = ("empty list", "NaN", "-1", "0", "more axes")
     return error is None and elementwise and kind in numbers

@@ -94,7 +94,7 @@ def initial_state(
         23.1
     """
     z = as_float_array(z, "z")
-    if z.ndim != 1:
+    if z.ndim != 1 or z.shape[0] == 0:
         raise ValueError(
             f"`z` must be one point of shape (d,); got {z.shape}. For a batch, use jax.vmap."
         )
