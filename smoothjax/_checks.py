@@ -198,7 +198,7 @@ def require_number(value: Any, name: str) -> None:
     """Raise `ValueError` for what is not one real number, or NaN."""
     require_scalar(value, name)
     if is_concrete(value) and value != value:
-        raise ValueError(f"`{name}` must be a number; got {value}.")
+        raise ValueError(f"`{name}` must be finite; got {value}.")
 
 
 def require_finite(array: Any, name: str) -> None:

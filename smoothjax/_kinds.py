@@ -151,8 +151,9 @@ def _alternatives(annotation: Any) -> tuple[Any, ...] | None:
         return (callable,)
     if origin in _SEQUENCES or annotation in _SEQUENCES:
         of = {_alternatives(part) for part in parts if part is not Ellipsis}
-        fixed = (origin or annotation) is tuple and parts and Ellipsis not in parts
-        return (_SequenceOf(of.pop() if len(of) == 1 else None, len(parts) if fixed else None),)
+        if len(of) == 1:  # how many, says the function
+            return (_SequenceOf(of.pop()),)
+        return (_SequenceOf(None, len(parts) or None),)
     if origin in (dict, collections.abc.Mapping):
         return (origin,)
     if origin is os.PathLike:

@@ -449,7 +449,7 @@ def test_load_refuses_options_that_do_nothing(tmp_path):
         load("circle", dim=3)
     with pytest.raises(ValueError, match=r"`num_points` is not an option of the path.*a\.npy"):
         load(tmp_path / "a.npy", num_points=2)
-    with pytest.raises(ValueError, match="name or a path; got 3"):
+    with pytest.raises(ValueError, match="`source` must be text or a path; got 3"):
         anything.load(3)
     with pytest.raises(ValueError, match="`seed` must be an integer; got None"):
         anything.load("circle", seed=None)

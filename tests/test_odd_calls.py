@@ -12,7 +12,7 @@ from test_examples_everywhere import NAMES, WITHOUT
 
 # Names whose arguments are not checked.
 _RESULT = "a plain result, which holds what it is given"
-TAKEN = dict.fromkeys(
+TAKEN: dict[str, str] = dict.fromkeys(
     (
         *("Estimate", "FlowSolution", "LikelihoodSolution", "PatchCalibration"),
         *("denoisers.CertifiedMean", "experiments.Standardization", "gaussian.EllipticalKurtosis"),

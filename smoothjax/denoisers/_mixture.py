@@ -92,7 +92,6 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             >>> print(D(jnp.array([22.0]), 1.0).round(5), D(jnp.array([0.0]), 1.0).round(5) + 0.0)
             [21.] [0.]
         """
-        require_each(components, "components")
         if len({c.dim for c in components}) != 1:
             raise ValueError(
                 f"`components` must be Gaussians of one dimension; got dimensions {[c.dim for c in components]}."
