@@ -8,9 +8,11 @@ import importlib
 import math
 import numbers
 import operator
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -150,6 +152,55 @@ def _not_numbers(value: Any, name: str, why: str) -> ValueError:
     )
 
 
+def shown(value: Any) -> str:
+    """What came instead of what was asked for, cut to part of a line."""
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim > 0:
+        return f"{value.dtype} of shape {value.shape}"
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return str(value)
+    text = repr(value).replace("\n", " ")
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return (
+        text
+        if value is None or type(value) in _SAY_THEIR_TYPE
+        else f"{type(value).__name__}: {text}"
+    )
+
+
+_SAY_THEIR_TYPE = (bool, int, float, complex, str, list, tuple, dict)
+
+
+def require_numbers(value: Any, name: str) -> None:
+    """Raise `ValueError` for what is no number and no array of them. Arrays are not looked at, but for their dtype."""
+    if type(value) in (int, float):
+        _as_python_float(value, name)
+    elif isinstance(value, np.ndarray | np.generic | jax.Array):
+        refuse_masked(value, name)
+        if value.dtype != object:
+            working_dtype(value.dtype, value.ndim, name)
+    elif (
+        is_concrete(value)
+        and not hasattr(value, "__jax_array__")
+        and not hasattr(value, "__array__")
+    ):
+        as_host_floats(value, name)
+
+
+def require_scalar(value: Any, name: str) -> None:
+    """Raise `ValueError` for what is not one real number."""
+    require_numbers(value, name)
+    shape = () if type(value) in (int, float) else np.shape(value)
+    if shape != ():
+        raise ValueError(f"`{name}` must be a scalar; got shape {shape}. Use jax.vmap for several.")
+
+
+def require_number(value: Any, name: str) -> None:
+    """Raise `ValueError` for what is not one real number, or NaN."""
+    require_scalar(value, name)
+    if is_concrete(value) and value != value:
+        raise ValueError(f"`{name}` must be finite; got {value}.")
+
+
 def require_finite(array: Any, name: str) -> None:
     """Raise `ValueError` if a concrete array holds NaN or infinity. Traced arrays pass unchecked."""
     if not is_concrete(array):
@@ -158,7 +209,8 @@ def require_finite(array: Any, name: str) -> None:
     values = np.asarray(array)
     if not np.all(np.isfinite(values)):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-        raise ValueError(f"`{name}` must be finite; got {values[where]} at index {where}.")
+        place = f" at index {where}" if where else ""
+        raise ValueError(f"`{name}` must be finite; got {values[where]}{place}.")
 
 
 def require_finite_rows(rows: np.ndarray, name: str, first: int = 0) -> None:
@@ -192,25 +244,29 @@ def as_points(data: Any, name: str = "data") -> Float[Array, "n d"]:
     return array
 
 
-def as_integer(value: Any, name: str) -> int:
+def as_integer(value: Any, name: str, *, kind: str = "an integer", least: int | None = None) -> int:
     """`value` as an `int`, or `ValueError`: of any integer type, an array of no axes too, but no boolean and no float."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)
+        number = operator.index(value)
+        if least is not None and number < least:
+            raise TypeError
     except TypeError as error:
-        raise ValueError(f"`{name}` must be an integer; got {value!r}.") from error
+        raise ValueError(f"`{name}` must be {kind}; got {shown(value)}.") from error
+    if abs(number) >= 2**63:
+        raise ValueError(f"`{name}` must lie below 2^63; got {number}.")
+    return number
 
 
 def as_positive_integer(value: Any, name: str) -> int:
     """`value` as an `int` of at least one, or `ValueError`; see `as_integer`."""
-    try:
-        number = as_integer(value, name)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"`{name}` must be a positive integer; got {value!r}.")
-    return number
+    return as_integer(value, name, kind="a positive integer", least=1)
+
+
+def as_non_negative_integer(value: Any, name: str) -> int:
+    """`value` as an `int` of at least zero, or `ValueError`; see `as_integer`."""
+    return as_integer(value, name, kind="a non-negative integer", least=0)
 
 
 def as_seed(seed: Any) -> int:
@@ -218,8 +274,6 @@ def as_seed(seed: Any) -> int:
     value = as_integer(seed, "seed")
     if value < 0:
         raise ValueError(f"`seed` must be non-negative; got {value}.")
-    if value >= 2**63:
-        raise ValueError(f"`seed` must lie below 2^63; got {value}.")
     return value
 
 
@@ -237,7 +291,7 @@ def as_key(key: Any, name: str = "key") -> PRNGKeyArray:
         raise ValueError(
             f"`{name}` must be a JAX random key; got an array of dtype {dtype} and shape {shape}. {advice}"
         )
-    raise ValueError(f"`{name}` must be a JAX random key; got {key!r:.60}. {advice}")
+    raise ValueError(f"`{name}` must be a JAX random key; got {shown(key)}. {advice}")
 
 
 def require_positive(value: Any, name: str) -> Array:
@@ -246,7 +300,7 @@ def require_positive(value: Any, name: str) -> Array:
     if is_concrete(value):
         values = as_host_floats(value, name)
         if not np.all((values > 0) & np.isfinite(values)):
-            raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+            raise ValueError(f"`{name}` must be positive and finite; got {shown(value)}.")
         return array
     return nan_where(~((array > 0) & jnp.isfinite(array)), array)
 
@@ -287,6 +341,38 @@ def require_larger(
             f"`{name}_max` must be {relation} `{name}_min`; got {name}_max={larger} and "
             f"{name}_min={smaller}."
         )
+
+
+def require_ascending(low: Any, high: Any, low_name: str = "low", high_name: str = "high") -> None:
+    """Raise `ValueError` unless one known number lies below another. Traced values pass."""
+    if is_concrete(low, high) and not low < high:
+        raise ValueError(f"`{low_name}` must lie below `{high_name}`; got {low} and {high}.")
+
+
+def require_each(values: Any, name: str, check: Callable[[Any, str], Any] | None = None) -> None:
+    """Raise `ValueError` for a sequence of nothing, or where the check of an entry does."""
+    if len(values) == 0:
+        raise ValueError(f"`{name}` must hold at least one entry; got {shown(values)}.")
+    for value in values:
+        if check is not None:
+            check(value, name)
+
+
+def require_one_of(value: Any, choices: Iterable[str], name: str) -> None:
+    """Raise `ValueError` for a text that is none of some."""
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {shown(value)}.")
+
+
+def require_parameters(model: Any) -> list[Array]:
+    """What of a model is trained, or `ValueError` for one of which nothing is."""
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    if not arrays:
+        raise ValueError(
+            f"`model` must hold arrays of floating dtype, which are trained; got {shown(model)}."
+        )
+    return arrays
 
 
 def as_log_weights(weights: Any, num: int, each: str, dtype: Any) -> Float[Array, " n"]:

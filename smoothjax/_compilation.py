@@ -8,9 +8,12 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from ._kinds import checks_kinds
+
 _MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
+@checks_kinds
 def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path:
     """Keeps what JAX compiles from here on in a folder, so that later processes need not compile it again.
 

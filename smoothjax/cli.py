@@ -14,8 +14,10 @@ import jax
 from ._checks import import_optional
 from ._command_start import STOPPED, let_interrupts_raise
 from ._compilation import enable_compilation_cache
+from ._kinds import checks_kinds
 
 
+@checks_kinds
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the command `smoothjax`; returns its exit status.
 

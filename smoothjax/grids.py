@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._checks import as_float_array, as_positive_integer, positive_parameter, require_larger
+from ._kinds import checks_kinds
 from ._precision import common_dtype
 
 
+@checks_kinds
 def edm_grid(
     num_levels: int,
     sigma_max: Real[ArrayLike, ""] = 80.0,
@@ -57,6 +59,7 @@ def _edm_levels(high, low, rho, fraction, final_zero):
     return jnp.append(levels, jnp.zeros((), levels.dtype)) if final_zero else levels
 
 
+@checks_kinds
 def log_uniform_grid(
     num_levels: int, sigma_max: Real[ArrayLike, ""], sigma_min: Real[ArrayLike, ""]
 ) -> Float[Array, " num_levels"]:

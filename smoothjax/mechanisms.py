@@ -123,6 +123,7 @@ def defaults(train: Dataset) -> tuple[str, ...]:
     return tuple(name for name, mechanism in _REGISTRY.items() if mechanism.by_default(train))
 
 
+@checks_kinds
 def get(name: str) -> Mechanism:
     """The mechanism of that name, or `ValueError` with the names there are.
 

@@ -3,9 +3,11 @@
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Real
 
-from ._checks import as_float_array
+from ._checks import as_float_array, is_concrete, shown
+from ._kinds import checks_kinds
 
 Prediction = Literal["x0", "eps", "v", "velocity", "score"]
 """What a network predicts of `x_t = alpha x_0 + sigma_t z`, the noisy state that it is shown; see `to_denoised`."""
@@ -25,6 +27,7 @@ ALIASES: dict[str, Prediction] = {
 among them: it is `z - x_0` to some, and `x_0 - z` to others."""
 
 
+@checks_kinds
 def as_prediction(value: Any, name: str = "prediction") -> Prediction:
     """The prediction that a name stands for, aliases included.
 
@@ -41,10 +44,11 @@ def as_prediction(value: Any, name: str = "prediction") -> Prediction:
         if found == prediction:
             return prediction
     raise ValueError(
-        f"`{name}` must be one of {get_args(Prediction)}, or an alias ({', '.join(ALIASES)}); got {value!r}."
+        f"`{name}` must be one of {get_args(Prediction)}, or an alias ({', '.join(ALIASES)}); got {shown(value)}."
     )
 
 
+@checks_kinds
 def affine_form(
     prediction: Prediction, sigma: Float[Array, "*s"], alpha: Real[Any, "*s"] | float = 1.0
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
@@ -57,7 +61,7 @@ def affine_form(
         [1.0, -2.0]
     """
     prediction = as_prediction(prediction)
-    sigma = as_float_array(sigma, "sigma")
+    sigma = _as_sigma(sigma)
     one = jnp.ones_like(sigma)
     if prediction == "x0":
         return jnp.zeros_like(sigma), one
@@ -69,6 +73,7 @@ def affine_form(
     return own * own if prediction == "v" else own, -own * sigma
 
 
+@checks_kinds
 def to_denoised(
     prediction: Prediction,
     output: Float[Array, "*d"],
@@ -115,6 +120,7 @@ def to_denoised(
     return skip * u + scale * output
 
 
+@checks_kinds
 def from_denoised(
     prediction: Prediction,
     denoised: Float[Array, "*d"],
@@ -134,7 +140,7 @@ def from_denoised(
     """
     prediction = as_prediction(prediction)
     denoised, u = as_float_array(denoised, "denoised"), as_float_array(u, "u")
-    sigma = as_float_array(sigma, "sigma")
+    sigma = _as_sigma(sigma)
     if prediction == "x0":
         return denoised
     noise = (u - denoised) / sigma
@@ -145,6 +151,13 @@ def from_denoised(
     if prediction == "velocity":
         return noise - denoised
     return _data_factor(prediction, sigma) * (noise - sigma * denoised)
+
+
+def _as_sigma(sigma: Any) -> Array:
+    sigma = as_float_array(sigma, "sigma")
+    if is_concrete(sigma) and np.any(np.asarray(sigma) < 0):
+        raise ValueError(f"`sigma` must not be negative; got {shown(sigma)}.")
+    return sigma
 
 
 def _data_factor(prediction: Prediction, sigma: Array) -> Array:

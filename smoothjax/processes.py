@@ -36,6 +36,7 @@ from ._checks import (
     require_larger,
     require_positive,
 )
+from ._kinds import checks_kinds
 from ._precision import common_dtype
 
 _LARGEST = sys.float_info.max
@@ -210,6 +211,7 @@ class VariancePreserving(AbstractProcess):
     max_time: ClassVar[float] = 1.0
     _domain: ClassVar[tuple[float, float]] = (0.0, _LARGEST)
 
+    @checks_kinds
     def __init__(
         self, beta_min: Real[ArrayLike, ""] = 0.1, beta_max: Real[ArrayLike, ""] = 20.0
     ) -> None:
@@ -218,6 +220,7 @@ class VariancePreserving(AbstractProcess):
         require_larger(self.beta_max, self.beta_min, "beta", strict=False)
 
     @classmethod
+    @checks_kinds
     def from_drift_rate(
         cls, beta_min: Real[ArrayLike, ""] = 0.1, beta_max: Real[ArrayLike, ""] = 20.0
     ) -> "VariancePreserving":
@@ -330,6 +333,7 @@ class VarianceExploding(AbstractUnscaledProcess):
     max_time: ClassVar[float] = 1.0
     _domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
+    @checks_kinds
     def __init__(
         self, sigma_min: Real[ArrayLike, ""] = 0.01, sigma_max: Real[ArrayLike, ""] = 50.0
     ) -> None:

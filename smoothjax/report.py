@@ -12,6 +12,7 @@ import numpy as np
 
 from . import plots
 from ._checks import import_optional
+from ._kinds import checks_kinds
 from ._output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from .experiments import Comparison
 
@@ -54,6 +55,7 @@ pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem;
 """
 
 
+@checks_kinds
 def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
     """Writes `results.nc`, `samples.png`, `curves.png`, `table.txt` and `report.html` into a folder.
 

@@ -6,6 +6,8 @@ import inspect
 import io
 import sys
 
+import numpy as np
+
 
 class Plain:
     """An object that nothing can be made of."""
@@ -15,7 +17,20 @@ class Plain:
 
 
 # What is put in place of an argument.
-ODD = {"text": "odd", "object": Plain()}
+ODD = {
+    "text": "odd",
+    "object": Plain(),
+    "None": None,
+    "empty list": [],
+    "empty dictionary": {},
+    "NaN": float("nan"),
+    "complex": 1j,
+    "-1": -1,
+    "0": 0,
+    "True": True,
+    "more axes": np.zeros((2, 3, 4, 5, 6)),
+    "huge": 1e30,
+}
 
 
 def calls_of_examples(names):
@@ -28,7 +43,7 @@ def calls_of_examples(names):
             continue
         calls = []
         with _recorded(value, calls), contextlib.redirect_stdout(io.StringIO()):
-            space = {}
+            space = {**vars(sys.modules[value.__module__])}
             for example in test.examples:
                 exec(compile(example.source, name, "single"), space)
                 if calls:
@@ -38,27 +53,44 @@ def calls_of_examples(names):
     return found
 
 
+class _Noting:
+    """Stands for a public name, and notes how it is called."""
+
+    def __init__(self, value, calls):
+        self._value, self._calls = value, calls
+        self._signature = inspect.signature(value)
+
+    def __call__(self, *args, **kwargs):
+        with contextlib.suppress(TypeError):
+            self._calls.append(self._signature.bind(*args, **kwargs))
+        return self._value(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self._value, name)
+
+    def __instancecheck__(self, other):
+        return isinstance(other, self._value)
+
+
 @contextlib.contextmanager
 def _recorded(value, calls):
     """While this lasts, the public name notes how it is called."""
-    signature = inspect.signature(value)
-
-    def noting(*args, **kwargs):
-        with contextlib.suppress(TypeError):
-            calls.append(signature.bind(*args, **kwargs))
-        return value(*args, **kwargs)
-
-    places = [
-        (module, key)
-        for module_name, module in list(sys.modules.items())
-        if module_name.startswith("smoothjax")
-        for key, other in list(vars(module).items())
-        if other is value
+    noting = _Noting(value, calls)
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith("smoothjax")]
+    found = [(module, key, other) for module in modules for key, other in vars(module).items()]
+    places: list[tuple] = [
+        (module, key, value, noting) for module, key, other in found if other is value
     ]
-    for module, key in places:
-        setattr(module, key, noting)
+    # A constructor lies in its class.
+    for owner in {other for *_, other in found if inspect.isclass(other)}:
+        for key, other in list(vars(owner).items()):
+            if isinstance(other, classmethod) and other.__func__ is value:
+                instead = classmethod(lambda *args, **kwargs: noting(*args, **kwargs))
+                places.append((owner, key, other, instead))
+    for place, key, _, instead in places:
+        setattr(place, key, instead)
     try:
         yield
     finally:
-        for module, key in places:
-            setattr(module, key, value)
+        for place, key, before, _ in places:
+            setattr(place, key, before)

@@ -127,7 +127,7 @@ def test_padded_training_sets_have_the_same_law(chunk_size, dtype):
 def test_padding_takes_no_fewer_points_and_no_bad_number():
     with pytest.raises(ValueError, match="at least the number of points, 3; got 2"):
         sj.padded_to(points(3, 0), 2)
-    with pytest.raises(ValueError, match=r"`num` must be a positive integer; got 4\.0"):
+    with pytest.raises(ValueError, match=r"`num` must be an integer; got 4\.0"):
         sj.padded_to(points(3, 0), 4.0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="must have shape"):
         sj.padded_to(np.zeros(3), 4)

@@ -349,7 +349,7 @@ def test_population_of_the_line_and_of_sets_without_one():
     ("build", "message"),
     [
         (lambda: datasets.segment(1), "`num_points` must be at least 2; got 1"),
-        (lambda: anything.segment(2.5), "`num_points` must be a positive integer; got 2.5"),
+        (lambda: anything.segment(2.5), "`num_points` must be an integer; got 2.5"),
         (lambda: datasets.polygon(2), "`num_points` must be at least 3; got 2"),
         (lambda: datasets.polygon(4, radius=0.0), "`radius` must be positive and finite; got 0.0"),
         (lambda: datasets.polygon(4, radius=math.inf), "positive and finite; got inf"),
@@ -455,7 +455,7 @@ def test_load_refuses_options_that_do_nothing(tmp_path):
         load("circle", dim=3)
     with pytest.raises(ValueError, match=r"`num_points` is not an option of the path.*a\.npy"):
         load(tmp_path / "a.npy", num_points=2)
-    with pytest.raises(ValueError, match="name or a path; got int"):
+    with pytest.raises(ValueError, match="`source` must be text or a path; got 3"):
         anything.load(3)
     with pytest.raises(ValueError, match="`seed` must be an integer; got None"):
         anything.load("circle", seed=None)

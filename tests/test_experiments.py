@@ -86,7 +86,7 @@ def test_early_stopping_matches_the_spread():
     assert np.all(results.normal_smoothed == 0)
     smoothed = results.samples.sel(law="smoothed").values
     assert np.all(smoothed[:, 1] == 0) and np.abs(smoothed[:, 0]).max() <= 1 + 1e-6
-    with pytest.raises(ValueError, match="at least one strength"):
+    with pytest.raises(ValueError, match="`kappas` must hold at least one entry"):
         experiments.early_stopping(kappas=())
 
 

@@ -460,7 +460,7 @@ def test_calibration_recovers_a_schedule(x64):
     [
         ([], [1.0], "one size or more"),
         ([3, 3], [1.0], "all different"),
-        ([3.0], [1.0], "`patch_sizes` must be a positive integer"),
+        ([3.0], [1.0], "`patch_sizes` must be a sequence of integers"),
         ([3], [1.0, 0.5], "`levels` must increase"),
         ([3], [-1.0], "`levels` must be positive"),
     ],
@@ -483,7 +483,7 @@ def test_bad_calibrations(sizes, levels, message):
         (lambda: LocalDenoiser(np.ones((0, 4, 4)), 3), "must not be empty"),
         (lambda: LocalDenoiser(np.full((2, 4, 4), np.nan), 3), "`images` must be finite"),
         (lambda: LocalDenoiser(np.ones((2, 4, 4)), 0), "`patch_size` must be a positive integer"),
-        (lambda: LocalDenoiser(np.ones((2, 4, 4)), 2.0), "`patch_size` must be a positive integer"),
+        (lambda: LocalDenoiser(np.ones((2, 4, 4)), 2.0), "`patch_size` must be an integer"),
         (lambda: LocalDenoiser(np.ones((2, 4, 4)), 3, "zero"), "`boundary` must be one of"),
         (lambda: LocalDenoiser(np.ones((2, 4, 5)), 5, "circular"), "not exceed the images' sides"),
         (lambda: LocalDenoiser(np.ones((2, 4, 5)), 5, chunk_size=0), "`chunk_size` must be"),

@@ -1,126 +1,160 @@
 """Every argument of every public function, replaced by what it cannot be: refused by name, in one line, by this package."""
 
 import contextlib
+import os
 import traceback
+import types
+import typing
 
 import pytest
 from odd_calls import ODD, calls_of_examples
 from test_examples_everywhere import NAMES, WITHOUT
 
+# Names whose arguments are not checked.
 _RESULT = "a plain result, which holds what it is given"
-_OTHER = "the refusal says what there is, or names what the argument is turned into"
-# Names whose arguments need not be refused by name, and why.
-TAKEN = {
-    **dict.fromkeys(
-        (
-            *("Estimate", "FlowSolution", "LikelihoodSolution", "denoisers.CertifiedMean"),
-            *(
-                "gaussian.EllipticalKurtosis",
-                "experiments.Standardization",
-                "learning.Preconditioning",
-            ),
-            *(
-                "learning.TrainingRun",
-                "measures.GeneralizationScore",
-                "measures.MemorizationFraction",
-            ),
-            *(
-                "measures.SameNoiseSimilarity",
-                "measures.StrongGeneralization",
-                "smoothing.LineSpread",
-            ),
-            *("smoothing.SmoothestScore", "variance.EndpointMoments", "variance.Semiclassical"),
-            "PatchCalibration",
-        ),
-        _RESULT,
+TAKEN: dict[str, str] = dict.fromkeys(
+    (
+        *("Estimate", "FlowSolution", "LikelihoodSolution", "PatchCalibration"),
+        *("denoisers.CertifiedMean", "experiments.Standardization", "gaussian.EllipticalKurtosis"),
+        *("learning.Preconditioning", "learning.TrainingRun", "measures.GeneralizationScore"),
+        *("measures.MemorizationFraction", "measures.SameNoiseSimilarity"),
+        *("measures.StrongGeneralization", "smoothing.LineSpread", "smoothing.SmoothestScore"),
+        *("variance.EndpointMoments", "variance.Semiclassical"),
     ),
-    **dict.fromkeys(
-        (
-            *("BoxSmoothedDenoiser", "GaussianSmoothedDenoiser", "NoiseUnconditionedDenoiser"),
-            *("TemperedDenoiser", "ShardedDenoiser", "StreamedDenoiser", "datasets.load"),
-            *("experiments.get_experiment", "mechanisms.get", "parametrization.as_prediction"),
-            *(
-                "learning.load_denoiser",
-                "enable_compilation_cache",
-                "interop.from_edm",
-                "datasets.Dataset",
-            ),
-        ),
-        _OTHER,
+    _RESULT,
+)
+TAKEN["interop.from_edm"] = "its example needs a file that is not here"
+_NOTHING = "of nothing there is nothing"
+_ZERO = "zero is in the range"
+_ANY = "any number means something"
+_WHOLE = "the refusal is about what it makes of the other arguments"
+# What is right to take, or to refuse without a name, beside what `_is_meant` knows: (name, argument): kinds and why.
+LEGAL: dict[tuple[str, str], tuple[str, str]] = {
+    ("KernelLaw.gradient_flow", "duration"): ("huge", _WHOLE),
+    ("PiecewiseLinearDenoiser", "kappa"): ("0", _ZERO),
+    ("WienerMaskDenoiser", "threshold"): ("0", _ZERO),
+    ("datasets.load", "source"): ("text", "the names that there are"),
+    ("datasets.load", "seed"): ("0", _ZERO),
+    ("experiments.get_experiment", "name"): ("text", "the names that there are"),
+    ("flow", "sigma_to"): ("0", _ZERO),
+    ("flow_solution", "sigma_to"): ("0", _ZERO),
+    ("gaussian_flow", "sigma_to"): ("0", _ZERO),
+    ("learning.train", "model"): ("more axes", "the loss is not a number then"),
+    ("learning.weight_penalty", "model"): ("more axes", "an array is a model of one layer"),
+    ("measures.wilson_interval", "count"): (
+        "empty list, 0, more axes",
+        _NOTHING + ", and 0 counts",
     ),
+    ("measures.wilson_interval", "num"): ("empty list, huge", _NOTHING),
+    ("mechanisms.get", "name"): ("text", "the names that there are"),
+    ("normalised_mse", "sigma"): ("huge", _WHOLE),
+    ("parametrization.from_denoised", "sigma"): ("NaN, 0", "NaN for NaN, and the limit"),
+    ("parametrization.to_denoised", "sigma"): ("NaN, 0", "NaN for NaN, and the limit"),
+    ("parametrization.as_prediction", "value"): ("all", "named as the second argument says"),
+    ("piecewise_linear_flow", "kappa"): ("0", _ZERO),
+    ("piecewise_linear_flow", "sigma_to"): ("0", _ZERO),
+    ("smoothing.PiecewiseLinearLaw", "kappa"): ("0", _ZERO),
+    ("smoothing.line_spread", "kappa"): ("None, 0", "None stands for the exact law"),
+    ("smoothing.line_spread", "levels"): ("empty list", _NOTHING),
+    ("smoothing.piecewise_linear_non_smoothness", "kappa"): ("0", _ZERO),
+    ("smoothing.quantile_flow", "sigma_to"): ("0", _ZERO),
+    ("smoothing.small_noise_loss", "kappa"): ("0", _ZERO),
+    ("smoothing.smoothest_score", "sigma"): ("huge", _WHOLE),
+    ("smoothing.smoothing_loss", "kappa"): ("0", _ZERO),
+    ("variance.FourierSeries", "num_cosines"): ("0", _ZERO),
+    ("variance.FourierSeries", "num_sines"): ("0", _ZERO),
+    ("variance.GaussianBumps.evenly", "low"): ("-1, 0", _ANY),
+    ("variance.GaussianBumps.evenly", "high"): ("-1, 0", _ANY),
+    ("variance.ReLUTangentKernel", "bias_scale"): ("-1, 0", _ANY),
+    ("variance.UniformTimes", "low"): ("0", _ZERO),
+    ("variance.flow_of_models", "sigma_to"): ("0", _ZERO),
+    ("smoothing.stable_fixed_points", "low"): ("-1, 0", _ANY),
+    ("smoothing.stable_fixed_points", "high"): ("-1, 0", _ANY),
 }
-# Still to be mended: this list only shrinks.
-MISSING = {
-    *(
-        "KernelLaw",
-        "ScheduledDenoiser",
-        "calibrate_patch_size",
-        "datasets.polygon",
-        "initial_state",
-    ),
-    *("datasets.variance_paper_set", "experiments.early_stopping", "experiments.optimality"),
-    *(
-        "experiments.target_noise",
-        "experiments.two_points",
-        "interop.DDPMSchedule",
-        "interop.as_network",
-    ),
-    *("learning.ConvolutionalArchitecture", "learning.MLPArchitecture", "learning.train"),
-    *("learning.train_denoiser", "learning.weight_penalty", "mechanisms.Mechanism", "v_kernel"),
-    *("plots.plot_experiment", "smoothing.first_tail", "smoothing.inverse_first_tail"),
-    *("smoothing.inverse_second_tail", "smoothing.penalised_score", "smoothing.second_tail"),
-    *("smoothing.smoothest_score", "smoothing.stable_fixed_points", "variance.DenoisingProblem"),
-    *("variance.LogUniformLevels", "variance.ProductFeatures", "variance.ReLUTangentKernel"),
-    *("variance.UniformTimes", "variance.flow_of_models", "variance.gradient_descent"),
-}
-LEFT_OUT = {*WITHOUT, *TAKEN, *MISSING}
 
 
 def odd_calls(name):
-    """`(argument, kind, call)` of one public name."""
+    """`(argument, parameter, kind, call)` of one public name, but for what needs no call."""
     for function, bound in calls_of_examples({name: NAMES[name]}).values():
-        for argument in bound.arguments:
+        for argument, given in bound.arguments.items():
             parameter = bound.signature.parameters[argument]
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if argument == "cls" or parameter.kind in (
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            ):
                 continue
+            parts = _parts(parameter.annotation)
+            legal, _ = LEGAL.get((name, argument), ("", ""))
             for kind, odd in ODD.items():
-                arguments = {**bound.arguments, argument: odd}
+                if legal == "all" or kind in legal.split(", ") or _is_default(parameter, kind):
+                    continue
+                # A number beyond those of JAX where an integer is asked for.
+                integer = kind == "huge" and isinstance(given, int) and float not in parts
+                arguments = {**bound.arguments, argument: 2**70 if integer else odd}
                 call = type(bound)(bound.signature, arguments)
                 yield (
                     argument,
+                    None if integer else parameter,
                     kind,
                     lambda call=call, function=function: function(*call.args, **call.kwargs),
                 )
 
 
-def outcome(argument, call):
-    """What is wrong with the refusal of a call; None where it is as it should be."""
+def _is_default(parameter, kind):
+    """Flags take True, and what is None by default takes None."""
+    if kind == "True":
+        return bool in _parts(parameter.annotation)
+    return kind == "None" and parameter.default is None
+
+
+def _is_meant(parameter, kind, error):
+    """Whether the kind of thing is what the annotation says, so that it may be taken, or fail for what it is."""
+    parts = _parts(parameter.annotation)
+    if kind == "text":
+        named = str in parts or any(typing.get_origin(part) is os.PathLike for part in parts)
+        return isinstance(error, FileNotFoundError) or (error is None and named)
+    if kind == "huge":
+        return error is None or type(error) in (RuntimeError, UserWarning)  # "diverged"
+    elementwise = any("*" in getattr(part, "dim_str", "") for part in parts)
+    numbers = ("empty list", "NaN", "-1", "0", "more axes")
+    return error is None and elementwise and kind in numbers
+
+
+def _parts(annotation):
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def outcome(argument, parameter, kind, call):
+    """What is wrong with the answer to a call; None where it is as it should be."""
     try:
         call()
-    except (ValueError, TypeError) as error:
+    except Exception as error:
         text, last = str(error), traceback.extract_tb(error.__traceback__)[-1].filename
+        if parameter is not None and _is_meant(parameter, kind, error):
+            return None
+        if not isinstance(error, ValueError | TypeError):
+            return f"{type(error).__name__}: {error}"
         if "site-packages" in last or "/smoothjax/" not in last:
             return f"raised from inside {last}: {text}"
         if f"`{argument}" not in text:
             return f"does not name the argument: {text}"
-        return None
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "accepted"
+        return f"has several lines: {text}" if "\n" in text else None
+    return None if parameter is not None and _is_meant(parameter, kind, None) else "accepted"
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - LEFT_OUT))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {*WITHOUT, *TAKEN}))
 def test_refused(name, tmp_path, monkeypatch, own_registry):
     monkeypatch.chdir(tmp_path)
     wrong = []
     with contextlib.suppress(ImportError):
-        for argument, kind, call in odd_calls(name):
-            found = outcome(argument, call)
+        for argument, parameter, kind, call in odd_calls(name):
+            found = outcome(argument, parameter, kind, call)
             if found is not None:
                 wrong.append(f"{argument}, {kind}: {found[:300]}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_lists_hold_names_only():
-    assert set(NAMES) >= LEFT_OUT
-    assert len(MISSING) <= 34
+    assert set(NAMES) >= {*WITHOUT, *TAKEN, *(name for name, _ in LEGAL)}
+    assert all(legal == "all" or {*legal.split(", ")} <= {*ODD} for legal, _ in LEGAL.values())

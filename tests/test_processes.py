@@ -443,7 +443,7 @@ def test_edm_grid_tends_to_log_uniform_grid(x64):
         ),
         (lambda: EDM().sigma("one"), "`t` must be an array of numbers"),  # pyright: ignore
         (lambda: edm_grid(1), "`num_levels` must be at least 2"),
-        (lambda: edm_grid(2.5), "`num_levels` must be a positive integer"),  # pyright: ignore
+        (lambda: edm_grid(2.5), "`num_levels` must be an integer"),  # pyright: ignore
         (lambda: edm_grid(5, 1.0, 2.0), "`sigma_max` must be larger than `sigma_min`"),
         (lambda: edm_grid(5, 1.0, 0.0), "`sigma_min` must be positive"),
         (lambda: edm_grid(5, rho=-1.0), "`rho` must be positive"),

@@ -382,7 +382,7 @@ def test_bad_input():
         problem("flow")
     with pytest.raises(ValueError, match="`num_models` must be at least 2; got 1"):
         variance.LinearModelLaw.from_retraining(problem(), 20, jax.random.key(0), num_models=1)
-    with pytest.raises(ValueError, match="At least two bumps"):
+    with pytest.raises(ValueError, match="`num` must be at least 2"):
         variance.GaussianBumps.evenly(0.0, 1.0, 1)
     with pytest.raises(ValueError, match="non-negative integer; got -1"):
         variance.FourierSeries(1.0, -1, 0)

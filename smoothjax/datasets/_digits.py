@@ -4,9 +4,11 @@ import numpy as np
 from jaxtyping import DTypeLike
 
 from .._checks import import_optional
+from .._kinds import checks_kinds
 from ._dataset import Dataset, as_float_dtype
 
 
+@checks_kinds
 def digits(*, dtype: DTypeLike | None = None) -> Dataset:
     """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn installs.
 

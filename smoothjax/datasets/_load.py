@@ -10,6 +10,7 @@ from jaxtyping import DTypeLike
 
 from .._checks import as_seed
 from .._keys import key_of
+from .._kinds import checks_kinds
 from .._layout import Layout, require_layout
 from .._npy import is_missing, reason
 from ._dataset import Dataset, as_float_dtype
@@ -53,6 +54,7 @@ def names() -> tuple[str, ...]:
     return tuple(_NAMED)
 
 
+@checks_kinds
 def load(
     source: str | os.PathLike[str],
     *,

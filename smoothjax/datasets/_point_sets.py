@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .._checks import as_key, as_positive_integer
+from .._kinds import checks_kinds
 from ._dataset import Dataset, as_float_dtype
 
 
@@ -44,6 +45,7 @@ class UniformOnSegment:
         return start[None] + fraction * (end - start)[None]
 
 
+@checks_kinds
 def two_points(*, dtype: DTypeLike | None = None) -> Dataset:
     """The two points -1 and +1 on the line: `points` of shape (2, 1).
 
@@ -71,6 +73,7 @@ def two_points(*, dtype: DTypeLike | None = None) -> Dataset:
     return _on_the_line("two-points", np.array([-1.0, 1.0]), dtype)
 
 
+@checks_kinds
 def three_points(*, dtype: DTypeLike | None = None) -> Dataset:
     """The three points -1, 0 and +1 on the line: `points` of shape (3, 1).
 
@@ -93,6 +96,7 @@ def three_points(*, dtype: DTypeLike | None = None) -> Dataset:
     return _on_the_line("three-points", np.array([-1.0, 0.0, 1.0]), dtype)
 
 
+@checks_kinds
 def segment(num_points: int, *, dtype: DTypeLike | None = None) -> Dataset:
     """Evenly spaced points on [-1, 1], both ends included: `points` of shape (num_points, 1).
 
@@ -117,6 +121,7 @@ def segment(num_points: int, *, dtype: DTypeLike | None = None) -> Dataset:
     return _on_the_line("segment", positions, dtype)
 
 
+@checks_kinds
 def polygon(
     num_points: int,
     radius: float = 1.0,
@@ -162,6 +167,7 @@ def polygon(
     return Dataset("polygon", vertices.astype(dtype), population=population)
 
 
+@checks_kinds
 def circle(num_points: int, key: PRNGKeyArray, *, dtype: DTypeLike | None = None) -> Dataset:
     """Independent uniform points on the unit circle: `points` of shape (num_points, 2).
 
@@ -188,6 +194,7 @@ def circle(num_points: int, key: PRNGKeyArray, *, dtype: DTypeLike | None = None
     return _random_sphere("circle", num_points, 2, key, dtype)
 
 
+@checks_kinds
 def sphere(
     num_points: int, dim: int, key: PRNGKeyArray, *, dtype: DTypeLike | None = None
 ) -> Dataset:
@@ -234,6 +241,7 @@ _VARIANCE_PAPER = {
 }
 
 
+@checks_kinds
 def variance_paper_set(
     kind: Literal["polygon", "line", "blend", "random"], *, dtype: DTypeLike | None = None
 ) -> Dataset:

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
+from .._kinds import checks_kinds
 from ._base import AbstractPosteriorDenoiser, as_vector
 from ._gaussian import host_if_concrete, mean_and_rest, resolvent, square_of_level
 
@@ -57,6 +58,7 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
     ]  # k = min(n - 1, d), of the directions that n centred points can span
     eigenvalues: Float[Array, " k"]  # of the Gram matrix over n: those of the covariance
 
+    @checks_kinds
     def __init__(self, data: Any):
         data = as_points(data)
         n = data.shape[0]

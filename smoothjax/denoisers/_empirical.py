@@ -14,6 +14,7 @@ from .._checks import (
     as_positive_integer,
     require_finite,
 )
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from ._largest import LANES
@@ -97,6 +98,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
 
     _points: PointSet
 
+    @checks_kinds
     def __init__(self, data: Any, weights: Any = None, chunk_size: int | None = None):
         data = as_points(data)
         n, _ = data.shape

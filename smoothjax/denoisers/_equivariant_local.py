@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
+from .._kinds import checks_kinds
 from .._layout import Layout
 from .._precision import HIGHEST
 from ._batching import batched, flattened
@@ -113,6 +114,7 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
     chunk_size: int | None = eqx.field(static=True)
     _merged: DistinctWindows | None
 
+    @checks_kinds
     def __init__(
         self,
         images: Any,

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_points, is_concrete, require_finite
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ._base import AbstractPosteriorDenoiser, as_vector
 
@@ -47,6 +48,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
     eigenvalues: Float[Array, " r"]
     complement: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, mean: Any, covariance: Any):
         mean, covariance = _as_mean(mean), as_float_array(covariance, "covariance")
         d = mean.shape[0]
@@ -78,6 +80,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         self.complement = jnp.zeros((), dtype)
 
     @classmethod
+    @checks_kinds
     def low_rank(
         cls, mean: Any, basis: Any, eigenvalues: Any, complement: Any = 0.0
     ) -> "GaussianDenoiser":
@@ -133,6 +136,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         return self
 
     @classmethod
+    @checks_kinds
     def fit(
         cls,
         data: Any,

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_finite
+from .._kinds import checks_kinds
 from ._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
 
 
@@ -39,6 +40,7 @@ class LineDenoiser(AbstractDenoiser):
     direction: Float[Array, " d"]
     offset: Float[Array, " d"]
 
+    @checks_kinds
     def __init__(self, tangent_denoiser: Denoiser, direction: Any, offset: Any = None):
         direction = in_dtype_of(tangent_denoiser, as_float_array(direction, "direction"))
         if direction.ndim != 1 or direction.shape[0] == 0:

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer
+from .._kinds import checks_kinds
 from .._layout import Layout
 from ._patches import (
     AbstractImageDenoiser,
@@ -73,6 +74,7 @@ class LocalDenoiser(AbstractImageDenoiser):
     boundary: Boundary = eqx.field(static=True)
     chunk_size: int = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         images: Any,

@@ -18,8 +18,10 @@ from .._checks import (
     as_points,
     as_seed,
     import_optional,
+    require_each,
 )
 from .._keys import seed_of_32_bits
+from .._kinds import checks_kinds
 from .._precision import HIGHEST
 from ._base import AbstractPosteriorDenoiser, as_vector
 from ._gaussian import (
@@ -64,6 +66,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
     log_weights: Float[Array, " K"]
     components: GaussianDenoiser  # with a leading axis of length K on every leaf
 
+    @checks_kinds
     def __init__(self, weights: Any, means: Any, covariances: Any):
         means, covariances = as_points(means, "means"), as_float_array(covariances, "covariances")
         k, d = means.shape
@@ -77,7 +80,8 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         )
 
     @classmethod
-    def of(cls, weights: Any, components: "list[GaussianDenoiser]") -> "MixtureDenoiser":
+    @checks_kinds
+    def of(cls, weights: Any, components: Sequence[GaussianDenoiser]) -> "MixtureDenoiser":
         """A mixture of given Gaussians, which may differ in rank.
 
         Raises:
@@ -90,7 +94,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             >>> print(D(jnp.array([22.0]), 1.0).round(5), D(jnp.array([0.0]), 1.0).round(5) + 0.0)
             [21.] [0.]
         """
-        if not components or len({c.dim for c in components}) != 1:
+        if len({c.dim for c in components}) != 1:
             raise ValueError(
                 f"`components` must be Gaussians of one dimension; got dimensions {[c.dim for c in components]}."
             )
@@ -103,6 +107,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return self
 
     @classmethod
+    @checks_kinds
     def low_rank(
         cls, weights: Any, means: Any, bases: Any, eigenvalues: Any, complements: Any = 0.0
     ) -> "MixtureDenoiser":
@@ -146,6 +151,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return cls.of(weights, [GaussianDenoiser.low_rank(*part) for part in parts])
 
     @classmethod
+    @checks_kinds
     def molrg(
         cls, weights: Any, bases: Sequence[Any], eigenvalues: Sequence[Any] | None = None
     ) -> "MixtureDenoiser":
@@ -175,6 +181,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
             >>> print(D(jnp.array([2.0, 0.1]), 1e-6))  # two lines: the nearest
             [2. 0.]
         """
+        require_each(bases, "bases")
         arrays = [as_float_array(basis, "bases") for basis in bases]
         if any(basis.ndim != 2 for basis in arrays):
             raise ValueError(
@@ -193,6 +200,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         return cls.of(weights, components)
 
     @classmethod
+    @checks_kinds
     def fit(
         cls,
         data: Any,
@@ -407,7 +415,7 @@ def _expectation_maximisation(
     return em.weights_, components
 
 
-def _stack(components: "list[GaussianDenoiser]") -> GaussianDenoiser:
+def _stack(components: Sequence[GaussianDenoiser]) -> GaussianDenoiser:
     """The components as one pytree with a leading axis, all brought to the largest rank among them."""
     rank = max(component.basis.shape[1] for component in components)
     return _stacked(*[_pad(component, rank) for component in components])

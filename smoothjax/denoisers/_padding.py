@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_points, as_positive_integer
+from .._kinds import checks_kinds
 
 
+@checks_kinds
 def padded_to(data: Any, num: int) -> tuple[Float[Array, "num d"], Float[Array, " num"]]:
     """A training set filled up to `num` points, and weights: one for its points, zero for those that fill up.
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, is_concrete, require_finite
+from .._kinds import checks_kinds
 from ._base import AbstractDenoiser
 
 
@@ -138,6 +139,7 @@ class PiecewiseLinearDenoiser(AbstractDenoiser):
 
     gaps: Gaps
 
+    @checks_kinds
     def __init__(self, points: Any, kappa: Any):
         self.gaps = as_gaps(points, kappa)
 

@@ -38,7 +38,7 @@ class RescaledDenoiser(AbstractDenoiser):
     @checks_kinds
     def __init__(self, denoiser: Denoiser, centre: Any, scale: RealScalar):
         self.centre = as_float_array(centre, "centre")
-        if self.centre.ndim != 1:
+        if self.centre.ndim != 1 or self.centre.shape[0] == 0:
             raise ValueError(f"`centre` must have shape (d,); got {self.centre.shape}.")
         require_finite(self.centre, "centre")
         self.denoiser = denoiser

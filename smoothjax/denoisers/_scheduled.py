@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, is_concrete, require_positive
+from .._kinds import checks_kinds
 from ._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
 from ._branches import chosen
 
@@ -40,6 +41,7 @@ class ScheduledDenoiser(AbstractDenoiser):
     denoisers: tuple[Denoiser, ...]
     levels: Float[Array, " k"]
 
+    @checks_kinds
     def __init__(self, denoisers: Sequence[Denoiser], levels: Any):
         self.denoisers = tuple(denoisers)
         if not self.denoisers or not all(map(callable, self.denoisers)):

@@ -23,6 +23,7 @@ from .._checks import (
     require_finite,
     require_finite_rows,
 )
+from .._kinds import checks_kinds
 from .._npy import Unreadable, map_array
 from .._precision import HIGHEST, common_dtype
 from ._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
@@ -93,6 +94,7 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
     _num_points: int = eqx.field(static=True)
     _is_weighted: bool = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         data: Any,
@@ -127,6 +129,7 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         self._is_weighted = log_weights is not None
 
     @classmethod
+    @checks_kinds
     def from_process_local(
         cls,
         data: Any,

@@ -15,10 +15,12 @@ from .._checks import (
     RealScalar,
     as_float_array,
     as_key,
+    as_points,
     as_positive_integer,
     is_concrete,
     require_positive,
 )
+from .._kinds import checks_kinds
 from ..parametrization import Prediction, affine_form, as_prediction
 from ._base import (
     AbstractDenoiser,
@@ -37,7 +39,7 @@ WEIGHTS_AT_ONCE = 2**22
 
 def _as_denoiser(source: Any) -> Denoiser:
     """A denoiser as it is; anything else as the training set of an `EmpiricalDenoiser`."""
-    return source if callable(source) else EmpiricalDenoiser(source)  # pyright: ignore[reportReturnType]
+    return source if callable(source) else EmpiricalDenoiser(as_points(source, "source"))  # pyright: ignore[reportReturnType]
 
 
 def _dim_of(base: Any, dim: int | None) -> int:
@@ -73,6 +75,7 @@ class TemperedDenoiser(AbstractDenoiser):
     temperature: Float[Array, ""]
     _dim: int = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(self, source: Any, temperature: RealScalar, *, dim: int | None = None):
         self.base = _as_denoiser(source)
         self.temperature = in_dtype_of(self.base, _positive_scalar(temperature, "temperature"))
@@ -122,6 +125,7 @@ class BoxSmoothedDenoiser(AbstractDenoiser):
     base: AbstractPosteriorDenoiser
     width: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, source: Any, width: RealScalar):
         base = _as_denoiser(source)
         if not isinstance(base, AbstractPosteriorDenoiser) or base.dim != 1:
@@ -203,6 +207,7 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
     draws: Draws = eqx.field(static=True)
     _shared: SharedProducts | None
 
+    @checks_kinds
     def __init__(
         self,
         source: Any,
@@ -363,6 +368,7 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
     points: Float[Array, " n"]
     smoothing: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, points: Any, smoothing: RealScalar):
         self.points = as_gaps(points, 0.0).points
         smoothing = _positive_scalar(smoothing, "smoothing")
@@ -476,6 +482,7 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
     log_probabilities: Float[Array, " m"]
     prediction: Prediction = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         source: Any,

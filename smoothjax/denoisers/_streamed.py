@@ -31,6 +31,7 @@ from .._checks import (
     require_positive,
     working_dtype,
 )
+from .._kinds import checks_kinds
 from .._npy import Unreadable, map_array
 from .._precision import common_dtype
 from ..grids import edm_grid
@@ -95,6 +96,7 @@ class StreamedDenoiser(AbstractDenoiser):
 
     _source: "_Source" = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         source: str | os.PathLike[str] | Any,

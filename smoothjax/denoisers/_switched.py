@@ -6,6 +6,7 @@ import jax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, require_positive
+from .._kinds import checks_kinds
 from ._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
 from ._branches import chosen
 
@@ -35,6 +36,7 @@ class SwitchedDenoiser(AbstractDenoiser):
     below: Denoiser
     level: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, above: Denoiser, below: Denoiser, level: RealScalar):
         for name, given in (("above", above), ("below", below)):
             if not callable(given):

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._checks import RealScalar, as_points, is_concrete, positive_parameter
+from .._kinds import checks_kinds
 from ._base import AbstractPosteriorDenoiser
 from ._batching import over_queries
 from ._candidates import Truncation
@@ -82,6 +83,7 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     _levels: Float[Array, " levels"]
     _enter: Bool[Array, "2 levels stages"]  # first where the product cannot be trusted
 
+    @checks_kinds
     def __init__(
         self,
         data: Any,

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_positive
+from .._kinds import checks_kinds
 from .._layout import Layout
 from .._precision import HIGHEST
 from ._gaussian import GaussianDenoiser
@@ -73,6 +74,7 @@ class WienerMaskDenoiser(AbstractImageDenoiser):
     varies: Bool[Array, " d"]
     chunk_size: int = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         images: Any,

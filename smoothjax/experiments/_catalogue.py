@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._kinds import checks_kinds
 from ._circle import circle
 from ._early_stopping import early_stopping
 from ._emergence import emergence
@@ -148,6 +149,7 @@ EXPERIMENTS = {
 }
 
 
+@checks_kinds
 def get_experiment(name: str) -> Experiment:
     """The experiment of that name, or `ValueError` with the names there are.
 

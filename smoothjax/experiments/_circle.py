@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import polygon
 from ..denoisers import EmpiricalDenoiser
 from ..measures._estimate import wilson_interval
@@ -35,6 +36,7 @@ class Distances(NamedTuple):
     """From the circle through all of them."""
 
 
+@checks_kinds
 def circle(
     *,
     num_points: tuple[int, ...] = (6, 8),

@@ -129,6 +129,7 @@ def compare(
     )
 
 
+@checks_kinds
 def compare_mechanisms(
     names: "tuple[str, ...] | list[str]",
     train: Dataset,

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import import_optional
+from .._checks import import_optional, require_each, require_positive
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import segment
 from ..flows import piecewise_linear_flow
 from ..smoothing import line_spread
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 KEPT_SAMPLES = 1000
 
 
+@checks_kinds
 def early_stopping(
     *,
     num_points: int = 4,
@@ -55,8 +57,8 @@ def early_stopping(
         (0.0, 1.0)
     """
     xarray = import_optional("xarray")
-    if not kappas:
-        raise ValueError("`kappas` must hold at least one strength.")
+    require_each(kappas, "kappas")
+    require_positive(variance, "variance")
     configuration = {
         "experiment": "early-stopping",
         "num_points": num_points,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._checks import as_positive_integer, import_optional
+from .._kinds import checks_kinds
 from ..learning import MLPArchitecture
 from ._networks import (
     CURVE_DIMS,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@checks_kinds
 def emergence(
     *,
     data: str = "digits",

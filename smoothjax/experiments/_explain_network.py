@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 from .. import mechanisms
 from .._checks import as_positive_integer, import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import Dataset, load
 from ..denoisers import (
     Denoiser,
@@ -52,6 +53,7 @@ CONFIDENCE = 0.95
 BATCH_SIZE = 16
 
 
+@checks_kinds
 def explain_network(
     *,
     architecture: ConvolutionalArchitecture | MLPArchitecture = ConvolutionalArchitecture(32, 4),  # noqa: B008

@@ -10,6 +10,7 @@ from scipy import special
 
 from .._checks import as_positive_integer, import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..variance import FourierSeries, LinearModelLaw, ProductFeatures, semiclassical
 from ._linear_models import (
     OUTER_REGIONS,
@@ -32,6 +33,7 @@ FEATURES = ("bumps", "wide-bumps", "fourier")
 NUM_GROUPS = 10
 
 
+@checks_kinds
 def gap_emptying(
     *,
     num_train: tuple[int, ...] = (64, 256, 1024),

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import three_points
 from ..denoisers import EmpiricalDenoiser
 from ..variance import RetrainedLaw
@@ -39,6 +40,7 @@ BIN_EDGES = np.linspace(-2, 2, 161)
 CDF_NODES = np.linspace(-6, 6, 4801)
 
 
+@checks_kinds
 def gap_filling(
     *,
     num_train: tuple[int, ...] = (64, 128, 256, 512, 1024),

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import polygon
 from ..denoisers import EmpiricalDenoiser
 from ..processes import VariancePreserving
@@ -40,6 +41,7 @@ BAND, FAR, NEAR, CENTRE = 0.1, 0.3, 0.15, 0.3
 BIN_EDGES = np.linspace(-EXTENT, EXTENT, 101)
 
 
+@checks_kinds
 def gap_geometry(
     *,
     features: tuple[str, ...] = ("bumps", "fourier"),

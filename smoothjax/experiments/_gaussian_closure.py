@@ -11,6 +11,7 @@ from scipy import special
 
 from .._checks import as_positive_integer, import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..variance import LinearModelLaw
 from ._linear_models import (
     REGIONS,
@@ -33,6 +34,7 @@ STATISTICS = ("skewness", "excess_kurtosis", "ks_distance")
 NULL_REPEATS = 2000
 
 
+@checks_kinds
 def gaussian_closure(
     *,
     num_train: tuple[int, ...] = (64, 256, 1024, 4096),

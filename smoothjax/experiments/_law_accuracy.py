@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..variance import LinearModelLaw, LinearProblem
 from ..variance._linear import gram_factor
 from ._linear_models import bump_features, features_on_grid, three_point_problem, trained_weights
@@ -30,6 +31,7 @@ ROUTES = (
 REPEATS = 4
 
 
+@checks_kinds
 def law_accuracy(
     *,
     num_train: tuple[int, ...] = (256, 1024, 4096, 16_384),

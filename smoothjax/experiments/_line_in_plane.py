@@ -8,6 +8,7 @@ import numpy as np
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import segment
 from ..smoothing import line_spread
 from ._ensembles import member, noisy_points, states_at, train_ensemble
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DIRECTION = np.array([np.cos(0.5), np.sin(0.5)])
 
 
+@checks_kinds
 def line_in_plane(
     *,
     num_points: int = 4,

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .._checks import as_positive_integer, import_optional
+from .._kinds import checks_kinds
 from ..learning import MLPArchitecture
 from ._networks import (
     CURVE_DIMS,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@checks_kinds
 def memorization(
     *,
     data: str = "digits",

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import three_points
 from ..denoisers import Denoiser, EmpiricalDenoiser
 from ..flows import flow
@@ -31,6 +32,7 @@ QUANTILES = (0.025, 0.5, 0.975)
 NULL_DRAWS = 4000
 
 
+@checks_kinds
 def network_closure(
     *,
     num_train: tuple[int, ...] = (64, 256),

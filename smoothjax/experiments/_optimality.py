@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import import_optional
+from .._checks import import_optional, require_each, require_positive
+from .._kinds import checks_kinds
 from ..smoothing import kappa_for_loss, piecewise_linear_non_smoothness, smoothest_score
 from ._store import Arrays, ResultStore
 
@@ -18,6 +19,7 @@ POINTS = np.array([-1.0, 1.0])
 OFFSETS = np.linspace(-6, 3, 451)
 
 
+@checks_kinds
 def optimality(
     *,
     losses: tuple[float, ...] = (0.1, 0.03, 0.01),
@@ -49,6 +51,8 @@ def optimality(
         True
     """
     xarray = import_optional("xarray")
+    require_each(losses, "losses", require_positive)
+    require_each(variances, "variances", require_positive)
     configuration = {"experiment": "optimality", "losses": losses, "variances": variances}
     store = ResultStore(out, configuration)
     cells = [(loss, variance) for loss in losses for variance in variances]

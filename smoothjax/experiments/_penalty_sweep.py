@@ -9,6 +9,7 @@ import numpy as np
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..learning import TrainingRun, train_on_line
 from ..smoothing import effective_kappa, kappa_for_penalty, non_smoothness
 from ._store import Arrays, ResultStore
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 POINTS = np.array([-1.0, 1.0])
 
 
+@checks_kinds
 def penalty_sweep(
     *,
     penalties: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 2e-2),

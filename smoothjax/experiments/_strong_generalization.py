@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import as_positive_integer, import_optional
+from .._kinds import checks_kinds
 from ..learning import MLPArchitecture
 from ..measures import strong_generalization as compare_halves
 from ._networks import (
@@ -46,6 +47,7 @@ _DIMS = {
 }
 
 
+@checks_kinds
 def strong_generalization(
     *,
     data: str = "digits",

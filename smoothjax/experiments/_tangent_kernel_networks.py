@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ..datasets import variance_paper_set
 from ..variance import (
     DenoisingProblem,
@@ -31,6 +32,7 @@ POSITIONS = ((0.0, 0.0), (0.75, 0.4330127018922193), (1.0, 0.0), (-0.5, 1.5))
 LEVELS = (0.5, 1.0, 2.0)
 
 
+@checks_kinds
 def tangent_kernel_networks(
     *,
     widths: tuple[int, ...] = (16, 64, 256),

@@ -7,6 +7,7 @@ import numpy as np
 
 from .._checks import import_optional
 from .._keys import key_of
+from .._kinds import checks_kinds
 from ._linear_models import (
     REGIONS,
     bump_features,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@checks_kinds
 def target_ablation(
     *,
     num_train: tuple[int, ...] = (64, 256, 1024),

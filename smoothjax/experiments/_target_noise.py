@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import datasets
-from .._checks import import_optional
+from .._checks import as_positive_integer, import_optional, require_each, require_positive
+from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser
 from ..variance import relative_variance
 from ._store import Arrays, ResultStore
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@checks_kinds
 def target_noise(
     *,
     sets: tuple[str, ...] = ("hexagon", "line", "blend", "random"),
@@ -51,6 +53,10 @@ def target_noise(
         1.0
     """
     xarray = import_optional("xarray")
+    require_each(sets, "sets")
+    require_each(times, "times")
+    require_positive(extent, "extent")
+    as_positive_integer(num_nodes, "num_nodes")
     if not all(0 < t < 1 for t in times):
         raise ValueError(f"`times` must lie between 0 and 1; got {times}.")
     configuration = {

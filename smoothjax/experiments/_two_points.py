@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import import_optional
+from .._checks import import_optional, require_each, require_positive
+from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser, PiecewiseLinearDenoiser, score
 from ..flows import piecewise_linear_flow
 from ..smoothing import PiecewiseLinearLaw, quantile_flow
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 POINTS = np.array([-1.0, 1.0])
 
 
+@checks_kinds
 def two_points(
     *,
     kappas: tuple[float, ...] = (0.2, 0.5, 1.0),
@@ -44,6 +46,8 @@ def two_points(
         1.0
     """
     xarray = import_optional("xarray")
+    require_each(kappas, "kappas")
+    require_positive(variance, "variance")
     store = ResultStore(out, {"experiment": "two-points", "kappas": kappas, "variance": variance})
     sigma, points = variance**0.5, jnp.asarray(POINTS)
     u = jnp.linspace(-1.5, 1.5, 601)

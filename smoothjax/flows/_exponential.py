@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer
+from .._kinds import checks_kinds
 from ._linear_part import linear_step, slope_weight
 
 
@@ -93,6 +94,7 @@ class ExponentialMultistep(diffrax.AbstractAdaptiveSolver):
 
     grid_order: int | None = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(self, order: int | None = None):
         if order is not None and as_positive_integer(order, "order") > 3:
             raise ValueError(f"`order` must be 1, 2 or 3; got {order}.")

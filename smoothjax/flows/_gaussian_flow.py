@@ -54,6 +54,7 @@ def gaussian_flow(
     return (denoiser.mean + denoiser.map_modes(u - denoiser.mean, *gains)).astype(u.dtype)
 
 
+@checks_kinds
 def gaussian_sampler_factors(
     variances: Float[Array, "*modes"],
     levels: Levels,
@@ -97,6 +98,7 @@ def gaussian_sampler_factors(
     return _sampler_factors(variances, as_levels(levels, variances.dtype), _second_order(solver))
 
 
+@checks_kinds
 def gaussian_sampler_bias(
     variances: Float[Array, "*modes"],
     levels: Levels,

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
+from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import Gaps, as_gaps
 from ._inputs import as_level
 
 
+@checks_kinds
 def piecewise_linear_flow(
     points: Float[Array, " n"],
     kappa: RealScalar | Float[Array, " gaps"],

@@ -12,7 +12,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer, checked
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    as_positive_integer,
+    checked,
+    is_concrete,
+    require_finite,
+    require_positive,
+)
 from .._host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from .._precision import common_dtype
@@ -27,6 +36,7 @@ DEFAULT_BATCH_SIZE = 512
 DEFAULT_SDE_STEPS = 256
 
 
+@checks_kinds
 def initial_noise(
     key: PRNGKeyArray, num_samples: int, dim: int, *, dtype: Any = None
 ) -> Float[Array, "num_samples dim"]:
@@ -55,7 +65,10 @@ def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
 @checks_kinds
 @raising_host_errors
 def initial_state(
-    denoiser: Denoiser, z: Float[Array, " d"], sigma: Any, mean: Float[Array, " d"] | None = None
+    denoiser: Denoiser,
+    z: Float[Array, " d"],
+    sigma: RealScalar,
+    mean: Float[Array, " d"] | None = None,
 ) -> Float[Array, " d"]:
     """State at the noise level where a sample of `sample` starts, from its standard normal noise.
 
@@ -80,13 +93,22 @@ def initial_state(
         >>> round(float(found[0]), 2)
         23.1
     """
+    z = as_float_array(z, "z")
+    if z.ndim != 1 or z.shape[0] == 0:
+        raise ValueError(
+            f"`z` must be one point of shape (d,); got {z.shape}. For a batch, use jax.vmap."
+        )
+    require_finite(z, "z")
+    if is_concrete(sigma):
+        require_positive(sigma, "sigma")
+    level: Any = float(sigma) if isinstance(sigma, int) else sigma
     if mean is not None:
-        return mean.astype(z.dtype) + sigma * z
+        return as_float_array(mean, "mean").astype(z.dtype) + level * z
     if not isinstance(denoiser, AbstractPosteriorDenoiser):
-        return sigma * z
+        return level * z
     m = denoiser.mean_and_covariance()[0].astype(z.dtype)
-    u = m + sigma * z
-    return u + 0.5 * (denoised(denoiser, u, sigma) - m)
+    u = m + level * z
+    return u + 0.5 * (denoised(denoiser, u, level) - m)
 
 
 @checks_kinds

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
+from .._kinds import checks_kinds
 from ._inputs import as_level
 
 _REACH = 6.0
 
 
+@checks_kinds
 def terminal_mismatch_bound(
     data: Float[Array, "n d"], sigma_max: RealScalar, distance: RealScalar | None = None
 ) -> Float[Array, ""]:

@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points, as_positive_integer
+from .._kinds import checks_kinds
 from ..flows._inputs import as_level
 from ..measures._numerics import blocks_of, centred
 
@@ -13,6 +14,7 @@ from ..measures._numerics import blocks_of, centred
 BLOCK_ENTRIES = 2**24
 
 
+@checks_kinds
 def third_cumulant_norm(
     data: Float[Array, "n d"], *, block_size: int | None = None
 ) -> Float[Array, ""]:
@@ -63,6 +65,7 @@ def _third_cumulant_norm(data: Array, count: int, size: int) -> Array:
 _third_cumulant_norm = jax.jit(_third_cumulant_norm, static_argnums=(1, 2))
 
 
+@checks_kinds
 def far_field_rmse(
     data: Float[Array, "n d"], sigma: RealScalar, *, block_size: int | None = None
 ) -> Float[Array, ""]:

@@ -26,6 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
+from .._kinds import checks_kinds
 from ..denoisers._gaussian import square_of_level
 from ..flows._inputs import as_level
 
@@ -33,8 +34,9 @@ from ..flows._inputs import as_level
 MAX_ITERATIONS = 1100
 
 
+@checks_kinds
 def effective_noise_level(
-    variances: Float[Array, " d"], sigma: RealScalar, num_train: int
+    variances: Float[Array, " d"], sigma: RealScalar, num_train: int | RealScalar
 ) -> Float[Array, ""]:
     """The noise level at which the population's Gaussian denoiser is the mean of those fitted to `num_train` points.
 
@@ -65,8 +67,9 @@ def effective_noise_level(
     return _of_fit(_Fit.level, *_checked(variances, sigma, num_train))
 
 
+@checks_kinds
 def expected_gains(
-    variances: Float[Array, " d"], sigma: RealScalar, num_train: int
+    variances: Float[Array, " d"], sigma: RealScalar, num_train: int | RealScalar
 ) -> Float[Array, " d"]:
     """Mean gain of fitted Gaussian denoisers along each mode: `lambda / (lambda + kappa)`, below the population's.
 
@@ -81,10 +84,11 @@ def expected_gains(
     return _of_fit(_Fit.gains, *_checked(variances, sigma, num_train))
 
 
+@checks_kinds
 def fluctuation(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
@@ -115,10 +119,11 @@ def fluctuation(
     return _of_fit(_Fit.fluctuation, *_checked(variances, sigma, num_train), kurtosis)
 
 
+@checks_kinds
 def excess_risk(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
@@ -144,10 +149,11 @@ def excess_risk(
     return _of_fit(_Fit.excess_risk, *_checked(variances, sigma, num_train), kurtosis)
 
 
+@checks_kinds
 def leading_order_excess_risk(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:
@@ -179,10 +185,11 @@ def leading_order_excess_risk(
     return _leading_order_excess_risk(*_checked(variances, sigma, num_train), kurtosis)
 
 
+@checks_kinds
 def independent_fits_rmse(
     variances: Float[Array, " d"],
     sigma: RealScalar,
-    num_train: int,
+    num_train: int | RealScalar,
     *,
     elliptical_kurtosis: RealScalar = 0.0,
 ) -> Float[Array, ""]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._checks import as_points
+from .._kinds import checks_kinds
 
 
 class EllipticalKurtosis(NamedTuple):
@@ -23,6 +24,7 @@ class EllipticalKurtosis(NamedTuple):
     """To leading order in 1/N; without meaning for laws that have no eighth moments."""
 
 
+@checks_kinds
 def elliptical_kurtosis(data: Any) -> EllipticalKurtosis:
     r"""Mardia's kurtosis as the `elliptical_kurtosis` that the theory of fitted Gaussian denoisers takes, from data.
 

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from .._checks import import_optional
+from .._kinds import checks_kinds
 from ._prediction import PredictionDenoiser
 from ._schedule import DDPMSchedule, IndexRule
 from ._torch import Labels, TorchNetwork, denoiser_of, require_module
 
 
+@checks_kinds
 def from_diffusers(
     unet: Any,
     scheduler: Any,
@@ -71,6 +73,7 @@ def from_diffusers(
     return denoiser_of(network, prediction, process)
 
 
+@checks_kinds
 def from_edm(
     net: Any, shape: tuple[int, int, int] | int | None = None, *, labels: Labels = None
 ) -> PredictionDenoiser:

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import as_float_array, is_concrete
 from .._host_errors import HostCallError, raising_host_errors, record_failure, record_trace
+from .._kinds import checks_kinds
 
 _TEXT = 200  # characters of somebody else's message that are repeated
 
@@ -99,6 +100,7 @@ class HostFunction(eqx.Module):
     _record: _Record = eqx.field(static=True, repr=False)
     runs_on_host: ClassVar[bool] = True
 
+    @checks_kinds
     def __init__(self, function: Callable[..., Any], jvp: Callable[..., Any] | None = None):
         for name, value in (("function", function), ("jvp", jvp)):
             if not callable(value) and (name == "function" or value is not None):

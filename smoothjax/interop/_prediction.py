@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer, is_concrete
+from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser, Denoiser
 from ..parametrization import Prediction, as_prediction, from_denoised, to_denoised
 from ..processes import EDM, AbstractProcess, FlowMatching, VariancePreserving
@@ -61,6 +62,7 @@ class PredictionDenoiser(AbstractDenoiser):
     prediction: Prediction = eqx.field(static=True)
     process: AbstractProcess | DDPMSchedule
 
+    @checks_kinds
     def __init__(
         self,
         network: Network,
@@ -100,6 +102,7 @@ class PredictionDenoiser(AbstractDenoiser):
         return to_denoised(self.prediction, output, u, sigma, alpha)
 
 
+@checks_kinds
 def as_network(
     denoiser: Denoiser,
     prediction: Prediction | str,
@@ -177,6 +180,7 @@ def _try_at_trial_point(host: HostFunction, dim: int, process: Any) -> None:
     try_once(host, name, x, np.full(2, np.asarray(t)))
 
 
+@checks_kinds
 def from_numpy(
     function: Callable[..., Any],
     dim: int,

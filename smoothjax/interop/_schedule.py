@@ -16,6 +16,7 @@ from .._checks import (
     as_positive_integer,
     require_positive,
 )
+from .._kinds import checks_kinds
 
 IndexRule = Literal["nearest", "interpolated"]
 
@@ -59,6 +60,7 @@ class DDPMSchedule(eqx.Module):
     ends_infinite: bool = eqx.field(static=True)
     """Whether one more index follows, with an infinite noise level."""
 
+    @checks_kinds
     def __init__(self, betas: Float[ArrayLike, " steps"] | Any, index: IndexRule = "interpolated"):
         if isinstance(betas, Mapping) or hasattr(betas, "config"):
             betas = _betas_of_scheduler(betas)
@@ -78,6 +80,7 @@ class DDPMSchedule(eqx.Module):
         self.log_levels = jnp.asarray(log_levels, jnp.result_type(float))
 
     @classmethod
+    @checks_kinds
     def linear(
         cls,
         num_steps: int = 1000,
@@ -93,11 +96,15 @@ class DDPMSchedule(eqx.Module):
             >>> print(schedule.noise_level(0).round(5))  # sqrt(beta / (1 - beta))
             1.0
         """
+        for name, beta in (("beta_min", beta_min), ("beta_max", beta_max)):
+            if not 0 < beta <= 1:
+                raise ValueError(f"`{name}` must lie in (0, 1]; got {beta}.")
         return cls(
             np.linspace(beta_min, beta_max, as_positive_integer(num_steps, "num_steps")), index
         )
 
     @classmethod
+    @checks_kinds
     def from_diffusers(cls, scheduler: Any, index: IndexRule = "interpolated") -> "DDPMSchedule":
         """The noise levels of a scheduler of diffusers: its `betas`, or those that its configuration describes.
 

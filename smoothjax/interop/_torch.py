@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._checks import as_host_floats, as_positive_integer, import_optional
+from .._kinds import checks_kinds
 from ..parametrization import Prediction
 from ..processes import AbstractProcess
 from ._host import HostFunction, Refusal, described, first_line
@@ -362,6 +363,7 @@ def denoiser_of(
     return PredictionDenoiser(host, network.dim, prediction=prediction, process=process)
 
 
+@checks_kinds
 def from_torch(
     module: Callable[..., Any],
     shape_or_dim: int | tuple[int, int, int],

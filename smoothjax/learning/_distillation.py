@@ -59,6 +59,7 @@ class AffineDenoiser(AbstractDenoiser):
     offset: Float[Array, " d"]
     sigma: Float[Array, ""]
 
+    @checks_kinds
     def __init__(self, matrix: Any, offset: Any, sigma: RealScalar):
         matrix, offset = as_float_array(matrix, "matrix"), as_float_array(offset, "offset")
         if offset.ndim != 1 or matrix.shape != offset.shape * 2:

@@ -2,13 +2,19 @@
 
 from typing import Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked
+from .._checks import (
+    RealScalar,
+    as_key,
+    as_points,
+    as_positive_integer,
+    checked,
+    require_parameters,
+)
 from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._piecewise_linear import as_gaps
@@ -17,6 +23,7 @@ from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser
 
 
+@checks_kinds
 def weight_penalty(model: Any) -> Float[Array, ""]:
     """`|weights|^2 / 2`: half the sum of squares of all arrays of two or more axes, that is, without biases.
 
@@ -28,7 +35,7 @@ def weight_penalty(model: Any) -> Float[Array, ""]:
         >>> print(sj.learning.weight_penalty({"weight": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}))  # 4 * 9 / 2
         18.0
     """
-    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    arrays = require_parameters(model)
     return 0.5 * sum((jnp.sum(a**2) for a in arrays if a.ndim >= 2), jnp.zeros(()))
 
 

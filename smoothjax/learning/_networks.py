@@ -32,6 +32,7 @@ class ReLUNetwork(eqx.Module):
 
     layers: tuple[eqx.nn.Linear, ...]
 
+    @checks_kinds
     def __init__(
         self, in_size: int, out_size: int, width: int, num_layers: int, *, key: PRNGKeyArray
     ):
@@ -92,6 +93,7 @@ class NetworkDenoiser(AbstractDenoiser):
         self.conditioned, self.weighted = conditioned, weighted
 
     @classmethod
+    @checks_kinds
     def relu(
         cls,
         dim: int,
@@ -112,6 +114,7 @@ class NetworkDenoiser(AbstractDenoiser):
             [(16, 3), (2, 16)]
         """
         key = as_key(key)
+        dim = as_positive_integer(dim, "dim")
         network = ReLUNetwork(dim + conditioned, dim, width, num_layers, key=key)
         return cls(network, dim, prediction=prediction, conditioned=conditioned, weighted=weighted)
 

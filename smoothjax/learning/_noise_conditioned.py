@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import as_key, as_positive_integer
+from .._kinds import checks_kinds
 
 Padding = Literal["zeros", "circular"]
 
@@ -47,6 +48,7 @@ class ResidualMLP(eqx.Module):
 
     layers: tuple[eqx.nn.Linear, ...]
 
+    @checks_kinds
     def __init__(self, dim: int, width: int, num_layers: int, *, key: PRNGKeyArray):
         dim, width = as_positive_integer(dim, "dim"), as_positive_integer(width, "width")
         inner = [width] * (_as_num_layers(num_layers) - 1)
@@ -96,6 +98,7 @@ class ConvolutionalNetwork(eqx.Module):
     image_shape: tuple[int, int, int] = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
 
+    @checks_kinds
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -165,6 +168,10 @@ class MLPArchitecture:
     num_layers: int = 4
     """Linear maps."""
 
+    def __post_init__(self):
+        as_positive_integer(self.width, "width")
+        _as_num_layers(self.num_layers)
+
     def build(
         self, dim: int, image_shape: tuple[int, int, int] | None, key: PRNGKeyArray
     ) -> ResidualMLP:
@@ -190,6 +197,11 @@ class ConvolutionalArchitecture:
     """Convolutions; the receptive field is `2 num_layers + 1` pixels wide."""
     padding: Padding = "zeros"
     """Beyond the border."""
+
+    def __post_init__(self):
+        as_positive_integer(self.channels, "channels")
+        _as_num_layers(self.num_layers)
+        _as_padding(self.padding)
 
     def build(
         self, dim: int, image_shape: tuple[int, int, int] | None, key: PRNGKeyArray

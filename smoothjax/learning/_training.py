@@ -15,6 +15,7 @@ from .._checks import (
     as_key,
     as_positive_integer,
     checked,
+    require_parameters,
     require_positive,
 )
 from .._kinds import checks_kinds
@@ -75,6 +76,7 @@ def train(
     records = min(as_positive_integer(num_records, "num_records"), num_steps)
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
     rate = require_positive(learning_rate, "learning_rate")
+    require_parameters(model)
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
 
     def step(carry, i):
@@ -101,6 +103,7 @@ def train(
     return TrainingRun(eqx.combine(parameters, static), losses)
 
 
+@checks_kinds
 @eqx.filter_jit
 def train_on_line(
     points: Float[Array, " n"],
@@ -140,7 +143,7 @@ def train_on_line(
     key = as_key(key)
     points = as_gaps(points, 0.0).points
     penalties = as_float_array(penalties, "penalties").astype(points.dtype)
-    if penalties.ndim != 1:
+    if penalties.ndim != 1 or penalties.shape[0] == 0:
         raise ValueError(f"`penalties` must have shape (penalties,); got {penalties.shape}.")
     penalties = checked(penalties, jnp.any(penalties < 0), "`penalties` must not be negative")
     num_seeds = as_positive_integer(num_seeds, "num_seeds")

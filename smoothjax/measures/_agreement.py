@@ -8,10 +8,12 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_float_array, is_concrete, nan_where, require_finite
 
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ._numerics import checked
 
 
+@checks_kinds
 def determination_r2(
     prediction: Float[Array, "..."], target: Float[Array, "..."]
 ) -> Float[Array, ""]:
@@ -42,6 +44,7 @@ def determination_r2(
     return 1 - jnp.sum(((target - prediction) / scale) ** 2) / jnp.sum(deviations**2)
 
 
+@checks_kinds
 def pearson_r2(prediction: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, ""]:
     """Squared Pearson correlation of all entries of two arrays, in [0, 1].
 

@@ -20,6 +20,7 @@ from smoothjax._checks import (
     require_finite,
 )
 
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ._estimate import Estimate, root_of_mean
 from ._numerics import checked, keys_by_index, map_in_blocks, norm
@@ -40,6 +41,7 @@ def _same_width(first: Array, second: Array) -> tuple[Array, Array]:
     return first.astype(dtype), second.astype(dtype)
 
 
+@checks_kinds
 def frechet_distance(first: Float[Array, "m p"], second: Float[Array, "n p"]) -> Float[Array, ""]:
     """Squared Wasserstein-2 distance between Gaussians fitted to two sets of features.
 
@@ -103,6 +105,7 @@ def _frechet(first: Any, second: Any) -> np.ndarray:
     return np.asarray(total, np.asarray(first).dtype)
 
 
+@checks_kinds
 def wasserstein_1d(
     first: Float[Array, " m"], second: Float[Array, " n"], *, order: float = 2
 ) -> Float[Array, ""]:
@@ -136,6 +139,7 @@ def wasserstein_1d(
     return _wasserstein(arrays[0].astype(dtype), arrays[1].astype(dtype), order)
 
 
+@checks_kinds
 def sliced_wasserstein(
     first: Float[Array, "m d"],
     second: Float[Array, "n d"],

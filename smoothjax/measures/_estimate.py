@@ -11,8 +11,9 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from smoothjax._checks import as_float_array, is_concrete
+from smoothjax._checks import as_float_array, is_concrete, shown
 
+from .._kinds import checks_kinds
 from ._numerics import safe_sqrt
 
 _SHOWN = 12  # entries that a printed array of estimates shows
@@ -111,6 +112,7 @@ def jackknife_error(left_out: Float[Array, " n"]) -> Float[Array, ""]:
     return safe_sqrt((n - 1) / n * jnp.sum((left_out - jnp.mean(left_out)) ** 2))
 
 
+@checks_kinds
 def wilson_interval(count: Any, num: Any, confidence: float = 0.95) -> Float[Array, "*batch 2"]:
     """Wilson's score interval for a binomial fraction.
 
@@ -147,7 +149,8 @@ def wilson_interval(count: Any, num: Any, confidence: float = 0.95) -> Float[Arr
         successes, trials = np.asarray(count), np.asarray(num)
         if not np.all((successes >= 0) & (successes <= trials) & (trials >= 1)):
             raise ValueError(
-                f"`count` must be between 0 and `num`, and `num` at least 1; got {count} of {num}."
+                f"`count` must be between 0 and `num`, and `num` at least 1; got {shown(successes)} of "
+                f"{shown(trials)}."
             )
     z = ndtri(jnp.asarray((1 + confidence) / 2, num.dtype))
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 from smoothjax._checks import as_points
 from smoothjax._checks import checked as refuse
 
+from .._kinds import checks_kinds
 from ._estimate import Estimate, mean_estimate
 from ._neighbours import nearest_neighbours
 from ._numerics import checked, norm
@@ -30,6 +31,7 @@ class GeneralizationScore(eqx.Module):
     null: Estimate
 
 
+@checks_kinds
 def generalization_score(
     samples: Float[Array, "m d"], data: Float[Array, "n d"], *, null: Float[Array, "m0 d"]
 ) -> GeneralizationScore:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import as_key, as_positive_integer, require_positive
+from smoothjax._checks import as_key, as_positive_integer, require_each, require_positive
 from smoothjax._host_errors import raising_host_errors
+from smoothjax._kinds import checks_kinds
 from smoothjax.denoisers import Denoiser, ScheduledDenoiser
 
 from ._denoiser_errors import rmse_curve
@@ -61,6 +62,7 @@ class PatchCalibration(eqx.Module):
         return f"PatchCalibration(best={self.best}, levels={np.asarray(self.levels)})"
 
 
+@checks_kinds
 @raising_host_errors
 def calibrate_patch_size(
     build: Callable[[int], Denoiser],
@@ -112,6 +114,7 @@ def calibrate_patch_size(
             f"`patch_sizes` must be one size or more, all different; got {tuple(patch_sizes)}."
         )
     levels = require_positive(levels, "levels")
+    require_each(levels.ravel(), "levels")
     if levels.ndim == 1 and not np.all(np.asarray(levels[:-1] < levels[1:])):
         raise ValueError(f"`levels` must increase strictly; got {levels}.")
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, is_concrete
 
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ._estimate import Estimate, wilson_interval
 from ._neighbours import nearest_neighbours
@@ -120,6 +121,7 @@ def _format(fraction: Array, interval: Array) -> str:
     return f"{float(fraction):.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
+@checks_kinds
 def memorization_fraction(
     samples: Float[Array, "m d"],
     data: Float[Array, "n d"],

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, as_positive_integer
 
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ._numerics import blocks_of, checked, map_in_blocks, norm
 
@@ -19,6 +20,7 @@ _SPARE = 14
 _GATHERED = 64
 
 
+@checks_kinds
 def nearest_neighbours(
     points: Float[Array, "m d"],
     data: Float[Array, "n d"],

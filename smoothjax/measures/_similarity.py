@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_points
 
+from .._kinds import checks_kinds
 from .._precision import common_dtype
 from ._estimate import Estimate, jackknife_error, mean_estimate, root_of_mean
 from ._neighbours import nearest_neighbours
@@ -42,6 +43,7 @@ class SameNoiseSimilarity(eqx.Module):
     normalised_cosine: Estimate
 
 
+@checks_kinds
 def same_noise_similarity(
     first: Float[Array, "n d"], second: Float[Array, "n d"], *, centre: Float[Array, " d"]
 ) -> SameNoiseSimilarity:
@@ -155,6 +157,7 @@ class StrongGeneralization(eqx.Module):
     nearer_each_other: Estimate
 
 
+@checks_kinds
 def strong_generalization(
     first: Float[Array, "n d"],
     second: Float[Array, "n d"],

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .._checks import require_one_of as _require_one_of
+from .._checks import shown as _shown
 from .._kinds import checks_kinds as _checks_kinds
 from ..experiments import Comparison
 from . import (
@@ -41,6 +43,7 @@ _EXPERIMENTS = {
 }
 
 
+@_checks_kinds
 def figures(comparison: Comparison) -> "dict[str, Figure]":
     """All figures of a comparison by name: what was generated, and the curves over noise levels."""
     return {"samples": plot_samples(comparison), "curves": plot_curves(comparison)}
@@ -57,4 +60,9 @@ def plot_experiment(name: str, results: Any) -> "Figure":
         >>> [ax.get_title() or ax.get_ylabel() for ax in figure.axes]  # a map and its bar
         ['t = 0.5', 'share of noise in the target']
     """
+    _require_one_of(name, _EXPERIMENTS, "name")
+    if not hasattr(results, "data_vars"):
+        raise ValueError(
+            f"`results` must be the labelled results of an experiment, an xarray.Dataset; got {_shown(results)}."
+        )
     return _EXPERIMENTS[name](results)

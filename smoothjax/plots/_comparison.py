@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._kinds import checks_kinds
 from ..experiments import Comparison
 from ._figure import COLOURS, band, new_figure
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 16
 
 
+@checks_kinds
 def plot_samples(comparison: Comparison) -> "Figure":
     """What each mechanism generated, in the form that suits the data.
 
@@ -140,6 +142,7 @@ def _plot_plane(comparison: Comparison) -> "Figure":
     return figure
 
 
+@checks_kinds
 def plot_curves(comparison: Comparison) -> "Figure":
     """Against the noise level: RMSE between mechanisms, centred linearity, effective number of training points.
 

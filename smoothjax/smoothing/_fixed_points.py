@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_positive_integer, require_larger
+from .._checks import as_positive_integer, require_ascending
 from .._kinds import checks_kinds
 from ..flows._inputs import as_level
 from ._bisection import bisect
@@ -41,8 +41,8 @@ def stable_fixed_points(
         >>> print(sj.smoothing.stable_fixed_points(D, -2.0, 2.0).round(3))
         [-0.837  0.837]
     """
-    require_larger(high, low, "interval", strict=True)
-    grid = jnp.linspace(low, high, as_positive_integer(num, "num") + 1)
+    require_ascending(low, high)
+    grid = jnp.linspace(float(low), float(high), as_positive_integer(num, "num") + 1)
     level = as_level(sigma, "sigma", grid.dtype)
     gain: Any = jax.jit(jax.vmap(lambda z: denoiser(z[None], level)[0] - z))
     up = np.asarray(gain(grid))

@@ -21,6 +21,7 @@ from ._line_mixture import mixture_log_density
 from ._tails import inverse_first_tail, second_tail
 
 
+@checks_kinds
 def minimum_mean_square_error(points: Float[Array, " n"], sigma: RealScalar) -> Float[Array, ""]:
     """Mean posterior variance `E Var(x_0 | u)` of points on a line at a noise level: the least error of any denoiser.
 
@@ -60,6 +61,7 @@ def _minimum_mean_square_error(gaps: Gaps, sigma: Array) -> Array:
     return total
 
 
+@checks_kinds
 def smoothing_loss(
     points: Float[Array, " n"], kappa: RealScalar | Float[Array, " gaps"], sigma: RealScalar
 ) -> Float[Array, ""]:
@@ -85,6 +87,7 @@ def smoothing_loss(
     return excess / sigma**2
 
 
+@checks_kinds
 def small_noise_loss(
     points: Float[Array, " n"], kappa: RealScalar | Float[Array, " gaps"], sigma: RealScalar = 0.0
 ) -> Float[Array, ""]:
@@ -113,6 +116,7 @@ def _small_noise_loss(gaps: Gaps, kappas: Array, sigma: Any) -> Array:
     return 2 / gaps.points.shape[0] * jnp.sum(each)
 
 
+@checks_kinds
 def piecewise_linear_non_smoothness(
     points: Float[Array, " n"], kappa: RealScalar | Float[Array, " gaps"], sigma: RealScalar
 ) -> Float[Array, ""]:
@@ -164,6 +168,7 @@ def non_smoothness(
     return jnp.sum(jnp.abs(jnp.diff(slope))) / level**2
 
 
+@checks_kinds
 def kappa_for_loss(
     points: Float[Array, " n"], loss: RealScalar, sigma: RealScalar = 0.0
 ) -> Float[Array, " gaps"]:
@@ -218,6 +223,7 @@ def kappa_for_loss(
     return kappas(price + jnp.where(slope > 0, residual / jnp.where(slope > 0, slope, 1), 0))
 
 
+@checks_kinds
 def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[Array, " gaps"]:
     """Strengths that a weight penalty implies, as `sigma -> 0`: `G(kappa_k) = n penalty / (2 h_k)`.
 
@@ -241,6 +247,7 @@ def kappa_for_penalty(points: Float[Array, " n"], penalty: RealScalar) -> Float[
     return inverse_first_tail(gaps.points.shape[0] * penalty / (2 * gaps.half_widths[1:-1]))
 
 
+@checks_kinds
 def effective_penalty(
     penalty: RealScalar, sigma: RealScalar, prediction: Prediction, *, weighted: bool = True
 ) -> Float[Array, ""]:

@@ -11,6 +11,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
+from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import Gaps, as_gaps
 from ..flows._inputs import as_level
 from ..flows._piecewise_linear_flow import require_invertible, transport
@@ -47,6 +48,7 @@ class PiecewiseLinearLaw(eqx.Module):
     sigma_from: Float[Array, ""]
     sigma_to: Float[Array, ""]
 
+    @checks_kinds
     def __init__(
         self,
         points: Float[Array, " n"],

@@ -9,6 +9,7 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array
+from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import as_gaps
 from ..flows._inputs import as_level
 from ._bisection import bisect
@@ -56,6 +57,7 @@ def _beyond(points: Array, sigma: Array, x: Array, k: Array) -> Array:
     return jnp.mean(jnp.where(first, -ndtr(-z), ndtr(z)), axis=-1)
 
 
+@checks_kinds
 def quantile_flow(
     points: Float[Array, " n"],
     u: Float[Array, "*shape"],

@@ -1,5 +1,6 @@
 """Tails of the normal law, which price how far a score is bent between two training points."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -13,7 +14,6 @@ from .._checks import as_float_array
 from ._bisection import bisect
 
 
-@jax.jit
 def first_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`G(kappa)`: the integral of `(x - kappa) phi(x)` from `kappa` to infinity, phi the standard normal density.
 
@@ -24,11 +24,14 @@ def first_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
         >>> round(float(sj.smoothing.first_tail(0.0)), 4)  # 1 / sqrt(2 pi)
         0.3989
     """
-    kappa = as_float_array(kappa, "kappa")
-    return norm.pdf(kappa) * (1 - kappa * _mills(kappa))
+    return _first_tail(as_float_array(kappa, "kappa"))
 
 
 @jax.jit
+def _first_tail(kappa: Array) -> Array:
+    return norm.pdf(kappa) * (1 - kappa * _mills(kappa))
+
+
 def second_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`F(kappa)`: the integral of `(x - kappa)^2 phi(x)` from `kappa` to infinity: the smoothing loss of one side of a gap.
 
@@ -39,11 +42,14 @@ def second_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
         >>> print(sj.smoothing.second_tail(0.0).round(5))
         0.5
     """
-    kappa = as_float_array(kappa, "kappa")
-    return norm.pdf(kappa) * ((1 + kappa**2) * _mills(kappa) - kappa)
+    return _second_tail(as_float_array(kappa, "kappa"))
 
 
 @jax.jit
+def _second_tail(kappa: Array) -> Array:
+    return norm.pdf(kappa) * ((1 + kappa**2) * _mills(kappa) - kappa)
+
+
 def inverse_first_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The non-negative `kappa` with `G(kappa) = value`; 0 for values above `G(0) = 0.3989`, at most 12. Differentiable.
 
@@ -52,10 +58,9 @@ def inverse_first_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
         >>> round(float(sj.smoothing.inverse_first_tail(sj.smoothing.first_tail(1.5))), 4)
         1.5
     """
-    return _inverse(first_tail, as_float_array(value, "value"))
+    return _inverse(_first_tail, as_float_array(value, "value"))
 
 
-@jax.jit
 def inverse_second_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The non-negative `kappa` with `F(kappa) = value`; 0 for values above `F(0) = 1/2`, at most 12. Differentiable.
 
@@ -64,12 +69,13 @@ def inverse_second_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
         >>> round(float(sj.smoothing.inverse_second_tail(sj.smoothing.second_tail(1.5))), 4)
         1.5
     """
-    return _inverse(second_tail, as_float_array(value, "value"))
+    return _inverse(_second_tail, as_float_array(value, "value"))
 
 
 _LARGEST = 12.0  # beyond, tails are below 1e-33
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _inverse(tail: Callable[[Array], Array], value: Array) -> Array:
     low, high = jnp.zeros_like(value), jnp.full_like(value, _LARGEST)
     fixed = jax.lax.stop_gradient(value)

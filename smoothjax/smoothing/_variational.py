@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._checks import RealScalar, as_host_floats, import_optional, require_positive
+from .._kinds import checks_kinds
 from ..denoisers._piecewise_linear import as_gaps
 
 # In noise levels: how far from a point the grid is fine. The law has 1e-15 of its mass beyond.
@@ -66,6 +67,7 @@ class SmoothestScore:
         return self.score[cell] + slope * (u - self.u[cell])
 
 
+@checks_kinds
 def smoothest_score(
     points: Any, loss: RealScalar, sigma: RealScalar, *, step: float = 0.02
 ) -> SmoothestScore:
@@ -121,6 +123,7 @@ def smoothest_score(
     return _solve(cvxpy, problem, program)
 
 
+@checks_kinds
 def penalised_score(
     points: Any, penalty: RealScalar, sigma: RealScalar, *, step: float = 0.02
 ) -> SmoothestScore:

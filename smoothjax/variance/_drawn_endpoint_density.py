@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, as_log_weights, require_positive
+from .._kinds import checks_kinds
 from ..measures import Estimate
 from ._endpoint_density import require_interval
 from ._endpoint_moments import variance_of
@@ -46,6 +47,7 @@ class DrawnEndpointDensity(eqx.Module):
     endpoints: Float[Array, "M K d"]
     log_weights: Float[Array, " K"]
 
+    @checks_kinds
     def __init__(self, endpoints: Float[Array, "M K d"], weights: Any = None):
         endpoints = as_float_array(endpoints, "endpoints")
         if endpoints.ndim != 3 or endpoints.shape[0] < 2:

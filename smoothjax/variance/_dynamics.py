@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
+from .._checks import RealScalar, as_float_array, as_key, as_positive_integer, shown
 from .._kinds import checks_kinds
 from ..flows import flow
 
@@ -56,6 +56,8 @@ def flow_of_models(
         True
     """
     key = as_key(key)
+    if not callable(getattr(law, "sample", None)):
+        raise ValueError(f"`law` must have a method `sample(key)`; got {shown(law)}.")
     starts = as_float_array(starts, "starts")
     if starts.ndim != 2:
         raise ValueError(f"`starts` must have shape (num, d); got {starts.shape}.")

@@ -1,15 +1,22 @@
 """Feature maps `phi(u, sigma)` of models that are linear in their weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_float_array, as_positive_integer, require_positive
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_non_negative_integer,
+    as_positive_integer,
+    require_ascending,
+    require_each,
+    require_positive,
+)
 from .._kinds import checks_kinds
 from ..processes import AbstractProcess
 
@@ -34,13 +41,15 @@ class GaussianBumps(eqx.Module):
     centres: Float[Array, " F"]
     width: Float[Array, ""]
 
-    def __init__(self, centres: Any, width: Any):
+    @checks_kinds
+    def __init__(self, centres: Any, width: RealScalar):
         self.centres = as_float_array(centres, "centres")
         if self.centres.ndim != 1 or self.centres.shape[0] == 0:
             raise ValueError(f"`centres` must have shape (F,); got {self.centres.shape}.")
         self.width = require_positive(width, "width").astype(self.centres.dtype)
 
     @classmethod
+    @checks_kinds
     def evenly(cls, low: float, high: float, num: int) -> "GaussianBumps":
         """`num` bumps evenly from `low` to `high`, both included, half their spacing wide.
 
@@ -50,11 +59,10 @@ class GaussianBumps(eqx.Module):
             >>> print(bumps.centres, bumps.width)
             [-1.  -0.5  0.   0.5  1. ] 0.25
         """
-        if as_positive_integer(num, "num") < 2 or not low < high:
-            raise ValueError(
-                f"At least two bumps between `low` < `high` are needed; got {num} from {low} to {high}."
-            )
-        return cls(jnp.linspace(low, high, num), 0.5 * (high - low) / (num - 1))
+        require_ascending(low, high)
+        if as_positive_integer(num, "num") < 2:
+            raise ValueError(f"`num` must be at least 2, one for each end; got {num}.")
+        return cls(jnp.linspace(float(low), float(high), num), 0.5 * (high - low) / (num - 1))
 
     def __call__(self, x: Float[Array, ""]) -> Float[Array, " F"]:
         z = (x - self.centres) / self.width
@@ -78,11 +86,11 @@ class FourierSeries(eqx.Module):
     num_cosines: int = eqx.field(static=True)
     num_sines: int = eqx.field(static=True)
 
-    def __init__(self, period: Any, num_cosines: int, num_sines: int):
+    @checks_kinds
+    def __init__(self, period: RealScalar, num_cosines: int, num_sines: int):
         self.period = require_positive(period, "period")
         for name, num in (("num_cosines", num_cosines), ("num_sines", num_sines)):
-            if not isinstance(num, int | np.integer) or num < 0:
-                raise ValueError(f"`{name}` must be a non-negative integer; got {num}.")
+            as_non_negative_integer(num, name)
         self.num_cosines, self.num_sines = int(num_cosines), int(num_sines)
 
     def __call__(self, x: Float[Array, ""]) -> Float[Array, " F"]:
@@ -118,12 +126,14 @@ class ProductFeatures(eqx.Module):
     process: AbstractProcess
 
     @checks_kinds
-    def __init__(self, coordinates: Any, time: Callable[[Array], Array], process: AbstractProcess):
+    def __init__(
+        self,
+        coordinates: Sequence[Callable[[Array], Array]],
+        time: Callable[[Array], Array],
+        process: AbstractProcess,
+    ):
         self.coordinates = tuple(coordinates)
-        if not self.coordinates or not all(map(callable, (*self.coordinates, time))):
-            raise ValueError(
-                "`coordinates` must hold one feature map a coordinate, `time` another."
-            )
+        require_each(self.coordinates, "coordinates")
         self.time, self.process = time, process
 
     def __call__(self, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Float[Array, " F"]:

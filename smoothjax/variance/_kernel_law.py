@@ -19,7 +19,7 @@ from .._checks import (
     require_positive,
 )
 from .._checks import checked as refuse
-from .._kinds import require_kinds_of_fields
+from .._kinds import checks_kinds, require_kinds_of_fields
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction
 from ._law import AbstractLaw
@@ -135,6 +135,9 @@ class KernelLaw(AbstractLaw):
     noise: Float[Array, "P d d"]
     noise_covariance: Float[Array, "P d d"]
     initial: Initialisation | None = None
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
 
     @property
     def dim(self) -> int:
@@ -261,6 +264,7 @@ class KernelLaw(AbstractLaw):
         )
 
     @classmethod
+    @checks_kinds
     def ridge(
         cls,
         problem: DenoisingProblem,
@@ -298,6 +302,7 @@ class KernelLaw(AbstractLaw):
         return _smoothed(problem, kernel, P, key, _ridge_filter, epsilon * P)
 
     @classmethod
+    @checks_kinds
     def gradient_flow(
         cls,
         problem: DenoisingProblem,

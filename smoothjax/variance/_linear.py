@@ -214,11 +214,12 @@ class RetrainedLaw(eqx.Module):
     """
 
     problem: LinearProblem
-    num_train: int = eqx.field(static=True)
+    num_train: int = eqx.field(
+        static=True, converter=lambda num: as_positive_integer(num, "num_train")
+    )
 
     def __check_init__(self):
         require_kinds_of_fields(self)
-        as_positive_integer(self.num_train, "num_train")
 
     def sample(self, key: PRNGKeyArray) -> LinearDenoiser:
         """A freshly trained model."""

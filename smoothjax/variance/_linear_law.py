@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
-from .._kinds import require_kinds_of_fields
+from .._kinds import checks_kinds, require_kinds_of_fields
 from ..parametrization import Prediction, as_prediction
 from ._features import Features
 from ._law import AbstractLaw
@@ -93,6 +93,7 @@ class LinearModelLaw(AbstractLaw):
         return jnp.matmul(self.directions(u, sigma), self.directions(v, tau).T, precision=HIGHEST)
 
     @classmethod
+    @checks_kinds
     def from_retraining(
         cls, problem: LinearProblem, num_train: int, key: PRNGKeyArray, *, num_models: int
     ) -> "LinearModelLaw":
@@ -116,6 +117,7 @@ class LinearModelLaw(AbstractLaw):
         return _law(problem, mean, jnp.moveaxis(weights - mean[None], 0, -1) / jnp.sqrt(num - 1))
 
     @classmethod
+    @checks_kinds
     def fixed_design(
         cls, problem: LinearProblem, num_train: int, key: PRNGKeyArray
     ) -> "LinearModelLaw":
@@ -135,6 +137,7 @@ class LinearModelLaw(AbstractLaw):
         return _law(problem, *_fixed_design(problem, _count(num_train), key))
 
     @classmethod
+    @checks_kinds
     def averaged_over_designs(
         cls, problem: LinearProblem, num_train: int, key: PRNGKeyArray, *, num_designs: int
     ) -> "LinearModelLaw":
@@ -161,6 +164,7 @@ class LinearModelLaw(AbstractLaw):
         return _law(problem, mean, _compressed(jnp.concatenate([within, between], axis=-1)))
 
     @classmethod
+    @checks_kinds
     def large_sample(
         cls,
         problem: LinearProblem,
@@ -210,6 +214,7 @@ class LinearModelLaw(AbstractLaw):
         return _law(problem, weights, factor)
 
     @classmethod
+    @checks_kinds
     def deterministic_equivalent(
         cls, problem: LinearProblem, num_train: int, key: PRNGKeyArray, *, num_nodes: int = 16_384
     ) -> "LinearModelLaw":

@@ -68,6 +68,7 @@ class NaiveLaw(eqx.Module):
     mean_denoiser: AbstractPosteriorDenoiser
     strength: Callable[[Float[Array, ""]], Any]
 
+    @checks_kinds
     def __init__(
         self,
         mean_denoiser: AbstractPosteriorDenoiser,
@@ -101,6 +102,7 @@ class NaiveLaw(eqx.Module):
         )
 
 
+@checks_kinds
 def naive_flow(
     denoiser: AbstractPosteriorDenoiser,
     key: PRNGKeyArray,

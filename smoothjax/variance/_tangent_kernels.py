@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer
-from .._kinds import require_kinds_of_fields
+from .._kinds import checks_kinds, require_kinds_of_fields
 from ..measures._numerics import norm, safe_sqrt
 
 
@@ -41,6 +41,7 @@ class ReLUTangentKernel(eqx.Module):
     embedding: Callable[[Array, Array], Array]
     bias_scale: float
 
+    @checks_kinds
     def __init__(
         self,
         num_layers: int,

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_key, as_positive_integer, is_concrete, require_positive
+from .._checks import (
+    RealScalar,
+    as_key,
+    as_positive_integer,
+    is_concrete,
+    require_parameters,
+    require_positive,
+)
 from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction, to_denoised
@@ -129,7 +136,7 @@ class OutputDenoiser(AbstractDenoiser):
 @checks_kinds
 def gradient_descent(
     problem: DenoisingProblem,
-    model: Any,
+    model: Callable[[Array, Array], Array],
     triples: TrainingSet,
     *,
     step_size: RealScalar,
@@ -173,6 +180,7 @@ def gradient_descent(
     if not counts or any(b <= a for a, b in itertools.pairwise(counts)):
         raise ValueError(f"`num_steps` must be increasing and not empty; got {tuple(num_steps)}.")
     step = require_positive(step_size, "step_size")
+    require_parameters(model)
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
     roots = jax.vmap(problem.root_weight)(triples.u, triples.sigma)
     targets = jax.vmap(problem.target)(*triples)

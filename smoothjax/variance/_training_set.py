@@ -10,9 +10,18 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import RealScalar, as_float_array, as_key, checked
+from .._checks import (
+    RealScalar,
+    as_float_array,
+    as_key,
+    checked,
+    is_concrete,
+    require_ascending,
+    require_positive,
+)
 from .._kinds import checks_kinds, require_kinds_of_fields
 from ..denoisers import EmpiricalDenoiser
+from ..flows._inputs import as_level
 from ..parametrization import Prediction, affine_form, as_prediction
 from ..processes import AbstractProcess
 
@@ -42,6 +51,11 @@ class UniformTimes(eqx.Module):
 
     def __check_init__(self):
         require_kinds_of_fields(self)
+        for name in ("low", "high"):
+            level = getattr(self, name)
+            if is_concrete(level):
+                as_level(level, name, float, or_zero=True)
+        require_ascending(self.low, self.high)
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         low, high = as_float_array(self.low, "low"), as_float_array(self.high, "high")
@@ -64,6 +78,13 @@ class LogUniformLevels(eqx.Module):
 
     low: RealScalar
     high: RealScalar
+
+    def __check_init__(self):
+        require_kinds_of_fields(self)
+        for name in ("low", "high"):
+            if is_concrete(getattr(self, name)):
+                require_positive(getattr(self, name), name)
+        require_ascending(self.low, self.high)
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         fraction = jax.random.uniform(key, (num,))
