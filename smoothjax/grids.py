@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._checks import as_float_array, as_positive_integer, positive_parameter, require_larger
-from ._precision import common_dtype
+from ._jax.precision import common_dtype
 
 
 def edm_grid(

@@ -36,7 +36,7 @@ from ._checks import (
     require_larger,
     require_positive,
 )
-from ._precision import common_dtype
+from ._jax.precision import common_dtype
 
 _LARGEST = sys.float_info.max
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import plots
 from ._checks import import_optional
-from ._output import netcdf_of, png_of, require_folder, write_bytes, write_text
+from ._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from .experiments import Comparison
 
 _CAPTIONS = {

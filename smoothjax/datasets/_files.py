@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import import_optional, require_finite
-from .._npy import (
+from .._files.npy import (
     Unreadable,
     as_array,
     first_line,

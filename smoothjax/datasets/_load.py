@@ -10,7 +10,7 @@ import jax
 from jaxtyping import DTypeLike
 
 from .._checks import as_seed
-from .._npy import is_missing, reason
+from .._files.npy import is_missing, reason
 from ._dataset import Dataset, Layout, as_float_dtype
 from ._digits import digits
 from ._files import is_supported_name, read

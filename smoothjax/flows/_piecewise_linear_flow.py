@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
-from ..denoisers._piecewise_linear import Gaps, as_gaps
+from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
 from ._inputs import as_level
 
 

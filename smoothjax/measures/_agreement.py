@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_float_array, is_concrete, nan_where, require_finite
 
-from .._precision import common_dtype
-from ._numerics import checked
+from .._jax.precision import common_dtype
+from .._numerics import checked
 
 
 def determination_r2(

@@ -20,9 +20,9 @@ from smoothjax._checks import (
     require_finite,
 )
 
-from .._precision import common_dtype
+from .._jax.precision import common_dtype
+from .._numerics import checked, keys_by_index, map_in_blocks, norm
 from ._estimate import Estimate, root_of_mean
-from ._numerics import checked, keys_by_index, map_in_blocks, norm
 
 _PROJECTIONS_AT_ONCE = 16
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_float_array, is_concrete
 
-from ._numerics import safe_sqrt
+from .._numerics import safe_sqrt
 
 _SHOWN = 12  # entries that a printed array of estimates shows
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, is_concrete
 
-from .._precision import common_dtype
+from .._jax.precision import common_dtype
 from ._estimate import Estimate, wilson_interval
 from ._neighbours import nearest_neighbours
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._figure import COLOURS, band, new_figure
 from ..experiments import Comparison
-from ._figure import COLOURS, band, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

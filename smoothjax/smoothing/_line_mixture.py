@@ -9,7 +9,7 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array
-from ..denoisers._piecewise_linear import as_gaps
+from ..denoisers._smoothed.piecewise_linear import as_gaps
 from ..flows._inputs import as_level
 from ._bisection import bisect
 
