@@ -29,7 +29,7 @@ from smoothjax.denoisers import (
     PatchCompositeDenoiser,
     WienerMaskDenoiser,
 )
-from smoothjax.denoisers._equivariant_local import _dense
+from smoothjax.denoisers._images.equivariant_local import _dense
 
 GIB = 2**30
 KINDS = ("local", "composite", "wiener-mask", "equivariant", "equivariant-dense")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from performance_rows import CALLS, OURS, Results, is_bound, queries, shape
 
-from smoothjax.plots._figure import COLOURS, new_figure
+from smoothjax._figure import COLOURS, new_figure
 
 
 def draw_efficiency(results: Results) -> Any:

@@ -14,7 +14,7 @@ from empirical_denoiser import Call, PyTorch, in_turn, torch
 from machine import Row, on_torch, rng, row, torch_device
 
 import smoothjax as sj
-from smoothjax.denoisers._truncated import certified_batch
+from smoothjax.denoisers._truncated.truncated import certified_batch
 
 SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
 REFERENCE_STEPS = 256

@@ -20,7 +20,7 @@ import numpy as np
 import smoothjax as sj
 from smoothjax import variance
 from smoothjax.datasets import three_points
-from smoothjax.experiments._variance_samplers import published_samples, published_samples_of_models
+from smoothjax.experiments._variance.samplers import published_samples, published_samples_of_models
 
 CUTOFF, NUM_TRAIN, NUM_BUMPS, RIDGE, STEPS = 0.01, 256, 16, 0.1, 30
 CENTRES, TIMES = np.linspace(-1.5, 1.5, NUM_BUMPS), np.linspace(CUTOFF, 1, NUM_BUMPS)

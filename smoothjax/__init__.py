@@ -13,8 +13,8 @@ from . import mechanisms as mechanisms
 from . import parametrization as parametrization
 from . import smoothing as smoothing
 from . import variance as variance
-from ._compilation import enable_compilation_cache as enable_compilation_cache
-from ._compiler import warn_of_faulty_release as _warn_of_faulty_release
+from ._jax.compilation import enable_compilation_cache as enable_compilation_cache
+from ._jax.compiler import warn_of_faulty_release as _warn_of_faulty_release
 from .denoisers import AbstractDenoiser as AbstractDenoiser
 from .denoisers import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
 from .denoisers import BoxSmoothedDenoiser as BoxSmoothedDenoiser

@@ -13,7 +13,7 @@ import jax
 
 from ._checks import import_optional
 from ._command_start import STOPPED, let_interrupts_raise
-from ._compilation import enable_compilation_cache
+from ._jax.compilation import enable_compilation_cache
 from ._kinds import checks_kinds
 
 
@@ -56,7 +56,7 @@ def _run(arguments: list[str]) -> int:
         print(f"smoothjax {_version()}")
         return 0
     import_optional("tyro")
-    from ._commands import describe, parse
+    from ._commands.commands import describe, parse
 
     if arguments[:1] == ["experiment"] and {"-h", "--help"} & set(arguments):
         names = [one for one in arguments[1:2] if not one.startswith("-")]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._checks import as_float_array, as_positive_integer, positive_parameter, require_larger
+from ._jax.precision import common_dtype
 from ._kinds import checks_kinds
-from ._precision import common_dtype
 
 
 @checks_kinds

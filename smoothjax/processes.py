@@ -36,8 +36,8 @@ from ._checks import (
     require_larger,
     require_positive,
 )
+from ._jax.precision import common_dtype
 from ._kinds import checks_kinds
-from ._precision import common_dtype
 
 _LARGEST = sys.float_info.max
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from . import plots
 from ._checks import import_optional
+from ._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from ._kinds import checks_kinds
-from ._output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from .experiments import Comparison
 
 _CAPTIONS = {

@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax import _commands, _output, cli, plots, report
+from smoothjax import cli, plots, report
+from smoothjax._commands import commands as _commands
+from smoothjax._files import output as _output
 from smoothjax.experiments import EXPERIMENTS, Experiment, _store, standardized
 
 xarray = pytest.importorskip("xarray")
@@ -583,7 +585,7 @@ def table(num=300):
 
 
 def test_columns_of_a_table_are_noticed():
-    from smoothjax.experiments._columns import column_warnings
+    from smoothjax.experiments._compare.columns import column_warnings
 
     scales, values = column_warnings(sj.datasets.Dataset("t", table(3000)))
     assert "standard deviation of column 0 is 2." in scales and "--standardize" in scales

@@ -13,7 +13,9 @@ import scipy.stats
 
 import smoothjax as sj
 from smoothjax import cli, mechanisms, report
-from smoothjax.experiments import _effort, _parts, _store, train_and_held_out
+from smoothjax.experiments import _store, train_and_held_out
+from smoothjax.experiments._compare import effort as _effort
+from smoothjax.experiments._compare import parts as _parts
 from smoothjax.plots import _comparison, plot_curves
 
 xarray = pytest.importorskip("xarray")

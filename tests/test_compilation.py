@@ -10,7 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import smoothjax as sj
-from smoothjax import _compilation
+from smoothjax._jax import compilation as _compilation
 
 NAMES = (
     "jax_compilation_cache_dir",

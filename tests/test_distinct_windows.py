@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.denoisers import _distinct_windows as distinct
-from smoothjax.denoisers import _equivariant_local as equivariant_local
+from smoothjax.denoisers._images import distinct_windows as distinct
+from smoothjax.denoisers._images import equivariant_local as equivariant_local
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from scipy import integrate, stats
 import smoothjax as sj
 from smoothjax import experiments, mechanisms
 from smoothjax.datasets import Dataset
-from smoothjax.experiments._circle import KINDS, count_kinds, distances
 from smoothjax.experiments._ensembles import noisy_points, states_at
+from smoothjax.experiments._smoothing.circle import KINDS, count_kinds, distances
 
 pytest.importorskip("xarray")
 pytest.importorskip("tqdm")

@@ -13,10 +13,10 @@ from scipy import stats
 import smoothjax as sj
 from smoothjax import learning
 from smoothjax.datasets import load
-from smoothjax.experiments import _explain_network as explain
 from smoothjax.experiments import train_and_held_out
-from smoothjax.experiments._explain_network import ANALYTIC, NETWORK, explain_network
-from smoothjax.plots._explain_network import plot_explain_network
+from smoothjax.experiments._explain import explain_network as explain
+from smoothjax.experiments._explain.explain_network import ANALYTIC, NETWORK, explain_network
+from smoothjax.experiments._explain.figures import plot_explain_network
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
 pytestmark = pytest.mark.slow

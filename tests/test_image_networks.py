@@ -416,7 +416,7 @@ def test_train_command(tmp_path, capsys):
     for module in ("matplotlib", "sklearn", "tqdm"):
         pytest.importorskip(module)
     tyro = pytest.importorskip("tyro")
-    from smoothjax._train_command import Train
+    from smoothjax._commands.train import Train
 
     small = {"num_train": 60, "steps": 12, "num_samples": 20, "sampler_steps": 3}
     mlp = Train("digits", out=tmp_path / "mlp", width=16, num_layers=2, **small)
@@ -470,7 +470,7 @@ def test_train_command(tmp_path, capsys):
 def test_train_command_refuses_before_it_trains(options, message, tmp_path):
     for module in ("matplotlib", "sklearn", "tqdm", "tyro"):
         pytest.importorskip(module)
-    from smoothjax._train_command import Train
+    from smoothjax._commands.train import Train
 
     # As many steps as would take minutes.
     command = Train("digits", tmp_path / "a", **{"steps": 10**6, **options})
@@ -482,7 +482,7 @@ def test_train_command_refuses_before_it_trains(options, message, tmp_path):
 def test_train_command_keeps_other_results(tmp_path):
     for module in ("matplotlib", "sklearn", "tqdm", "tyro"):
         pytest.importorskip(module)
-    from smoothjax._train_command import Train
+    from smoothjax._commands.train import Train
 
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a comparison or an experiment"):
@@ -493,7 +493,7 @@ def test_train_command_keeps_other_results(tmp_path):
 def test_picture_of_samples_and_neighbours():
     pytest.importorskip("matplotlib")
     pytest.importorskip("tyro")
-    from smoothjax._train_command import plot_grid
+    from smoothjax._commands.train import plot_grid
 
     points = np.stack([np.full(4, -1.0), np.array([1.0, -1, -1, 1]), np.full(4, 1.0)])
     train = sj.datasets.Dataset("three", points, image_shape=(2, 2, 1))

@@ -71,7 +71,7 @@ def test_faulty_releases_are_excluded_and_warned_of():
 
     from packaging.requirements import Requirement
 
-    from smoothjax._compiler import FAULTY_RELEASES, warn_of_faulty_release
+    from smoothjax._jax.compiler import FAULTY_RELEASES, warn_of_faulty_release
 
     every = [Requirement(text) for text in requires("smoothjax") or []]
     needed = {needs.name: needs for needs in every if needs.marker is None}  # not those of extras

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.denoisers import _perturbed
+from smoothjax.denoisers._smoothed import perturbed as _perturbed
 
 
 def by_definition(points, moves, u, sigma, weights=None):

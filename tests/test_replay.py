@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.denoisers import _truncated
-from smoothjax.denoisers._certified import Concentration
-from smoothjax.denoisers._truncated import certified_batch
+from smoothjax.denoisers._truncated import truncated as _truncated
+from smoothjax.denoisers._truncated.certified import Concentration
+from smoothjax.denoisers._truncated.truncated import certified_batch
 from smoothjax.flows._settling import barycentres, heaviest_point, stays_on_point
 
 

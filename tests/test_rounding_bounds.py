@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.denoisers import _candidates, _truncated
+from smoothjax.denoisers._truncated import candidates as _candidates
+from smoothjax.denoisers._truncated import truncated as _truncated
 
 QUERIES = 32
 

@@ -7,8 +7,8 @@ import pytest
 from test_truncated import reference
 
 import smoothjax as sj
-from smoothjax.denoisers import _shared_candidates
-from smoothjax.denoisers._shared_candidates import shared_candidates
+from smoothjax.denoisers._truncated import shared_candidates as _shared_candidates
+from smoothjax.denoisers._truncated.shared_candidates import shared_candidates
 
 N, D = 1500, 40
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.denoisers import _merge, _row_file, _streamed
-from smoothjax.denoisers._point_set import PointSet
+from smoothjax.denoisers._empirical import row_file as _row_file
+from smoothjax.denoisers._empirical import streamed as _streamed
+from smoothjax.denoisers._posterior import merge as _merge
+from smoothjax.denoisers._posterior.point_set import PointSet
 
 LEVELS = [1e-3, 1e-2, 0.1, 1.0, 80.0]
 

@@ -10,8 +10,11 @@ import pytest
 
 import smoothjax as sj
 from smoothjax import datasets, flows, learning
-from smoothjax.experiments import _emergence, _memorization, _networks, _strong_generalization
-from smoothjax.plots import _gaussian_structure as figures
+from smoothjax.experiments._structure import emergence as _emergence
+from smoothjax.experiments._structure import figures as figures
+from smoothjax.experiments._structure import memorization as _memorization
+from smoothjax.experiments._structure import networks as _networks
+from smoothjax.experiments._structure import strong_generalization as _strong_generalization
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
 pytestmark = pytest.mark.slow

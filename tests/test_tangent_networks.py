@@ -13,9 +13,9 @@ from smoothjax.variance._tangent_network import OutputDenoiser, TangentNetwork, 
 pytest.importorskip("xarray")
 pytest.importorskip("tqdm")
 
-from smoothjax.experiments import _network_closure as closure
-from smoothjax.experiments import _tangent_kernel_networks as networks
-from smoothjax.plots import _networks_variance as plots
+from smoothjax.experiments._variance import network_closure as closure
+from smoothjax.experiments._variance import network_figures as plots
+from smoothjax.experiments._variance import tangent_kernel_networks as networks
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
 pytestmark = pytest.mark.slow

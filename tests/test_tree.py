@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from test_truncated import reference
 
 import smoothjax as sj
-from smoothjax.denoisers import _tree, _tree_means, _tree_plan, _truncated
+from smoothjax.denoisers._truncated import tree as _tree
+from smoothjax.denoisers._truncated import tree_means as _tree_means
+from smoothjax.denoisers._truncated import tree_plan as _tree_plan
+from smoothjax.denoisers._truncated import truncated as _truncated
 
 QUERIES = 48
 KINDS = (

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smoothjax as sj
-from smoothjax.denoisers import _screen, _truncated
+from smoothjax.denoisers._truncated import screen as _screen
+from smoothjax.denoisers._truncated import truncated as _truncated
 
 QUERIES = 40
 

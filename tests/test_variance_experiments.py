@@ -11,10 +11,10 @@ from scipy import stats
 
 import smoothjax as sj
 from smoothjax import experiments, plots, variance
-from smoothjax.experiments import _gap_filling as gaps
-from smoothjax.experiments import _variance_samplers as samplers
-from smoothjax.experiments._gap_geometry import _Distances
-from smoothjax.experiments._variance_samplers import tabulated_flow
+from smoothjax.experiments._variance import gap_filling as gaps
+from smoothjax.experiments._variance import samplers as samplers
+from smoothjax.experiments._variance.gap_geometry import _Distances
+from smoothjax.experiments._variance.samplers import tabulated_flow
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
 pytestmark = pytest.mark.slow

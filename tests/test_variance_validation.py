@@ -8,25 +8,25 @@ import pytest
 from scipy import stats
 
 from smoothjax import variance
-from smoothjax.experiments import _linear_models as shared
+from smoothjax.experiments._variance import linear_models as shared
 
 pytest.importorskip("xarray")
 
-from smoothjax.experiments._gap_emptying import (
+from smoothjax.experiments._variance.gap_emptying import (
     _features,
     _second_order,
     _semiclassical,
     _summary,
     gap_emptying,
 )
-from smoothjax.experiments._gaussian_closure import (
+from smoothjax.experiments._variance.gaussian_closure import (
     _draws,
     gaussian_closure,
     ks_null,
     shape_statistics,
 )
-from smoothjax.experiments._law_accuracy import compare_kernels, law_accuracy
-from smoothjax.experiments._target_ablation import target_ablation
+from smoothjax.experiments._variance.law_accuracy import compare_kernels, law_accuracy
+from smoothjax.experiments._variance.target_ablation import target_ablation
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
 pytestmark = pytest.mark.slow
@@ -486,7 +486,7 @@ def test_gap_emptying(tmp_path, x64):
 def draw(name, results):
     """The figure shows the numbers."""
     pytest.importorskip("matplotlib")
-    from smoothjax.plots import _variance_validation as plots
+    from smoothjax.experiments._variance import validation_figures as plots
 
     figure = getattr(plots, f"plot_{name}")(results)
     figure.canvas.draw()

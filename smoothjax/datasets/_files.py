@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import import_optional, require_finite
-from .._layout import Layout, channels_last, stacklevel_of_caller
-from .._npy import (
+from .._files.npy import (
     Unreadable,
     as_array,
     first_line,
@@ -28,6 +27,7 @@ from .._npy import (
     read_exactly,
     reason,
 )
+from .._layout import Layout, channels_last, stacklevel_of_caller
 from ._dataset import Dataset, as_float_dtype, as_labels, as_named_labels
 
 _IDX_NAME = re.compile(r"(^|[.\-_])idx\d?(-[a-z]+)?(\.gz)?$", re.IGNORECASE)

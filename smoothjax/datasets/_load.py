@@ -9,10 +9,10 @@ from typing import Any
 from jaxtyping import DTypeLike
 
 from .._checks import as_seed
+from .._files.npy import is_missing, reason
 from .._keys import key_of
 from .._kinds import checks_kinds
 from .._layout import Layout, require_layout
-from .._npy import is_missing, reason
 from ._dataset import Dataset, as_float_dtype
 from ._digits import digits
 from ._files import is_supported_name, read

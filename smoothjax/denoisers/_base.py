@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, require_finite, require_positive
-from .._host_errors import raising_host_errors
+from .._jax.host_errors import raising_host_errors
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
 
 Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
 """Any callable `(u, sigma) -> E[x_0 | u]` for one point `u` of shape (d,) and a scalar noise level."""

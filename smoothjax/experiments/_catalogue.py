@@ -5,25 +5,25 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._kinds import checks_kinds
-from ._circle import circle
-from ._early_stopping import early_stopping
-from ._emergence import emergence
-from ._explain_network import explain_network
-from ._gap_emptying import gap_emptying
-from ._gap_filling import gap_filling
-from ._gap_geometry import gap_geometry
-from ._gaussian_closure import gaussian_closure
-from ._law_accuracy import law_accuracy
-from ._line_in_plane import line_in_plane
-from ._memorization import memorization
-from ._network_closure import network_closure
-from ._optimality import optimality
-from ._penalty_sweep import penalty_sweep
-from ._strong_generalization import strong_generalization
-from ._tangent_kernel_networks import tangent_kernel_networks
-from ._target_ablation import target_ablation
-from ._target_noise import target_noise
-from ._two_points import two_points
+from ._explain.explain_network import explain_network
+from ._smoothing.circle import circle
+from ._smoothing.early_stopping import early_stopping
+from ._smoothing.line_in_plane import line_in_plane
+from ._smoothing.optimality import optimality
+from ._smoothing.penalty_sweep import penalty_sweep
+from ._smoothing.two_points import two_points
+from ._structure.emergence import emergence
+from ._structure.memorization import memorization
+from ._structure.strong_generalization import strong_generalization
+from ._variance.gap_emptying import gap_emptying
+from ._variance.gap_filling import gap_filling
+from ._variance.gap_geometry import gap_geometry
+from ._variance.gaussian_closure import gaussian_closure
+from ._variance.law_accuracy import law_accuracy
+from ._variance.network_closure import network_closure
+from ._variance.tangent_kernel_networks import tangent_kernel_networks
+from ._variance.target_ablation import target_ablation
+from ._variance.target_noise import target_noise
 
 if TYPE_CHECKING:
     import xarray

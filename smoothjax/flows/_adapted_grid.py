@@ -7,7 +7,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer
-from .._host_errors import raising_host_errors
+from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 from ..grids import log_uniform_grid

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from .._checks import RealScalar, as_float_array, checked, require_finite
 from .._kinds import checks_kinds
 from ..denoisers import GaussianDenoiser
-from ..denoisers._gaussian import square_of_level
+from ..denoisers._gaussian.gaussian import square_of_level
 from ._inputs import as_level, as_levels, as_state
 
 Levels = Float[Array, " m"] | np.ndarray | Sequence[float]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import RealScalar, as_positive_integer, checked
-from .._host_errors import raising_host_errors
+from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._base import mean_and_variance

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
 from .._kinds import checks_kinds
-from ..denoisers._piecewise_linear import Gaps, as_gaps
+from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
 from ._inputs import as_level
 
 

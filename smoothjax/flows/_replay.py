@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from .._checks import as_key, as_positive_integer, checked
 from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser, GaussianSmoothedDenoiser, TruncatedDenoiser
-from ..denoisers._certified import Concentration
-from ..denoisers._screen import inner_products
-from ..denoisers._truncated import certified_batch
+from ..denoisers._truncated.certified import Concentration
+from ..denoisers._truncated.screen import inner_products
+from ..denoisers._truncated.truncated import certified_batch
 from ._adapted_grid import adapted_grid
 from ._exponential import History, multistep
 from ._inputs import as_levels

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer, checked, nan_where
-from .._host_errors import raising_host_errors
+from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep

@@ -22,9 +22,9 @@ from .._checks import (
     require_finite,
     require_positive,
 )
-from .._host_errors import raising_host_errors
+from .._jax.host_errors import raising_host_errors
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ..grids import edm_grid, log_uniform_grid
 from ._exponential import ExponentialMultistep

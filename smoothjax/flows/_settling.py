@@ -36,9 +36,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..denoisers import TruncatedDenoiser
-from ..denoisers._certified import Concentration
-from ..denoisers._perturbed import products_with
-from ..denoisers._point_set import PointSet
+from ..denoisers._posterior.point_set import PointSet
+from ..denoisers._smoothed.perturbed import products_with
+from ..denoisers._truncated.certified import Concentration
 
 
 def stays_on_point(

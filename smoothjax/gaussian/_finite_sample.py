@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
 from .._kinds import checks_kinds
-from ..denoisers._gaussian import square_of_level
+from ..denoisers._gaussian.gaussian import square_of_level
 from ..flows._inputs import as_level
 
 # Newton's method halves the root's distance to zero at worst: enough for the range of the dtype, and some more.

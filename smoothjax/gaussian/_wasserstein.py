@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
+from .._numerics import safe_sqrt
 from ..denoisers import GaussianDenoiser
 from ..measures import frechet_distance
-from ..measures._numerics import safe_sqrt
 
 
 @checks_kinds

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import as_float_array, is_concrete
-from .._host_errors import HostCallError, raising_host_errors, record_failure, record_trace
+from .._jax.host_errors import HostCallError, raising_host_errors, record_failure, record_trace
 from .._kinds import checks_kinds
 
 _TEXT = 200  # characters of somebody else's message that are repeated

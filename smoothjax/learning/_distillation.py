@@ -23,14 +23,14 @@ from .._checks import (
     is_concrete,
     require_finite,
 )
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
+from .._numerics import as_data, blocks_of, keys_by_index, noises
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
-from ..denoisers._gaussian import square_of_level
+from ..denoisers._gaussian.gaussian import square_of_level
 from ..flows._inputs import as_argument, as_level, denoised
 from ..measures import Estimate
 from ..measures._estimate import mean_estimate, ratio_of_means
-from ..measures._numerics import as_data, blocks_of, keys_by_index, noises
 
 HIGHEST = lax.Precision.HIGHEST
 

@@ -17,7 +17,7 @@ from .._checks import (
 )
 from .._kinds import checks_kinds
 from ..denoisers import EmpiricalDenoiser
-from ..denoisers._piecewise_linear import as_gaps
+from ..denoisers._smoothed.piecewise_linear import as_gaps
 from ..flows._inputs import as_level
 from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser

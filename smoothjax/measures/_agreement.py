@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_float_array, is_concrete, nan_where, require_finite
 
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
-from ._numerics import checked
+from .._numerics import checked
 
 
 @checks_kinds

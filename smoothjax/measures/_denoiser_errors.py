@@ -9,11 +9,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import RealScalar, as_key, as_positive_integer, require_positive
 from smoothjax._checks import checked as refuse
-from smoothjax._host_errors import raising_host_errors
+from smoothjax._jax.host_errors import raising_host_errors
 
 from .._kinds import checks_kinds
-from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
-from ._numerics import (
+from .._numerics import (
     as_centre,
     as_data,
     as_noise_level,
@@ -22,6 +21,7 @@ from ._numerics import (
     mean_over_noises,
     norm,
 )
+from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
 
 _Denoiser = Callable[[Array, Array], Array]
 

@@ -20,10 +20,10 @@ from smoothjax._checks import (
     require_finite,
 )
 
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
+from .._numerics import checked, keys_by_index, map_in_blocks, norm
 from ._estimate import Estimate, root_of_mean
-from ._numerics import checked, keys_by_index, map_in_blocks, norm
 
 _PROJECTIONS_AT_ONCE = 16
 

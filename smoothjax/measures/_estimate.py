@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from smoothjax._checks import as_float_array, is_concrete, shown
 
 from .._kinds import checks_kinds
-from ._numerics import safe_sqrt
+from .._numerics import safe_sqrt
 
 _SHOWN = 12  # entries that a printed array of estimates shows
 

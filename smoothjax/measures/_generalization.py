@@ -7,9 +7,9 @@ from smoothjax._checks import as_points
 from smoothjax._checks import checked as refuse
 
 from .._kinds import checks_kinds
+from .._numerics import checked, norm
 from ._estimate import Estimate, mean_estimate
 from ._neighbours import nearest_neighbours
-from ._numerics import checked, norm
 
 
 class GeneralizationScore(eqx.Module):

@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import RealScalar, as_key, as_positive_integer
-from smoothjax._host_errors import raising_host_errors
+from smoothjax._jax.host_errors import raising_host_errors
 from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
 
 from .._kinds import checks_kinds
-from ._estimate import Estimate, mean_estimate
-from ._numerics import (
+from .._numerics import (
     as_centre,
     as_data,
     as_noise_level,
@@ -25,6 +24,7 @@ from ._numerics import (
     noises,
     norm,
 )
+from ._estimate import Estimate, mean_estimate
 
 
 class LinearityScore(eqx.Module):

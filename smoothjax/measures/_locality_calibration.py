@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smoothjax._checks import as_key, as_positive_integer, require_each, require_positive
-from smoothjax._host_errors import raising_host_errors
+from smoothjax._jax.host_errors import raising_host_errors
 from smoothjax._kinds import checks_kinds
 from smoothjax.denoisers import Denoiser, ScheduledDenoiser
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, is_concrete
 
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
 from ._estimate import Estimate, wilson_interval
 from ._neighbours import nearest_neighbours
 

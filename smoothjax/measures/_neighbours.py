@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, as_positive_integer
 
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
-from ._numerics import blocks_of, checked, map_in_blocks, norm
+from .._numerics import blocks_of, checked, map_in_blocks, norm
 
 # Candidates beyond the k asked for. More of them make the certificate fail less often for data with
 # many near-duplicates, and each costs one exact distance a query.

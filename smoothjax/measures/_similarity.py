@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 
 from smoothjax._checks import as_points
 
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._precision import common_dtype
+from .._numerics import as_centre, checked, norm, safe_sqrt
 from ._estimate import Estimate, jackknife_error, mean_estimate, root_of_mean
 from ._neighbours import nearest_neighbours
-from ._numerics import as_centre, checked, norm, safe_sqrt
 
 
 class SameNoiseSimilarity(eqx.Module):

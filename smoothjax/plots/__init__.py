@@ -6,14 +6,12 @@ from .._checks import require_one_of as _require_one_of
 from .._checks import shown as _shown
 from .._kinds import checks_kinds as _checks_kinds
 from ..experiments import Comparison
-from . import (
-    _explain_network,
-    _gaussian_structure,
-    _networks_variance,
-    _smoothing,
-    _variance,
-    _variance_validation,
-)
+from ..experiments._explain import figures as _explain_network
+from ..experiments._smoothing import figures as _smoothing
+from ..experiments._structure import figures as _gaussian_structure
+from ..experiments._variance import figures as _variance
+from ..experiments._variance import network_figures as _networks_variance
+from ..experiments._variance import validation_figures as _variance_validation
 from ._comparison import plot_curves as plot_curves
 from ._comparison import plot_samples as plot_samples
 

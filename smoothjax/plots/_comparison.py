@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._figure import COLOURS, band, new_figure
 from .._kinds import checks_kinds
 from ..experiments import Comparison
-from ._figure import COLOURS, band, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

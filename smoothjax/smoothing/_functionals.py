@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .._checks import RealScalar, as_float_array, is_concrete, require_positive
 from .._kinds import checks_kinds
 from ..denoisers import Denoiser, EmpiricalDenoiser
-from ..denoisers._piecewise_linear import Gaps, as_gaps
+from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
 from ..flows._inputs import as_level
 from ..parametrization import Prediction, affine_form, as_prediction
 from ._bisection import bisect

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
 from .._kinds import checks_kinds
-from ..denoisers._piecewise_linear import Gaps, as_gaps
+from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
 from ..flows._inputs import as_level
 from ..flows._piecewise_linear_flow import require_invertible, transport
 from ._line_mixture import mixture_cdf, mixture_log_density, mixture_quantile

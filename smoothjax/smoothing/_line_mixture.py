@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array
 from .._kinds import checks_kinds
-from ..denoisers._piecewise_linear import as_gaps
+from ..denoisers._smoothed.piecewise_linear import as_gaps
 from ..flows._inputs import as_level
 from ._bisection import bisect
 

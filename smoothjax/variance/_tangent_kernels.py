@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer
 from .._kinds import checks_kinds, require_kinds_of_fields
-from ..measures._numerics import norm, safe_sqrt
+from .._numerics import norm, safe_sqrt
 
 
 class ReLUTangentKernel(eqx.Module):

@@ -1,0 +1,178 @@
+"""The commands: each a dataclass whose fields are its options, read from the command line by tyro."""
+
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from .. import datasets, mechanisms, plots, report
+from .._files.output import held, netcdf_of, png_of, require_folder, write_bytes
+from .._jax.precision import computing_in
+from ..experiments import (
+    EXPERIMENTS,
+    CompareSettings,
+    compare_mechanisms,
+    get_experiment,
+    standardized,
+    train_and_held_out,
+)
+from ..experiments._compare.compare import refuse_training
+from .train import Train, refuse_data_in
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Sample and measure what models trained on a data set would generate, mechanism beside mechanism."""
+
+    data: Positional[str] = "digits"
+    """A named set (see `smoothjax list`), or a path: .npy, .npz, idx(.gz) or a folder of images."""
+    out: Path = Path("runs/compare")
+    """Folder for results, figures and report. A job that was killed goes on where it was."""
+    denoisers: tuple[str, ...] = ()
+    """Mechanisms by name (see `smoothjax list`); by default those that suit the data."""
+    num_train: int | None = None
+    """Training points, drawn at random; the others are held out. Five sixths by default."""
+    num_samples: int = 256
+    """Samples of each mechanism."""
+    seed: int = 0
+    """Of the split and of every random number."""
+    steps: int | None = None
+    """Noise levels of EDM's Heun sampler; by default an adaptive flow, or 40 levels where calls are costly."""
+    sigma_max: float | None = None
+    """Initial noise level; by default EDM's, scaled to the data."""
+    sigma_min: float | None = None
+    """Noise level of the last denoising call; by default EDM's, scaled, or less where the data are dense."""
+    noise_floor: float | None = None
+    """Noise level at which log-likelihoods are meant; by default a tenth of the data's scale."""
+    num_levels: int = 13
+    """Noise levels of the curves."""
+    layout: Literal["hwc", "chw"] | None = None
+    """Of an array with four axes: channels last (hwc, the default) or first (chw, as PyTorch has images)."""
+    standardize: bool = False
+    """Divide each column of a table by its standard deviation, for columns of different units; the report says so."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of the data and all computations."""
+
+    def settings(self) -> CompareSettings:
+        """The part of the options that `smoothjax.compare` takes."""
+        names = [field.name for field in dataclasses.fields(CompareSettings)]
+        return CompareSettings(**{name: getattr(self, name) for name in names})
+
+    def run(self) -> int:
+        """Compares, saves and prints; returns the exit status."""
+        # Whatever can be refused before any work is.
+        self.settings()
+        for name in self.denoisers:
+            mechanisms.get(name)
+        require_folder(self.out)
+        refuse_data_in(self.data, self.out)
+        refuse_training(self.out)
+        with computing_in(self.precision):
+            return self._run()
+
+    def _run(self) -> int:
+        dataset = datasets.load(self.data, seed=self.seed, dtype=self.precision, layout=self.layout)
+        train, held_out = train_and_held_out(dataset, num_train=self.num_train, seed=self.seed)
+        standardization = None
+        if self.standardize:
+            train, held_out, standardization = standardized(train, held_out)
+        with held(self.out):
+            comparison = compare_mechanisms(
+                self.denoisers, train, held_out, settings=self.settings(), out=self.out
+            )
+            if standardization is not None:
+                comparison = standardization.explain(comparison)
+            page = report.save(comparison, self.out)
+        print(comparison.table(), "", *comparison.notes, "", f"Report: {page}", sep="\n")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunExperiment:
+    """Run a named experiment with its published settings; writes labelled results and a figure."""
+
+    name: Positional[str]
+    """See `smoothjax list`."""
+    out: Path = dataclasses.field(kw_only=True)
+    """Folder for the results; a stopped job goes on from what is there."""
+    precision: Literal["float32", "float64"] = dataclasses.field(default="float32", kw_only=True)
+    """Of all computations."""
+
+    def run(self) -> int:
+        """Runs, draws and saves; returns the exit status."""
+        experiment = get_experiment(self.name)
+        require_folder(self.out)
+        refuse_training(self.out)
+        with held(self.out):
+            with computing_in(self.precision):
+                results = experiment.run(out=str(self.out))
+            write_bytes(self.out / "results.nc", netcdf_of(results))
+            figure = plots.plot_experiment(self.name, results)
+            write_bytes(self.out / f"{self.name}.png", png_of(figure, dpi=160))
+        print(results, f"Figure: {self.out / self.name}.png", sep="\n")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the data sets, the mechanisms and the experiments that have a name."""
+
+    def run(self) -> int:
+        """Prints the lists; returns the exit status."""
+        print("Data sets:", ", ".join(datasets.names()))
+        print("Mechanisms:")
+        for name in mechanisms.names():
+            print(f"  {name:<23} {mechanisms.get(name).description}")
+        print("Experiments:")
+        for name, experiment in EXPERIMENTS.items():
+            print(f"  {name:<23} {experiment.description}")
+        return 0
+
+
+def describe(name: str) -> str:
+    """What an experiment computes, and with which settings."""
+    experiment = get_experiment(name)
+    text = inspect.getdoc(experiment.run) or ""
+    for heading in ("Returns:", "Raises:", "Source:", "Reference:", "Example:"):
+        text = text.partition(f"\n{heading}")[0]
+    words, _, explained = text.partition("\nArgs:")
+    settings = [
+        f"    {parameter.name} = {parameter.default!r}"
+        for parameter in inspect.signature(experiment.run).parameters.values()
+        if parameter.name not in ("out", "progress")
+    ]
+    function = f"smoothjax.experiments.{experiment.run.__name__}"
+    return "\n".join(
+        [
+            f"smoothjax experiment {name} --out FOLDER [--precision {{float32,float64}}]",
+            f"\n{experiment.description[0].upper()}{experiment.description[1:]}.",
+            f"\n{words.strip()}",
+            f"\nSettings, which are arguments of {function}:",
+            *settings,
+            *([f"\nWhat they mean:\n{explained.strip(chr(10)).rstrip()}"] if explained else []),
+        ]
+    )
+
+
+def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | Train | List:
+    """The command that the arguments ask for, with its options."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    commands = (
+        Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+        | Annotated[RunExperiment, tyro.conf.subcommand("experiment", prefix_name=False)]
+        | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
+        | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+    )
+    description = "What would a diffusion model trained on a finite data set generate, and why?"
+    description += " `smoothjax --version` prints the version, `smoothjax experiment NAME --help` describes an experiment."
+    command = tyro.cli(commands, prog="smoothjax", description=description, args=arguments)
+    if isinstance(command, Compare) and not command.denoisers and "--denoisers" in arguments:
+        raise ValueError(
+            "`--denoisers` must be followed by mechanisms by name (see `smoothjax list`); got none. Leave it out for those "
+            "that suit the data."
+        )
+    return command

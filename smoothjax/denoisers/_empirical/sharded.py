@@ -1,0 +1,507 @@
+"""The exact posterior mean over a training set that is spread over several devices."""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from ..._checks import (
+    RealScalar,
+    as_host_floats,
+    as_log_weights,
+    is_concrete,
+    require_finite,
+    require_finite_rows,
+)
+from ..._files.npy import Unreadable, map_array
+from ..._jax.batching import batched, flattened
+from ..._jax.precision import HIGHEST, common_dtype
+from ..._kinds import checks_kinds
+from .._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
+from .._posterior.merge import merge_over_devices, partial_posterior, summary
+from .._posterior.point_posterior import (
+    PosteriorSummary,
+    at_own_level,
+    over_weighted_chunks,
+    posterior_tangents,
+    tangent_sums,
+)
+from .._posterior.point_set import PointSet
+from .empirical import _add_scatter, equal_chunks
+
+EVERYWHERE = P()
+
+
+class _Layout(NamedTuple):
+    """Which axes of which mesh hold what; hashable."""
+
+    mesh: Mesh
+    rows: str
+    queries: str | None
+
+
+class ShardedDenoiser(AbstractPosteriorDenoiser):
+    """The denoiser of `EmpiricalDenoiser`, with the training set spread over one axis of a device mesh.
+
+    Each device holds n/m of the points (m devices along the axis; points of weight zero fill up), weighs them, and sends the
+    others a summary: 2 d + 7 numbers a query. The summaries are merged in a fixed order, so that all devices have the same
+    answer to the last bit. The result, its accuracy and its derivatives are those of `EmpiricalDenoiser` on one device, to
+    rounding. It is an ordinary denoiser: `jax.jit`, `jax.vmap` (one matrix product a device and chunk), `jax.grad`, `sample`
+    and all measures take it.
+
+    Args:
+        data: training points, shape (n, d), in data units. A NumPy array stays on the host but for the part that each
+            device takes; with several processes, every process gives the whole array (or a memory map of it), or see
+            `from_process_local`. The path of a `.npy` file is memory-mapped.
+        mesh: the devices, of one process or of several.
+        axis_name: the axis of the mesh over which the points are spread; may be left out if there is one axis only.
+        query_axis: another axis of the mesh, over which batches of queries are spread: the batch of all nested `jax.vmap`s
+            is divided evenly. A derivative is computed for the whole batch by each group along this axis.
+        weights: prior weights, shape (n,), as for `EmpiricalDenoiser`.
+        chunk_size: training points that a device visits at a time. Changes memory and speed only.
+
+    Raises:
+        ValueError: as `EmpiricalDenoiser`; for a path that is no `.npy` file of numbers; for an axis that the mesh does not
+            have, or the same axis twice; for data that are being traced.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
+        >>> mesh = jax.sharding.Mesh(jax.devices(), ("data",))  # or several hosts' devices
+        >>> D = sj.ShardedDenoiser(jnp.array([[-1.0], [1.0]]), mesh)
+        >>> print(D(jnp.array([0.3]), 1.0).round(4))
+        [0.2913]
+
+        From a file, of which each process reads what its devices take:
+
+        >>> import numpy as np
+        >>> np.save("points.npy", np.random.default_rng(0).normal(size=(100, 4)))
+        >>> sj.ShardedDenoiser("points.npy", mesh).dim
+        4
+    """
+
+    _points: PointSet  # rows, log weights and squares are spread over the axis
+    _layout: _Layout = eqx.field(static=True)
+    _num_points: int = eqx.field(static=True)
+    _is_weighted: bool = eqx.field(static=True)
+
+    @checks_kinds
+    def __init__(
+        self,
+        data: Any,
+        mesh: Mesh,
+        axis_name: str | None = None,
+        query_axis: str | None = None,
+        weights: Any = None,
+        chunk_size: int | None = None,
+    ):
+        layout = _layout(mesh, axis_name, query_axis)
+        points = _host_points(data)
+        n = len(points)
+        log_weights = None
+        if weights is not None:
+            log_weights = np.asarray(as_log_weights(weights, n, "point", points.dtype))
+        num_rows = -(-n // layout.mesh.shape[layout.rows])
+
+        def place(array: np.ndarray, fill: Any) -> Array:
+            shape = (num_rows * layout.mesh.shape[layout.rows], *array.shape[1:])
+
+            def part(index: Any) -> np.ndarray:
+                start, stop, _ = index[0].indices(shape[0])
+                return _filled(np.asarray(array[start:stop]), stop - start, fill)
+
+            sharding = NamedSharding(layout.mesh, P(layout.rows))
+            return jax.make_array_from_callback(shape, sharding, part)
+
+        prior = np.zeros(n, points.dtype) if log_weights is None else log_weights
+        placed = place(points, points[0]), place(prior, -np.inf)
+        self._points = _prepared(layout, *placed, chunk_size)
+        self._layout, self._num_points = layout, n
+        self._is_weighted = log_weights is not None
+
+    @classmethod
+    @checks_kinds
+    def from_process_local(
+        cls,
+        data: Any,
+        mesh: Mesh,
+        axis_name: str | None = None,
+        query_axis: str | None = None,
+        chunk_size: int | None = None,
+    ) -> "ShardedDenoiser":
+        """The union of what the processes give, each its own points: no process needs to hold them all.
+
+        Every process must call it, with as many points as it likes, at least one. The devices of a process hold its points;
+        along the axis each has as many rows as the fullest one needs. Prior weights are uniform. With one process this is
+        the constructor.
+
+        Args:
+            data: this process's training points, shape (n_local, d), the same d and dtype in all processes, data units.
+            mesh, axis_name, query_axis, chunk_size: as for the class, the same in all processes.
+
+        Raises:
+            ValueError: as the class, in every process for what only one of them gave; for a mesh whose `axis_name` does
+                not pass each process's devices apart from the others', or that gives processes different numbers of them.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, smoothjax as sj
+            >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+            >>> D = sj.ShardedDenoiser.from_process_local([[-1.0], [1.0]], mesh)  # what this process has read
+            >>> print(D(jnp.array([0.9]), 0.1).round(5))
+            [1.]
+        """
+        if jax.process_count() == 1:
+            return cls(data, mesh, axis_name, query_axis, chunk_size=chunk_size)
+        from jax.experimental import multihost_utils
+
+        layout = _layout(mesh, axis_name, query_axis)
+        slots = _local_slots(layout)
+        # What one process alone would raise, the others would wait for forever.
+        try:
+            points, problem = _host_points(data), ""
+        except ValueError as error:
+            points, problem = np.zeros((0, 0), np.float32), str(error)
+        mine = np.asarray([*points.shape, points.dtype.itemsize, slots], np.int32)
+        all_of_them = np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, 4)
+        if problem:
+            raise ValueError(problem)
+        if np.any(all_of_them[:, 0] == 0):
+            bad = int(np.argmin(all_of_them[:, 0]))
+            raise ValueError(f"Process {bad} raised for its `data`; see its message.")
+        same = np.all(all_of_them[:, 1:] == all_of_them[0, 1:])
+        if not same or np.sum(all_of_them[:, 3]) != layout.mesh.shape[layout.rows]:
+            raise ValueError(
+                "All processes must give points of the same dimension and dtype, and have equally many places along axis "
+                f"{layout.rows!r}, none of them in common; got (points, dimension, bytes a number, places) of "
+                f"{all_of_them.tolist()}."
+            )
+        num_rows = -(-int(np.max(all_of_them[:, 0])) // slots)
+        sharding = NamedSharding(layout.mesh, P(layout.rows))
+        size = num_rows * layout.mesh.shape[layout.rows]
+
+        def place(array: np.ndarray, fill: Any) -> Array:
+            # Spread evenly over the process's devices, rather than the last ones empty.
+            parts = [_filled(part, num_rows, fill) for part in np.array_split(array, slots, axis=0)]
+            shape = (size, *array.shape[1:])
+            return jax.make_array_from_process_local_data(sharding, np.concatenate(parts), shape)
+
+        prior = np.zeros(len(points), points.dtype)
+        placed = place(points, points[0]), place(prior, -np.inf)
+        self = object.__new__(cls)
+        object.__setattr__(self, "_points", _prepared(layout, *placed, chunk_size))
+        object.__setattr__(self, "_layout", layout)
+        object.__setattr__(self, "_num_points", int(np.sum(all_of_them[:, 0])))
+        object.__setattr__(self, "_is_weighted", False)
+        return self
+
+    @property
+    def dim(self) -> int:
+        return self._points.points.shape[1]
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        return self._layout.mesh
+
+    @property
+    def num_points(self) -> int:
+        """Number n of training points."""
+        return self._num_points
+
+    @property
+    def data(self) -> Float[Array, "rows d"]:
+        """The training points as they are spread, with those of weight zero that fill up."""
+        return self._points.points
+
+    @property
+    def weights(self) -> Float[Array, " rows"]:
+        """The prior weights, which sum to one; zero where a row only fills up."""
+        log_weights = self._points.log_weights
+        assert log_weights is not None
+        return jnp.exp(log_weights - self._log_prior_mass)
+
+    @property
+    def _log_prior_mass(self) -> float:
+        # Uniform weights are kept as ones, which rounds nothing.
+        return 0.0 if self._is_weighted else math.log(self._num_points)
+
+    def _query(self, u: Any, sigma: Any) -> tuple[Array, Array]:
+        u, sigma = self._point(u, sigma)
+        dtype = common_dtype(u.dtype, self.data.dtype)
+        u, sigma = u.astype(dtype), sigma.astype(dtype)
+        distance = jnp.sum(jnp.abs(u - self._points.centre))
+        return u, representable_noise_level(self._points.radius, distance, sigma)
+
+    def _summary(self, u: Any, sigma: Any) -> PosteriorSummary:
+        return _posterior_summary(self._layout, self._points, *self._query(u, sigma))
+
+    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
+        return self._points.centre + self._summary(u, sigma).mean
+
+    def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
+        """Log density, in nats, of a training point plus noise, as precise as that of `EmpiricalDenoiser`."""
+        (u, level), sigma = self._query(u, sigma), self._point(u, sigma)[1].astype(u.dtype)
+        log_evidence = _posterior_summary(self._layout, self._points, u, level).log_evidence
+        log_density = at_own_level(log_evidence, level, sigma)
+        log_density -= self.dim * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
+        return log_density - self._log_prior_mass
+
+    def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
+        return self._summary(u, sigma).variance
+
+    def mean_and_variance(
+        self, u: Float[Array, " d"], sigma: RealScalar
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        summary = self._summary(u, sigma)
+        return self._points.centre + summary.mean, summary.variance
+
+    def posterior_entropy(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
+        """Entropy, in nats, of the posterior over the training points. Its exponential counts effective neighbours."""
+        return self._summary(u, sigma).entropy
+
+    def posterior_covariance_product(
+        self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        u, sigma = self._query(u, sigma)
+        # The rule of differentiation of the posterior mean is the covariance, in closed form.
+        mean = lambda u: _posterior_summary(self._layout, self._points, u, sigma).mean  # noqa: E731
+        return sigma**2 * jax.jvp(mean, (u,), (as_vector(vector, u),))[1]
+
+    def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
+        return _covariance(self._layout, self._points, *self._query(u, sigma))
+
+    def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+        mean, covariance = _mean_and_covariance(self._layout, self._points, self._log_prior_mass)
+        return self._points.centre + mean, covariance
+
+
+def _layout(mesh: Any, axis_name: str | None, query_axis: str | None) -> _Layout:
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"`mesh` must be a jax.sharding.Mesh; got {type(mesh).__name__}.")
+    axes = tuple(str(name) for name in mesh.axis_names)
+    if axis_name is None:
+        if len(axes) != 1:
+            raise ValueError(f"`axis_name` is needed for a mesh of several axes: one of {axes}.")
+        (axis_name,) = axes
+    for name, axis in (("axis_name", axis_name), ("query_axis", query_axis)):
+        if axis not in axes and not (name == "query_axis" and axis is None):
+            raise ValueError(f"`{name}` must be an axis of the mesh, one of {axes}; got {axis!r}.")
+    if axis_name == query_axis:
+        raise ValueError(f"`axis_name` and `query_axis` must differ; both are {axis_name!r}.")
+    # Its axes as automatic ones, of which arrays carry nothing in their types.
+    return _Layout(Mesh(mesh.devices, mesh.axis_names), axis_name, query_axis)
+
+
+def _host_points(data: Any) -> np.ndarray:
+    """`data` as a checked NumPy array of shape (n, d), without a copy where it is one already."""
+    if not is_concrete(data):
+        raise ValueError("`data` must be known at construction, outside of jax.jit and vmap.")
+    if isinstance(data, jax.Array) and not data.is_fully_addressable:
+        raise ValueError(
+            "`data` must be readable in this process; give each process's rows to `from_process_local`."
+        )
+    if isinstance(data, str | os.PathLike):
+        try:
+            data = map_array(data)
+        except Unreadable as error:
+            raise ValueError(
+                f"`data` must be a .npy file of numbers; '{data}': {error}."
+            ) from error
+    points = as_host_floats(data, "data")
+    if points.ndim != 2 or 0 in points.shape:
+        raise ValueError(
+            f"`data` must have shape (n, d) and hold at least one point; got {points.shape}."
+        )
+    require_finite_rows(points, "data")
+    return points
+
+
+def _filled(rows: np.ndarray, num: int, fill: Any) -> np.ndarray:
+    """`rows`, followed by copies of `fill` up to `num` of them."""
+    if len(rows) == num:
+        return rows
+    result = np.empty((num, *rows.shape[1:]), rows.dtype)
+    result[: len(rows)], result[len(rows) :] = rows, fill
+    return result
+
+
+def _local_slots(layout: _Layout) -> int:
+    """How many places along the axis this process has a device in."""
+    axis = layout.mesh.axis_names.index(layout.rows)
+    devices = np.moveaxis(layout.mesh.devices, axis, 0).reshape(layout.mesh.shape[layout.rows], -1)
+    mine = jax.process_index()
+    return sum(any(device.process_index == mine for device in place) for place in devices)
+
+
+def _prepared(
+    layout: _Layout, points: Array, log_weights: Array, chunk_size: int | None
+) -> PointSet:
+    size = equal_chunks(points.shape[0] // layout.mesh.shape[layout.rows], chunk_size)
+    centre, half_square, radius = _centre_and_radius(layout, points, log_weights)
+    require_finite(radius, "|data - mean|^2 / 2")
+    return PointSet(points, log_weights, centre, half_square, radius, size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _centre_and_radius(layout: _Layout, points: Array, log_weights: Array):
+    axis = layout.rows
+
+    def local(points: Array, log_weights: Array):
+        counts = (log_weights > -jnp.inf).astype(points.dtype)
+        total = jnp.dot(counts, points, precision=HIGHEST)
+        centre = lax.psum(total, axis) / lax.psum(jnp.sum(counts), axis)
+        half_square = 0.5 * jnp.sum((points - centre[None]) ** 2, axis=-1)
+        radius = jnp.sqrt(2 * jnp.max(half_square, where=counts > 0, initial=0))
+        return centre, half_square, lax.pmax(radius, axis)
+
+    specs = P(axis), P(axis)
+    # Not to be differentiated, and diffrax's and this package's loops do not know of varying types: no check of them.
+    return jax.shard_map(
+        local, mesh=layout.mesh, in_specs=specs, out_specs=(P(), P(axis), P()), check_vma=False
+    )(points, log_weights)
+
+
+def _on_each(
+    layout: _Layout, function: Callable[..., Any], queries: P = EVERYWHERE
+) -> Callable[..., Any]:
+    """`function(points, u, sigma)` on each device's own points; its result is the same on all of them."""
+
+    def run(points: PointSet, u: Array, sigma: Array) -> Any:
+        rows = P(layout.rows)
+        specs = jax.tree.map(lambda _: rows, points)
+        specs = eqx.tree_at(lambda x: (x.centre, x.radius), specs, (P(), P()))
+        return jax.shard_map(
+            function,
+            mesh=layout.mesh,
+            in_specs=(specs, queries, queries),
+            out_specs=queries,
+            # The loops over chunks start from constants, which the check takes for the same on all devices.
+            check_vma=False,
+        )(points, u, sigma)
+
+    return run
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _posterior(points: PointSet, u: Array, sigma: Array, axis_name: str):
+    """`_point_posterior._posterior` for this device's part of the points, merged with the others' over the axis."""
+    whole = merge_over_devices(partial_posterior(points, u, sigma), u, sigma, axis_name)
+    return summary(whole, points.centre, u, sigma), *whole
+
+
+def _posterior_jvp(axis_name: str, primals, tangents):
+    posterior = _posterior(*primals, axis_name)
+    local = tangent_sums(posterior, primals, tangents)
+    sums = jax.tree.map(lambda x: jnp.sum(lax.all_gather(x, axis_name), axis=0), local)
+    return posterior, posterior_tangents(posterior, sums, primals, tangents)
+
+
+_posterior.defjvp(_posterior_jvp, symbolic_zeros=True)
+
+
+def _replicated(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+    """The summary, with all queries on every device."""
+    return _on_each(layout, lambda *args: _posterior(*args, layout.rows)[0])(points, u, sigma)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _posterior_summary(
+    layout: _Layout, points: PointSet, u: Array, sigma: Array
+) -> PosteriorSummary:
+    if layout.queries is None:
+        return _replicated(layout, points, u, sigma)
+    return _divided(layout, points, u, sigma)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _divided(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+    """The summary, with batches of queries spread over the query axis."""
+    return _dividing(layout)(points, u, sigma)
+
+
+def _divided_jvp(layout: _Layout, primals, tangents):
+    # JAX cannot transpose a function that has its own rule for batches, so that this one has none. Only what moves is
+    # differentiated: tangents of points that do not would be as large as they are.
+    values, tree = jax.tree.flatten(primals)
+    is_zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)  # noqa: E731
+    dots = jax.tree.leaves(tangents, is_leaf=is_zero)
+    moving = [i for i, dot in enumerate(dots) if not is_zero(dot)]
+
+    def of_moving(*moved: Array) -> PosteriorSummary:
+        replaced = dict(zip(moving, moved, strict=True))
+        leaves = [replaced.get(i, value) for i, value in enumerate(values)]
+        return _replicated(layout, *jax.tree.unflatten(tree, leaves))
+
+    return jax.jvp(of_moving, [values[i] for i in moving], [dots[i] for i in moving])
+
+
+_divided.defjvp(_divided_jvp, symbolic_zeros=True)
+
+
+@functools.cache
+def _dividing(layout: _Layout) -> Callable[..., PosteriorSummary]:
+    """The summary of one query; `vmap`, nested or not, spreads the whole batch over the query axis."""
+    assert layout.queries is not None
+    num_groups = layout.mesh.shape[layout.queries]
+
+    @jax.custom_batching.custom_vmap
+    def one(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+        return _replicated(layout, points, u, sigma)
+
+    @jax.custom_batching.custom_vmap
+    def many(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+        num = u.shape[0]
+        # Whole groups: the last query repeats.
+        taken = jnp.minimum(jnp.arange(-(-num // num_groups) * num_groups), num - 1)
+        local = jax.vmap(lambda *args: _posterior(*args, layout.rows)[0], (None, 0, 0))
+        result = _on_each(layout, local, P(layout.queries))(points, u[taken], sigma[taken])
+        return jax.tree.map(lambda x: x[:num], result)
+
+    @one.def_vmap
+    def _(axis_size, in_batched, points, u, sigma):
+        whole = functools.partial(_replicated, layout)
+        return batched(whole, many, axis_size, in_batched, points, u, sigma)
+
+    @many.def_vmap
+    def _(axis_size, in_batched, points, u, sigma):
+        whole = jax.vmap(functools.partial(_replicated, layout), (None, 0, 0))
+        return batched(whole, flattened(many), axis_size, in_batched, points, u, sigma)
+
+    return one
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _covariance(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> Array:
+    def local(points: PointSet, u: Array, sigma: Array) -> Array:
+        posterior = _posterior(points, u, sigma, layout.rows)
+        init = posterior[0].mean, jnp.zeros((u.size, u.size), u.dtype)
+        _, scatter = over_weighted_chunks(posterior, points, u, sigma, _add_scatter, init)
+        return lax.psum(scatter, layout.rows)
+
+    return _on_each(layout, local)(points, u, sigma)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_and_covariance(layout: _Layout, points: PointSet, log_mass: Array) -> tuple[Array, Array]:
+    """The law's mean, relative to the centre, and covariance."""
+
+    def local(points: PointSet, log_mass: Array, _: Array) -> tuple[Array, Array]:
+        assert points.log_weights is not None
+        weights = jnp.exp(points.log_weights - log_mass)
+        centred = points.points - points.centre[None]
+        mean = lax.psum(jnp.dot(weights, centred, precision=HIGHEST), layout.rows)
+        difference = centred - mean[None]
+        scatter = jnp.dot((weights[:, None] * difference).T, difference, precision=HIGHEST)
+        return mean, lax.psum(scatter, layout.rows)
+
+    log_mass = jnp.asarray(log_mass, points.centre.dtype)
+    return _on_each(layout, local)(points, log_mass, log_mass)

@@ -1,0 +1,168 @@
+"""From a training set to what every mechanism would generate from it, measured side by side."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ... import mechanisms
+from ..._checks import import_optional
+from ..._kinds import checks_kinds
+from ...datasets import Dataset
+from ...denoisers import Denoiser
+from ...learning._checkpoint import CONFIGURATION
+from .._store import Arrays, ResultStore
+from .columns import column_warnings
+from .comparison import Comparison, label, notes
+from .effort import effort_of
+from .parts import parts_of
+from .settings import CompareSettings, require_different_points
+
+
+@checks_kinds
+def compare(
+    denoisers: Mapping[str, Denoiser],
+    train: Dataset,
+    held_out: Dataset,
+    *,
+    settings: CompareSettings | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Samples and measures several denoisers of one training set side by side.
+
+    Args:
+        denoisers: by name; any callable `(u, sigma) -> (d,)`, a network of yours included.
+        train: the training set that they stand for.
+        held_out: fresh points of the same population: the null of the memorisation measure, and where denoisers are
+            compared.
+        settings: see `CompareSettings`.
+        out: folder in which every finished part is kept. Called again with the same arguments, a job that was killed goes on
+            where it was and ends with identical numbers. Bare callables are known by their name only.
+        progress: show a progress bar.
+
+    In more than eight dimensions, a denoiser that does not know the trace of its Jacobian (a network, a local denoiser) is
+    costly. Its likelihood is taken at 64 held-out points, with Hutchinson's estimate of the trace; without `settings.steps`
+    its samples come from 40 steps of EDM's Heun sampler; and it is called on small batches. `.notes` says so.
+
+    Of a table whose columns have scales far apart, or few values, a `UserWarning` and the notes say so; see `standardized`.
+
+    Returns:
+        A `Comparison`: `.table()`, `.results`.
+
+    Raises:
+        ValueError: for data of different dimensions, fewer than two different training points or two held-out points, or an
+            `out` that holds results of something else, or a training.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> train, held_out = sj.datasets.digits().split(1500, seed=0)
+        >>> denoisers = {"gaussian": sj.GaussianDenoiser.fit(train.points)}
+        >>> settings = sj.CompareSettings(num_samples=8, num_levels=2)
+        >>> print(sj.compare(denoisers, train, held_out, settings=settings).table())  # doctest: +SKIP
+    """
+    xarray = import_optional("xarray")
+    tqdm = import_optional("tqdm").tqdm if progress else None
+    if not isinstance(denoisers, Mapping):
+        kind = type(denoisers).__name__
+        raise ValueError(f"`denoisers` must map names to denoisers, as a dictionary; got {kind}.")
+    if not denoisers:
+        raise ValueError("`denoisers` must hold at least one denoiser.")
+    if train.dim != held_out.dim:
+        raise ValueError(
+            f"`train` and `held_out` must have one dimension; got {train.dim} and {held_out.dim}."
+        )
+    if len(held_out) < 2:
+        raise ValueError(f"`held_out` must hold at least two points; got {len(held_out)}.")
+    settings = (CompareSettings() if settings is None else settings).scaled_to(train.points)
+    of_columns = column_warnings(train)
+    for text in of_columns:
+        warnings.warn(text, UserWarning, stacklevel=2)
+    efforts = {
+        name: effort_of(denoiser, train.dim, len(held_out), settings)
+        for name, denoiser in denoisers.items()
+    }
+    configuration = {
+        **dataclasses.asdict(settings),
+        "denoisers": {name: fingerprint(denoiser) for name, denoiser in denoisers.items()},
+        "efforts": {name: effort._asdict() for name, effort in efforts.items()},
+        "data": train.name,
+        "num_train": len(train),
+        "num_held_out": len(held_out),
+        "dim": train.dim,
+        "dtype": str(train.points.dtype),
+        "train_sha256": fingerprint(train.points),
+        "held_out_sha256": fingerprint(held_out.points),
+    }
+    refuse_training(out)
+    store = ResultStore(out, configuration)
+    parts = parts_of(dict(denoisers), efforts, train, held_out, settings)
+    todo = [name for name in parts if not store.has(name)]
+    # On a pipe or a log file a bar is noise; tqdm's None means: only on a terminal.
+    bar = tqdm(total=len(parts), initial=len(parts) - len(todo), disable=None) if tqdm else None
+    computed: dict[str, Arrays] = {}
+    for name, compute in parts.items():
+        if bar is not None:
+            bar.set_description(name)
+        new = not store.has(name)
+        computed[name] = store.get(name, functools.partial(compute, computed))
+        if bar is not None and new:
+            bar.update()
+    if bar is not None:
+        bar.close()
+    results = label(xarray, efforts, computed, train, held_out, settings)
+    return Comparison(
+        results,
+        train,
+        held_out,
+        settings,
+        store.manifest,
+        (*of_columns, *notes(denoisers, efforts, train, held_out, settings, results)),
+    )
+
+
+@checks_kinds
+def compare_mechanisms(
+    names: "tuple[str, ...] | list[str]",
+    train: Dataset,
+    held_out: Dataset,
+    *,
+    settings: CompareSettings | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """`compare` for registered mechanisms, by name (`smoothjax.mechanisms.names()`).
+
+    If `names` is empty, for those of `smoothjax.mechanisms.defaults(train)`.
+    """
+    # Mechanisms would each say in words of their own that they cannot be built.
+    require_different_points(train.points)
+    chosen = [mechanisms.get(name) for name in (names or mechanisms.defaults(train))]
+    seed = 0 if settings is None else settings.seed
+    denoisers = {mechanism.name: mechanism.build(train, seed) for mechanism in chosen}
+    return compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
+
+
+def refuse_training(out: str | os.PathLike[str] | None) -> None:
+    """Raises `ValueError` where `out` holds a training, whose pictures results would replace."""
+    if out is not None and (Path(out) / CONFIGURATION).exists():
+        raise ValueError(f"{out} holds the training of a network. Choose another folder.")
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 of the arrays of a pytree and of what it is, to tell configurations apart."""
+    digest = hashlib.sha256(type(tree).__name__.encode())
+    for leaf in jax.tree.leaves(tree):
+        if eqx.is_array_like(leaf):
+            array = np.asarray(leaf)
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

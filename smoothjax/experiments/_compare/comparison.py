@@ -1,0 +1,243 @@
+"""The outcome of a comparison: labelled numbers, a table, and what a reader of them must know."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...datasets import Dataset
+from ...denoisers import AbstractPosteriorDenoiser, Denoiser
+from .._store import Arrays
+from .effort import Effort
+from .settings import CompareSettings, curve_levels
+from .units import spread_of
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The outcome of `compare`.
+
+    Attributes:
+        results: every number, labelled by mechanism, noise level, sample and coordinate (an `xarray.Dataset`).
+        train, held_out: the data.
+        settings: with all noise levels filled in.
+        manifest: configuration, versions and data fingerprint.
+        notes: what a reader of the numbers must know.
+    """
+
+    results: "xarray.Dataset"
+    train: Dataset
+    held_out: Dataset
+    settings: CompareSettings
+    manifest: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of the summary table, as text."""
+        r = self.results
+        level = float(r.level[int(np.argmin(np.abs(np.log(r.level.values / float(r.data_scale)))))])
+        header = [
+            "mechanism",
+            "memorised [95 %]",
+            f"log-likelihood at {float(r.noise_floor):.3g} (nats)",
+            f"entropy, bits/coordinate (noise alone {float(r.noise_entropy):.2f})",
+            "Fréchet",
+            f"linearity at {level:.3g}",
+        ]
+        rows = []
+        for name in r.mechanism.values:
+            s = r.sel(mechanism=name)
+            at = s.sel(level=level)
+            rows.append(
+                [
+                    str(name),
+                    _interval(s.memorized, s.memorized_interval),
+                    _with_error(s.log_likelihood, s.log_likelihood_se),
+                    f"{float(s.entropy_bits):.3f}",
+                    f"{float(s.frechet):.3g}",
+                    _with_error(at.linearity_centred, at.linearity_centred_se),
+                ]
+            )
+        null = [
+            "held-out data",
+            _interval(r.memorized_null, r.memorized_null_interval),
+            "",
+            "",
+            f"{float(r.frechet_null):.3g}",
+            "",
+        ]
+        return header, [*rows, null]
+
+    def table(self) -> str:
+        """The summary table as text, with the null of each measure in the last row."""
+        header, rows = self.rows()
+        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        rule = "  ".join("-" * width for width in widths)
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        head = "  ".join(c.ljust(w) for c, w in zip(header, widths, strict=True))
+        return "\n".join(line.rstrip() for line in (head, rule, *lines))
+
+
+def label(
+    xarray: Any,
+    efforts: Mapping[str, Effort],
+    parts: dict[str, Arrays],
+    train: Dataset,
+    held_out: Dataset,
+    settings: CompareSettings,
+) -> "xarray.Dataset":
+    """Everything as one labelled data set."""
+    names = list(efforts)
+    dims = {
+        "samples": ("sample", "coordinate"),
+        "nearest": ("sample",),
+        "nearest_distance": ("sample",),
+        "memorized": (),
+        "memorized_interval": ("bound",),
+        "frechet": (),
+        "log_likelihood": (),
+        "log_likelihood_se": (),
+        "entropy_bits": (),
+        "log_likelihoods": ("point",),
+        "linearity": ("level",),
+        "linearity_se": ("level",),
+        "linearity_centred": ("level",),
+        "linearity_centred_se": ("level",),
+    }
+    kinds = ("samples", "memorization", "likelihood", "linearity")
+    merged = [
+        {k: v for kind in kinds for k, v in parts[f"{kind}-{name}"].items()} for name in names
+    ]
+    variables: dict[str, Any] = {
+        key: (("mechanism", *dim), np.stack([one[key] for one in merged]))
+        for key, dim in dims.items()
+    }
+    for key, value in parts["rmse"].items():
+        variables[key] = (("mechanism", "other", "level"), value)
+    # Zero for what was not used: the exact trace has no probes, the adaptive flow no given number of steps.
+    spent = {
+        "likelihood_points": [effort.likelihood_points for effort in efforts.values()],
+        "likelihood_probes": [effort.num_probes or 0 for effort in efforts.values()],
+        "sampler_steps": [effort.steps or 0 for effort in efforts.values()],
+    }
+    variables |= {key: (("mechanism",), np.array(numbers)) for key, numbers in spent.items()}
+    for key, value in parts["neighbours"].items():
+        variables[key] = (("level",), value)
+    for key, value in parts["terminal"].items():
+        variables[key] = ((), value)
+    null = merged[0]
+    for key in ("memorized_null", "frechet_null"):
+        variables[key] = ((), null[key])
+    variables["memorized_null_interval"] = (("bound",), null["memorized_null_interval"])
+    variables["noise_floor"] = ((), np.asarray(settings.noise_floor))
+    variables["noise_entropy"] = ((), np.asarray(noise_entropy_bits(settings.noise_floor)))
+    variables["data_scale"] = (
+        (),
+        np.asarray(spread_of(train.points)),
+    )
+    units = {
+        "log_likelihood": "nats",
+        "entropy_bits": "bits a coordinate, of densities in data units at the noise floor",
+        "noise_entropy": "bits a coordinate, of noise of the noise floor alone",
+        "frechet": "squared data units",
+        "terminal_mismatch": "nats",
+        "terminal_mismatch_bound": "nats",
+        "rmse": "data units a coordinate (root mean square)",
+        "linearity_centred": "1 for an affine denoiser",
+        "memorized": "fraction of samples with d1/d2 < 1/3",
+    }
+    results = xarray.Dataset(
+        variables,
+        coords={
+            "mechanism": names,
+            "other": names,
+            "level": np.asarray(curve_levels(settings, train)),
+            "bound": ["low", "high"],
+        },
+        attrs={"data": train.name, "num_train": len(train), "num_held_out": len(held_out)},
+    )
+    for key, unit in units.items():
+        results[key].attrs["units"] = unit
+    results["level"].attrs["long_name"] = "noise level in data units"
+    return results
+
+
+def noise_entropy_bits(sigma: Any) -> float:
+    """Differential entropy of Gaussian noise, in bits a coordinate: what no law at that noise level falls below."""
+    return 0.5 * math.log2(2 * math.pi * math.e * float(sigma) ** 2)
+
+
+def notes(
+    denoisers: Mapping[str, Denoiser],
+    efforts: Mapping[str, Effort],
+    train: Dataset,
+    held_out: Dataset,
+    settings: CompareSettings,
+    results: "xarray.Dataset",
+) -> tuple[str, ...]:
+    sampler = (
+        "the adaptive probability flow"
+        if settings.steps is None
+        else f"EDM-Heun, {settings.steps} steps,"
+    )
+    by_flow = [n for n, d in denoisers.items() if not isinstance(d, AbstractPosteriorDenoiser)]
+    estimated = [name for name, effort in efforts.items() if effort.num_probes is not None]
+    fixed = [name for name in estimated if settings.steps is None]
+    notes = [
+        f"{len(train)} training points of '{train.name}' in {train.dim} dimensions; "
+        f"{len(held_out)} held-out points ('{held_out.name}').",
+        f"{settings.num_samples} samples of each mechanism by {sampler} from noise level {settings.sigma_max:.4g} to "
+        f"{settings.sigma_min:.4g}, all from the same initial noises"
+        + (
+            f"; those of {', '.join(fixed)}, whose calls are costly, by EDM-Heun, {efforts[fixed[0]].steps} steps."
+            if fixed
+            else "."
+        ),
+        "Memorised: fraction of samples with d1/d2 < 1/3 (distances to the first and second nearest training point), with "
+        "its 95 % Wilson interval; the last row is the same for held-out points.",
+        f"Log-likelihood: of held-out points plus noise of level {settings.noise_floor:.4g}, at that level, on average; "
+        + (f"by the probability flow for {', '.join(by_flow)}" if by_flow else "in closed form")
+        + (
+            f"; for {', '.join(estimated)} at the first {efforts[estimated[0]].likelihood_points} of "
+            f"{results.sizes['point']} points, with Hutchinson's estimate of the trace by "
+            f"{efforts[estimated[0]].num_probes} probes a point, whose spread is part of the standard error."
+            if estimated
+            else "."
+        ),
+        "Entropy: minus that log-likelihood, in bits a coordinate: a differential entropy in data units at noise level "
+        f"{settings.noise_floor:.4g}. The noise alone has {float(results.noise_entropy):.3f}, which no law can fall below "
+        "on average, and data in other units have another value. It is not the bits per dimension of publications, which "
+        "are of bytes, 0 to 255, without this noise: of bytes scaled to [-1, 1], those are larger by log2(127.5) = 6.99 "
+        "besides. Compare mechanisms with one another, not with published numbers.",
+        f"At noise level {settings.sigma_max:.4g} the log density of noisy training points is taken for that of the "
+        "Gaussian with their mean and covariance where a flow gives a likelihood: the two differ by at most "
+        f"{float(results.terminal_mismatch):.2g} nats at the noisy held-out points, and provably by less than "
+        f"{float(results.terminal_mismatch_bound):.2g} at all but 2e-8 of the law.",
+        "Fréchet: squared 2-Wasserstein distance between Gaussians fitted to samples and held-out points, in data "
+        "coordinates; the last row is that of as many training points.",
+        "Linearity: centred score, 1 for an affine denoiser; at the level of the curve nearest to the data's scale."
+        + (
+            " Not defined in one dimension, where any two numbers are parallel."
+            if train.dim == 1
+            else ""
+        ),
+    ]
+    return tuple(notes)
+
+
+def _with_error(value: "xarray.DataArray", error: "xarray.DataArray") -> str:
+    if math.isnan(float(value)):
+        return "not defined"
+    # Two digits of the error, and no more than anybody reads.
+    digits = min(3, max(0, 1 - math.floor(math.log10(float(error))))) if float(error) > 0 else 3
+    return f"{float(value):.{digits}f} ± {float(error):.{digits}f}"
+
+
+def _interval(fraction: "xarray.DataArray", interval: "xarray.DataArray") -> str:
+    low, high = interval.values
+    return f"{float(fraction):.2f} [{low:.2f}, {high:.2f}]"
