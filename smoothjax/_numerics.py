@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import (
+from ._checks import (
     as_float_array,
     as_points,
     is_concrete,
@@ -74,19 +74,6 @@ def centred(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, " 
     return coarse, fine, rows - fine[None]
 
 
-def evaluate(
-    denoiser: Callable[[Array, Array], Array], u: Float[Array, " d"], sigma: Array, name: str
-) -> Float[Array, " d"]:
-    """`denoiser(u, sigma)`, refusing an output of another shape: it would broadcast unnoticed."""
-    output = as_float_array(denoiser(u, sigma), f"{name}(u, sigma)")
-    if output.shape != u.shape:
-        raise ValueError(
-            f"`{name}` must map a point of shape {u.shape} and a noise level to shape {u.shape}; "
-            f"got an output of shape {output.shape}."
-        )
-    return output
-
-
 def as_centre(centre: Any, data: Float[Array, "n d"], default: Any = None) -> Float[Array, " d"]:
     """`centre` as a point in the dtype of `data`; by default `default`, and the mean of `data` if there is none."""
     if centre is None and default is None:
@@ -126,25 +113,6 @@ def as_data(data: Any, minimum: int, why: str) -> Float[Array, "n d"]:
 def keys_by_index(key: PRNGKeyArray, size: int) -> Array:
     """One key for each index; that of index i depends on nothing else."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
-
-
-def mean_over_noises(
-    function: Callable[[Array], Any],
-    data: Float[Array, "n d"],
-    sigma: Array,
-    key: PRNGKeyArray,
-    num_noises: int,
-    batch_size: int,
-) -> Any:
-    """For each data point the mean of `function(x0 + sigma z)` over its noises, leaf by leaf: leading axis n."""
-    keys = keys_by_index(key, data.shape[0])
-
-    def one_point(i: Array) -> Any:
-        draws = noises(keys[i], num_noises, data[i])
-        values = jax.vmap(lambda z: function(data[i] + sigma * z))(draws)
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
-
-    return map_in_blocks(one_point, data.shape[0], batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=1)

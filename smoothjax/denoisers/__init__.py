@@ -1,8 +1,8 @@
 """Closed-form denoisers `D(u, sigma)`."""
 
+from .._calls import Denoiser as Denoiser
 from ._base import AbstractDenoiser as AbstractDenoiser
 from ._base import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
-from ._base import Denoiser as Denoiser
 from ._base import posterior_covariance as posterior_covariance
 from ._base import posterior_covariance_product as posterior_covariance_product
 from ._base import posterior_variance as posterior_variance

@@ -1,7 +1,6 @@
 """The denoiser protocol, and what follows from any denoiser: score, posterior covariance, proxy-score covariance."""
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,13 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._calls import Denoiser
 from .._checks import RealScalar, as_float_array, require_finite, require_positive
 from .._jax.host_errors import raising_host_errors
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-
-Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
-"""Any callable `(u, sigma) -> E[x_0 | u]` for one point `u` of shape (d,) and a scalar noise level."""
 
 
 class AbstractDenoiser(eqx.Module):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
+from .._levels import as_level
 from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
-from ._inputs import as_level
 
 
 def piecewise_linear_flow(

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._calls import as_argument, denoised, require_continuous
 from .._checks import RealScalar, as_positive_integer, checked, is_concrete, nan_where
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
+from .._levels import as_level, as_state, levels_between
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_state, denoised, levels_between, require_continuous
 from ._multistep_grid import multistep_flow
 from ._outcome import raised_or_nan
 

@@ -12,14 +12,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._calls import as_argument, denoised
 from .._checks import RealScalar, as_key, as_positive_integer, checked
 from .._jax.host_errors import raising_host_errors
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
+from .._levels import as_level, as_state, levels_between
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ..grids import edm_grid, log_uniform_grid
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_state, denoised, levels_between
 from ._probability_flow import flow
 from ._reverse_sde import reverse_sde
 

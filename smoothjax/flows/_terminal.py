@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
-from ._inputs import as_level
+from .._levels import as_level
 
 _REACH = 6.0
 

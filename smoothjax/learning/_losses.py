@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked
 from .._kinds import checks_kinds
+from .._levels import as_level
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers._smoothed.piecewise_linear import as_gaps
-from ..flows._inputs import as_level
 from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser
 

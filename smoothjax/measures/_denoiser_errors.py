@@ -11,16 +11,9 @@ from smoothjax._checks import RealScalar, as_key, as_positive_integer, require_p
 from smoothjax._checks import checked as refuse
 from smoothjax._jax.host_errors import raising_host_errors
 
+from .._calls import evaluate, mean_over_noises
 from .._kinds import checks_kinds
-from .._numerics import (
-    as_centre,
-    as_data,
-    as_noise_level,
-    checked,
-    evaluate,
-    mean_over_noises,
-    norm,
-)
+from .._numerics import as_centre, as_data, as_noise_level, checked, norm
 from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
 
 _Denoiser = Callable[[Array, Array], Array]

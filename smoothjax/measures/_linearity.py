@@ -13,12 +13,12 @@ from smoothjax._checks import RealScalar, as_key, as_positive_integer
 from smoothjax._jax.host_errors import raising_host_errors
 from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
 
+from .._calls import evaluate
 from .._kinds import checks_kinds
 from .._numerics import (
     as_centre,
     as_data,
     as_noise_level,
-    evaluate,
     keys_by_index,
     map_in_blocks,
     noises,

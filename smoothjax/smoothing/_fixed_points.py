@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer, require_larger
 from .._kinds import checks_kinds
-from ..flows._inputs import as_level
+from .._levels import as_level
 from ._bisection import bisect
 
 

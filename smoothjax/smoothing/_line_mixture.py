@@ -9,8 +9,8 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array
+from .._levels import as_level
 from ..denoisers._smoothed.piecewise_linear import as_gaps
-from ..flows._inputs import as_level
 from ._bisection import bisect
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..._calls import Denoiser
 from ..._checks import (
     RealScalar,
     as_float_array,
@@ -23,7 +24,6 @@ from ...parametrization import Prediction, affine_form, as_prediction
 from .._base import (
     AbstractDenoiser,
     AbstractPosteriorDenoiser,
-    Denoiser,
     in_dtype_of,
     level_for_slopes,
     mean_and_variance,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import measures
-from ..._numerics import evaluate, mean_over_noises
+from ..._calls import evaluate, mean_over_noises
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ...flows import likelihood_solution, sample, terminal_mismatch_bound
