@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._checks import as_float_array
-from ._numerics import keys_by_index, map_in_blocks, noises
+from ._jax.blocks import in_batches
+from ._numerics import keys_by_index, noises
 
 Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
 """Any callable `(u, sigma) -> E[x_0 | u]` for one point `u` of shape (d,) and a scalar noise level."""
@@ -73,4 +74,4 @@ def mean_over_noises(
         values = jax.vmap(lambda z: function(data[i] + sigma * z))(draws)
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
 
-    return map_in_blocks(one_point, data.shape[0], batch_size)
+    return in_batches(one_point, data.shape[0], batch_size)

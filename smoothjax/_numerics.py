@@ -2,14 +2,13 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ._checks import (
     as_float_array,
@@ -42,24 +41,6 @@ def norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     scale = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     scale = jnp.where(scale > 0, scale, 1)
     return scale[..., 0] * safe_sqrt(jnp.sum((x / scale) ** 2, axis=-1))
-
-
-def blocks_of(size: int, batch_size: int) -> tuple[int, int]:
-    """The number of blocks and the block size: as even a split as `batch_size` allows."""
-    count = math.ceil(size / batch_size)
-    return count, math.ceil(size / count)
-
-
-def map_in_blocks(function: Callable[[Array], Any], size: int, batch_size: int) -> Any:
-    """`function(i)` for i = 0..size-1, vmapped in blocks and looped over them: one compilation."""
-    count, block = blocks_of(size, batch_size)
-    if count == 1:
-        # Without a loop nothing needs to be compiled anew when this is called outside of jax.jit.
-        return jax.vmap(function)(jnp.arange(size))
-    # The last block is filled up by repeating the last index, so that all blocks are alike.
-    indices = jnp.minimum(jnp.arange(count * block), size - 1).reshape(count, block)
-    results = lax.map(jax.vmap(function), indices)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], results)
 
 
 def centred(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, " p"], Array]:
@@ -121,3 +102,26 @@ def noises(key: PRNGKeyArray, num_noises: int, point: Array) -> Float[Array, "k 
     # Drawn as a vector, which gives the same numbers and compiles in half the time.
     draws = jax.random.normal(key, (num_noises * point.size,), point.dtype)
     return draws.reshape(num_noises, *point.shape)
+
+
+def bisect(
+    above: Callable[[Float[Array, "*s"]], Bool[Array, "*s"]],
+    low: Float[Array, "*s"],
+    high: Float[Array, "*s"],
+) -> Float[Array, "*s"]:
+    """Where `above` turns from True, at `low`, to False, at `high`; elementwise."""
+
+    def step(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        still = above(middle)
+        return jnp.where(still, middle, low), jnp.where(still, high, middle)
+
+    # Every step gains a bit; a few more than the mantissa has, for brackets that reach across zero.
+    low, high = lax.fori_loop(0, jnp.finfo(low.dtype).nmant + 12, step, (low, high))
+    return 0.5 * (low + high)
+
+
+def square_of_level(sigma: Array) -> Array:
+    # A square that underflows would make 0 / 0 of directions without variance.
+    return jnp.maximum(sigma**2, jnp.finfo(sigma.dtype).tiny)

@@ -23,7 +23,8 @@ import smoothjax as sj
 from smoothjax import cli, plots, report
 from smoothjax._commands import commands as _commands
 from smoothjax._files import output as _output
-from smoothjax.experiments import EXPERIMENTS, Experiment, _store, standardized
+from smoothjax._files import store as _store
+from smoothjax.experiments import EXPERIMENTS, Experiment, standardized
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("tyro")

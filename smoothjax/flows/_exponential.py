@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer
-from ._linear_part import linear_step, slope_weight
+from .._ode.linear_part import linear_step, slope_weight
 
 
 class History(eqx.Module):

@@ -15,10 +15,10 @@ from .._checks import RealScalar, as_positive_integer, checked
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from .._levels import as_level, as_state
+from .._ode.outcome import raised_or_nan
+from .._ode.tolerances import default_solver, largest, tolerances
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
 from ..denoisers._base import mean_and_variance
-from ._outcome import raised_or_nan
-from ._probability_flow import default_solver, largest, tolerances
 
 COARSER = 10  # tolerances of the integration that the error is estimated by
 

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._checks import as_key, as_positive_integer, checked
+from .._jax.blocks import over_batches
 from .._kinds import checks_kinds
 from .._levels import as_levels
 from ..denoisers import EmpiricalDenoiser, GaussianSmoothedDenoiser, TruncatedDenoiser
@@ -20,7 +21,7 @@ from ..denoisers._truncated.screen import inner_products
 from ..denoisers._truncated.truncated import certified_batch
 from ._adapted_grid import adapted_grid
 from ._exponential import History, multistep
-from ._sampling import initial_state, noise_of, over_batches
+from ._sampling import initial_state, noise_of
 from ._settling import barycentres, heaviest_point, stays_on_point
 
 DEFAULT_LEVELS = 20

@@ -16,10 +16,10 @@ from .._checks import RealScalar, as_key, as_positive_integer, checked, nan_wher
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from .._levels import as_level, as_state, levels_between
+from .._ode.outcome import raised_or_nan
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
 from ._multistep_grid import multistep_sde
-from ._outcome import raised_or_nan
 
 
 @checks_kinds

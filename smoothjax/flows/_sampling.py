@@ -1,7 +1,7 @@
 """Samples that are the same whatever the batch size: sample i has its own key, folded from its index."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
@@ -9,11 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._calls import as_argument, denoised
 from .._checks import RealScalar, as_key, as_positive_integer, checked
+from .._jax.blocks import in_batches
 from .._jax.host_errors import raising_host_errors
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
@@ -24,7 +24,6 @@ from ._exponential import ExponentialMultistep
 from ._probability_flow import flow
 from ._reverse_sde import reverse_sde
 
-DEFAULT_BATCH_SIZE = 512
 DEFAULT_SDE_STEPS = 256
 
 
@@ -258,28 +257,6 @@ def _draw(
         return follow(jax.random.fold_in(noise_key, 1), initial_state(denoiser, z, high, mean))
 
     return in_batches(one, num_samples, batch_size)
-
-
-def in_batches(function: Callable[[Array], Any], num: int, batch_size: int | None) -> Any:
-    """`jax.vmap(function)(arange(num))`, at most `batch_size` at a time, compiled once."""
-    return over_batches(jax.vmap(function), num, batch_size)
-
-
-def over_batches(function: Callable[[Array], Any], num: int, batch_size: int | None) -> Any:
-    """`function(arange(num))` of a function of a batch of indices, at most `batch_size` at a time, compiled once."""
-    batch_size = (
-        DEFAULT_BATCH_SIZE if batch_size is None else as_positive_integer(batch_size, "batch_size")
-    )
-    num_batches = -(-num // batch_size)
-    if num_batches == 1:
-        return function(jnp.arange(num))
-    # Equal batches: the last indices repeat, rather than a remainder that compiles a second time.
-    batch_size = -(-num // num_batches)
-    indices = jnp.minimum(jnp.arange(num_batches * batch_size), num - 1).reshape(
-        num_batches, batch_size
-    )
-    outputs = lax.map(function, indices)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num], outputs)
 
 
 def _shape(denoiser: Denoiser, shape_or_dim: int | tuple[int, ...] | None) -> tuple[int, ...]:

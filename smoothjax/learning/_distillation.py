@@ -24,12 +24,12 @@ from .._checks import (
     is_concrete,
     require_finite,
 )
+from .._jax.blocks import blocks_of
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
 from .._levels import as_level
-from .._numerics import as_data, blocks_of, keys_by_index, noises
+from .._numerics import as_data, keys_by_index, noises, square_of_level
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
-from ..denoisers._gaussian.gaussian import square_of_level
 from ..measures import Estimate
 from ..measures._estimate import mean_estimate, ratio_of_means
 

@@ -11,9 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import RealScalar, as_key, as_points, as_positive_integer, checked
 from .._kinds import checks_kinds
 from .._levels import as_level
+from .._line import as_gaps, mixture_log_density
 from ..denoisers import EmpiricalDenoiser
-from ..denoisers._smoothed.piecewise_linear import as_gaps
-from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser
 
 

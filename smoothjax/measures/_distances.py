@@ -20,8 +20,9 @@ from smoothjax._checks import (
     require_finite,
 )
 
+from .._jax.blocks import in_batches
 from .._jax.precision import common_dtype
-from .._numerics import checked, keys_by_index, map_in_blocks, norm
+from .._numerics import checked, keys_by_index, norm
 from ._estimate import Estimate, root_of_mean
 
 _PROJECTIONS_AT_ONCE = 16
@@ -200,7 +201,7 @@ def _sliced(
         project = lambda x: jnp.matmul(x, direction, precision=lax.Precision.HIGHEST)  # noqa: E731
         return _wasserstein(project(first), project(second), order)
 
-    distances = map_in_blocks(one_direction, num_projections, _PROJECTIONS_AT_ONCE)
+    distances = in_batches(one_direction, num_projections, _PROJECTIONS_AT_ONCE)
     scale = lax.stop_gradient(jnp.max(distances))
     scale = jnp.where(scale > 0, scale, 1)
     root = root_of_mean((distances / scale) ** order, order)

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from smoothjax._checks import as_points, as_positive_integer
 
+from .._jax.blocks import blocks_of, in_batches
 from .._jax.precision import common_dtype
-from .._numerics import blocks_of, checked, map_in_blocks, norm
+from .._numerics import checked, norm
 
 # Candidates beyond the k asked for. More of them make the certificate fail less often for data with
 # many near-duplicates, and each costs one exact distance a query.
@@ -157,7 +158,7 @@ def _refine(
         upper = (distances[k - 1] / scale) ** 2 * (1 + (d + 10) * jnp.finfo(dtype).eps)
         return indices[:k], upper < excluded[i]
 
-    return map_in_blocks(one_query, queries.shape[0], _GATHERED)
+    return in_batches(one_query, queries.shape[0], _GATHERED)
 
 
 def _search_uncertified(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from .._checks import as_positive_integer, require_larger
 from .._kinds import checks_kinds
 from .._levels import as_level
-from ._bisection import bisect
+from .._numerics import bisect
 
 
 @checks_kinds

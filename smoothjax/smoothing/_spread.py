@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from .._checks import RealScalar, as_float_array, checked, require_finite
 from .._kinds import checks_kinds
 from .._levels import as_level
-from ..denoisers._smoothed.piecewise_linear import as_gaps
+from .._line import as_gaps
 from ._law import PiecewiseLinearLaw
 
 

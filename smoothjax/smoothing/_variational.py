@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._checks import RealScalar, as_host_floats, import_optional, require_positive
-from ..denoisers._smoothed.piecewise_linear import as_gaps
+from .._line import as_gaps
 
 # In noise levels: how far from a point the grid is fine. The law has 1e-15 of its mass beyond.
 _REACH = 8.0

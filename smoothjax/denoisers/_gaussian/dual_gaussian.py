@@ -9,8 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..._checks import RealScalar, as_points
+from ..._numerics import square_of_level
 from .._base import AbstractPosteriorDenoiser, as_vector
-from .gaussian import host_if_concrete, mean_and_rest, resolvent, square_of_level
+from .gaussian import host_if_concrete, mean_and_rest, resolvent
 
 
 def _dot(a: Array, b: Array) -> Array:

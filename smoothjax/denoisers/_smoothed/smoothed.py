@@ -20,6 +20,7 @@ from ..._checks import (
     is_concrete,
     require_positive,
 )
+from ..._line import as_gaps
 from ...parametrization import Prediction, affine_form, as_prediction
 from .._base import (
     AbstractDenoiser,
@@ -30,7 +31,6 @@ from .._base import (
 )
 from .._empirical.empirical import EmpiricalDenoiser
 from .perturbed import Perturbed, SharedProducts, perturbed_mean, shared_products
-from .piecewise_linear import as_gaps
 
 WEIGHTS_AT_ONCE = 2**22
 

@@ -15,6 +15,9 @@ from scipy.special import stdtrit
 
 from ... import mechanisms
 from ..._checks import as_positive_integer, import_optional
+from ..._files.checkpoint import fingerprint
+from ..._files.store import Arrays, ResultStore
+from ..._jax.blocks import in_batches
 from ...datasets import Dataset, load
 from ...denoisers import (
     Denoiser,
@@ -25,9 +28,7 @@ from ...denoisers import (
 )
 from ...denoisers._images.patches import Boundary
 from ...flows import initial_noise, sample
-from ...flows._sampling import in_batches
 from ...learning import ConvolutionalArchitecture, MLPArchitecture, train_denoiser
-from ...learning._checkpoint import fingerprint
 from ...measures import (
     Estimate,
     PatchCalibration,
@@ -37,7 +38,6 @@ from ...measures import (
 )
 from ...measures._estimate import mean_estimate, ratio_of_means, root_of_mean
 from .._data import train_and_held_out
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

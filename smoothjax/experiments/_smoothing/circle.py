@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...datasets import polygon
 from ...denoisers import EmpiricalDenoiser
 from ...measures._estimate import wilson_interval
 from .._ensembles import member, noisy_points, states_at, train_ensemble
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

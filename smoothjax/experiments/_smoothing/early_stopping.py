@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
+from ..._numerics import bisect
 from ...datasets import segment
 from ...flows import piecewise_linear_flow
 from ...smoothing import line_spread
-from ...smoothing._bisection import bisect
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

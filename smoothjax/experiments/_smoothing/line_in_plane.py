@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...datasets import segment
 from ...smoothing import line_spread
 from .._ensembles import member, noisy_points, states_at, train_ensemble
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...smoothing import kappa_for_loss, piecewise_linear_non_smoothness, smoothest_score
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

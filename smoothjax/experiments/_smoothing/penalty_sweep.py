@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...learning import TrainingRun, train_on_line
 from ...smoothing import effective_kappa, kappa_for_penalty, non_smoothness
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...denoisers import EmpiricalDenoiser, PiecewiseLinearDenoiser, score
 from ...flows import piecewise_linear_flow
 from ...smoothing import PiecewiseLinearLaw, quantile_flow
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

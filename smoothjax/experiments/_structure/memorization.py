@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ...learning import MLPArchitecture
-from .._store import Arrays, ResultStore
 from .networks import (
     CURVE_DIMS,
     LEVELS,

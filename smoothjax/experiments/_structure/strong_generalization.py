@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ...learning import MLPArchitecture
 from ...measures import strong_generalization as compare_halves
-from .._store import Arrays, ResultStore
 from .networks import (
     SAMPLE_DIMS,
     Bench,

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import special
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ...variance import FourierSeries, LinearModelLaw, ProductFeatures, semiclassical
-from .._store import Arrays, ResultStore
 from .linear_models import (
     OUTER_REGIONS,
     REGIONS,

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...datasets import three_points
 from ...denoisers import EmpiricalDenoiser
 from ...variance import RetrainedLaw
-from .._store import Arrays, ResultStore
 from .linear_models import OUTER_REGIONS, bump_features, three_point_problem
 from .samplers import (
     SAMPLERS,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...datasets import polygon
 from ...denoisers import EmpiricalDenoiser
 from ...processes import VariancePreserving
@@ -21,7 +22,6 @@ from ...variance import (
     RetrainedLaw,
     UniformTimes,
 )
-from .._store import Arrays, ResultStore
 from .samplers import (
     SAMPLERS,
     converged_samples,

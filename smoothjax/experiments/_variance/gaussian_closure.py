@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import special
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ...variance import LinearModelLaw
-from .._store import Arrays, ResultStore
 from .linear_models import (
     REGIONS,
     bump_features,

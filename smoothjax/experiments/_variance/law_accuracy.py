@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...variance import LinearModelLaw, LinearProblem
 from ...variance._linear import gram_factor
-from .._store import Arrays, ResultStore
 from .linear_models import bump_features, features_on_grid, three_point_problem, trained_weights
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...datasets import three_points
 from ...denoisers import Denoiser, EmpiricalDenoiser
 from ...flows import flow
 from ...learning import NetworkDenoiser, train
 from ...variance import DenoisingProblem, LogUniformLevels
 from .._ensembles import noisy_points
-from .._store import Arrays, ResultStore
 from .gaussian_closure import STATISTICS, shape_statistics
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...datasets import variance_paper_set
 from ...variance import (
     DenoisingProblem,
@@ -19,7 +20,6 @@ from ...variance import (
 )
 from ...variance._tangent_network import OutputDenoiser, TangentNetwork, gradient_descent
 from ...variance._training_set import TrainingSet
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray

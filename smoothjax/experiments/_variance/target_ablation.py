@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from ..._checks import import_optional
-from .._store import Arrays, ResultStore
+from ..._files.store import Arrays, ResultStore
 from .linear_models import (
     REGIONS,
     bump_features,

@@ -9,9 +9,9 @@ import numpy as np
 
 from ... import datasets
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ...denoisers import EmpiricalDenoiser
 from ...variance import relative_variance
-from .._store import Arrays, ResultStore
 
 if TYPE_CHECKING:
     import xarray
