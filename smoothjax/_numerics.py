@@ -19,7 +19,7 @@ from ._checks import (
 )
 
 
-def checked(check: Callable[..., Array], value: Any, *args: Any) -> Array:
+def done_now(check: Callable[..., Array], value: Any, *args: Any) -> Array:
     """`check(value, *args)`, done now for a concrete value even while something else is traced.
 
     Inside `jax.jit` the operations of a check on a closed-over array would be traced as well.
@@ -59,7 +59,7 @@ def as_centre(centre: Any, data: Float[Array, "n d"], default: Any = None) -> Fl
     """`centre` as a point in the dtype of `data`; by default `default`, and the mean of `data` if there is none."""
     if centre is None and default is None:
         return jnp.mean(data, axis=0)
-    centre = checked(_as_finite, default if centre is None else centre).astype(data.dtype)
+    centre = done_now(_as_finite, default if centre is None else centre).astype(data.dtype)
     if centre.shape != data.shape[1:]:
         raise ValueError(f"`centre` must have shape {data.shape[1:]}; got {centre.shape}.")
     return centre
@@ -73,7 +73,7 @@ def _as_finite(centre: Any) -> Array:
 
 def as_noise_level(sigma: Any, dtype: Any) -> Float[Array, ""]:
     """`sigma` as a positive scalar of the given dtype."""
-    sigma = checked(require_positive, sigma, "sigma")
+    sigma = done_now(require_positive, sigma, "sigma")
     if sigma.ndim != 0:
         raise ValueError(
             f"`sigma` must be one noise level; got shape {sigma.shape}. "
@@ -84,7 +84,7 @@ def as_noise_level(sigma: Any, dtype: Any) -> Float[Array, ""]:
 
 def as_data(data: Any, minimum: int, why: str) -> Float[Array, "n d"]:
     """`data` as (n, d) points, at least `minimum` of them."""
-    data = checked(as_points, data)
+    data = done_now(as_points, data)
     if data.shape[0] < minimum:
         raise ValueError(f"`data` must hold at least {minimum} points, {why}; got {data.shape[0]}.")
     return data
@@ -125,3 +125,10 @@ def bisect(
 def square_of_level(sigma: Array) -> Array:
     # A square that underflows would make 0 / 0 of directions without variance.
     return jnp.maximum(sigma**2, jnp.finfo(sigma.dtype).tiny)
+
+
+def gram_factor(regressors: Float[Array, "P F"], ridge: Array) -> Any:
+    """Cholesky factor of `Sigma + ridge`, with Sigma the mean of `w phi phi^T`."""
+    P, F = regressors.shape
+    gram = jnp.matmul(regressors.T, regressors, precision="highest") / P
+    return jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(F, dtype=gram.dtype))

@@ -17,8 +17,13 @@ from .._kinds import checks_kinds
 from .._levels import as_level, as_state
 from .._ode.outcome import raised_or_nan
 from .._ode.tolerances import default_solver, largest, tolerances
-from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
-from ..denoisers._base import mean_and_variance
+from ..denoisers import (
+    AbstractDenoiser,
+    AbstractPosteriorDenoiser,
+    Denoiser,
+    GaussianDenoiser,
+    mean_and_variance,
+)
 
 COARSER = 10  # tolerances of the integration that the error is estimated by
 

@@ -30,8 +30,7 @@ from .._kinds import checks_kinds
 from .._levels import as_level
 from .._numerics import as_data, keys_by_index, noises, square_of_level
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
-from ..measures import Estimate
-from ..measures._estimate import mean_estimate, ratio_of_means
+from ..measures import Estimate, mean_estimate, ratio_of_means
 
 HIGHEST = lax.Precision.HIGHEST
 

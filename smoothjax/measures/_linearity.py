@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_key, as_positive_integer
-from smoothjax._jax.host_errors import raising_host_errors
-from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
-
 from .._calls import evaluate
+from .._checks import RealScalar, as_key, as_positive_integer
 from .._jax.blocks import in_batches
+from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from .._numerics import as_centre, as_data, as_noise_level, keys_by_index, noises, norm
+from ..denoisers import DualGaussianDenoiser, GaussianDenoiser
 from ._estimate import Estimate, mean_estimate
 
 

@@ -18,7 +18,7 @@ from ..._jax.blocks import in_batches
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ...flows import likelihood_solution, sample, terminal_mismatch_bound
-from ...measures._estimate import root_of_mean
+from ...measures import root_of_mean
 from .effort import ESTIMATED_TOLERANCE, MAX_EVALUATION_POINTS, Effort
 from .settings import CompareSettings, curve_levels
 from .units import Units

@@ -20,13 +20,13 @@ from ..._files.store import Arrays, ResultStore
 from ..._jax.blocks import in_batches
 from ...datasets import Dataset, load
 from ...denoisers import (
+    Boundary,
     Denoiser,
     EquivariantLocalDenoiser,
     LocalDenoiser,
     PatchCompositeDenoiser,
     WienerMaskDenoiser,
 )
-from ...denoisers._images.patches import Boundary
 from ...flows import initial_noise, sample
 from ...learning import ConvolutionalArchitecture, MLPArchitecture, train_denoiser
 from ...measures import (
@@ -34,10 +34,14 @@ from ...measures import (
     PatchCalibration,
     calibrate_patch_size,
     determination_r2,
+    mean_estimate,
     pearson_r2,
+    ratio_of_means,
+    root_of_mean,
 )
-from ...measures._estimate import mean_estimate, ratio_of_means, root_of_mean
 from .._data import train_and_held_out
+from .._registry import experiment
+from .figures import plot_explain_network
 
 if TYPE_CHECKING:
     import xarray
@@ -51,6 +55,11 @@ CONFIDENCE = 0.95
 BATCH_SIZE = 16
 
 
+@experiment(
+    "explain-network",
+    "which analytic denoiser of the training set a trained network resembles, by noise level and by samples",
+    plot_explain_network,
+)
 def explain_network(
     *,
     architecture: ConvolutionalArchitecture | MLPArchitecture = ConvolutionalArchitecture(32, 4),  # noqa: B008

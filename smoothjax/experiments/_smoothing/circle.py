@@ -11,8 +11,10 @@ from ..._checks import import_optional
 from ..._files.store import Arrays, ResultStore
 from ...datasets import polygon
 from ...denoisers import EmpiricalDenoiser
-from ...measures._estimate import wilson_interval
+from ...measures import wilson_interval
 from .._ensembles import member, noisy_points, states_at, train_ensemble
+from .._registry import experiment
+from .figures import plot_circle
 
 if TYPE_CHECKING:
     import xarray
@@ -34,6 +36,11 @@ class Distances(NamedTuple):
     """From the circle through all of them."""
 
 
+@experiment(
+    "circle",
+    "networks trained on points of a circle, in the plane and in R^20: where the new samples lie",
+    plot_circle,
+)
 def circle(
     *,
     num_points: tuple[int, ...] = (6, 8),

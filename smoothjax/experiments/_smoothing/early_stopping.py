@@ -12,6 +12,8 @@ from ..._numerics import bisect
 from ...datasets import segment
 from ...flows import piecewise_linear_flow
 from ...smoothing import line_spread
+from .._registry import experiment
+from .figures import plot_early_stopping
 
 if TYPE_CHECKING:
     import xarray
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 KEPT_SAMPLES = 1000
 
 
+@experiment(
+    "early-stopping",
+    "the smoothed flow beside the exact one stopped where it spreads as far along the data",
+    plot_early_stopping,
+)
 def early_stopping(
     *,
     num_points: int = 4,

@@ -11,6 +11,8 @@ from ..._files.store import Arrays, ResultStore
 from ...datasets import segment
 from ...smoothing import line_spread
 from .._ensembles import member, noisy_points, states_at, train_ensemble
+from .._registry import experiment
+from .figures import plot_line_in_plane
 
 if TYPE_CHECKING:
     import xarray
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 DIRECTION = np.array([np.cos(0.5), np.sin(0.5)])
 
 
+@experiment(
+    "line-in-plane",
+    "spread along a line of four points and normal to it: exact, smoothed and learned score",
+    plot_line_in_plane,
+)
 def line_in_plane(
     *,
     num_points: int = 4,

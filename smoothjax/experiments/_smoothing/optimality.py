@@ -9,6 +9,8 @@ import numpy as np
 from ..._checks import import_optional
 from ..._files.store import Arrays, ResultStore
 from ...smoothing import kappa_for_loss, piecewise_linear_non_smoothness, smoothest_score
+from .._registry import experiment
+from .figures import plot_optimality
 
 if TYPE_CHECKING:
     import xarray
@@ -18,6 +20,11 @@ POINTS = np.array([-1.0, 1.0])
 OFFSETS = np.linspace(-6, 3, 451)
 
 
+@experiment(
+    "optimality",
+    "non-smoothness of the smoothed score over the least that its loss allows",
+    plot_optimality,
+)
 def optimality(
     *,
     losses: tuple[float, ...] = (0.1, 0.03, 0.01),

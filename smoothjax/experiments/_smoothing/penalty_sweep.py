@@ -11,6 +11,8 @@ from ..._checks import import_optional
 from ..._files.store import Arrays, ResultStore
 from ...learning import TrainingRun, train_on_line
 from ...smoothing import effective_kappa, kappa_for_penalty, non_smoothness
+from .._registry import experiment
+from .figures import plot_penalty_sweep
 
 if TYPE_CHECKING:
     import xarray
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 POINTS = np.array([-1.0, 1.0])
 
 
+@experiment(
+    "penalty-sweep",
+    "smoothing strength of networks against the penalty on their weights",
+    plot_penalty_sweep,
+)
 def penalty_sweep(
     *,
     penalties: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 2e-2),

@@ -12,6 +12,8 @@ from ..._files.store import Arrays, ResultStore
 from ...denoisers import EmpiricalDenoiser, PiecewiseLinearDenoiser, score
 from ...flows import piecewise_linear_flow
 from ...smoothing import PiecewiseLinearLaw, quantile_flow
+from .._registry import experiment
+from .figures import plot_two_points
 
 if TYPE_CHECKING:
     import xarray
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 POINTS = np.array([-1.0, 1.0])
 
 
+@experiment(
+    "two-points", "score, flow and law of the smoothed score of two points", plot_two_points
+)
 def two_points(
     *,
     kappas: tuple[float, ...] = (0.2, 0.5, 1.0),

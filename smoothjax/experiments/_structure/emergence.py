@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from ..._checks import as_positive_integer, import_optional
 from ..._files.store import Arrays, ResultStore
 from ...learning import MLPArchitecture
+from .._registry import experiment
+from .figures import plot_emergence
 from .networks import (
     CURVE_DIMS,
     LEVELS,
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "emergence",
+    "a network on few points while it trains: the Gaussian denoiser first, copies later",
+    plot_emergence,
+)
 def emergence(
     *,
     data: str = "digits",

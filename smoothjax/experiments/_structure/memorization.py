@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from ..._checks import as_positive_integer, import_optional
 from ..._files.store import Arrays, ResultStore
 from ...learning import MLPArchitecture
+from .._registry import experiment
+from .figures import plot_memorization
 from .networks import (
     CURVE_DIMS,
     LEVELS,
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "memorization",
+    "networks between copying and the Gaussian denoiser, by training points and by width",
+    plot_memorization,
+)
 def memorization(
     *,
     data: str = "digits",

@@ -9,6 +9,8 @@ from ..._checks import as_positive_integer, import_optional
 from ..._files.store import Arrays, ResultStore
 from ...learning import MLPArchitecture
 from ...measures import strong_generalization as compare_halves
+from .._registry import experiment
+from .figures import plot_strong_generalization
 from .networks import (
     SAMPLE_DIMS,
     Bench,
@@ -46,6 +48,11 @@ _DIMS = {
 }
 
 
+@experiment(
+    "strong-generalization",
+    "whether networks of disjoint data generate the same, beside their Gaussians",
+    plot_strong_generalization,
+)
 def strong_generalization(
     *,
     data: str = "digits",

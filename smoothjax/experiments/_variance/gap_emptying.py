@@ -11,6 +11,7 @@ from scipy import special
 from ..._checks import as_positive_integer, import_optional
 from ..._files.store import Arrays, ResultStore
 from ...variance import FourierSeries, LinearModelLaw, ProductFeatures, semiclassical
+from .._registry import experiment
 from .linear_models import (
     OUTER_REGIONS,
     REGIONS,
@@ -22,6 +23,7 @@ from .linear_models import (
     trained_weights,
 )
 from .samplers import paper_process
+from .validation_figures import plot_gap_emptying
 
 if TYPE_CHECKING:
     import xarray
@@ -31,6 +33,11 @@ FEATURES = ("bumps", "wide-bumps", "fourier")
 NUM_GROUPS = 10
 
 
+@experiment(
+    "gap-emptying",
+    "where the variance of linear models takes mass out of a gap",
+    plot_gap_emptying,
+)
 def gap_emptying(
     *,
     num_train: tuple[int, ...] = (64, 256, 1024),

@@ -11,6 +11,8 @@ from ..._files.store import Arrays, ResultStore
 from ...datasets import three_points
 from ...denoisers import EmpiricalDenoiser
 from ...variance import RetrainedLaw
+from .._registry import experiment
+from .figures import plot_gap_filling
 from .linear_models import OUTER_REGIONS, bump_features, three_point_problem
 from .samplers import (
     SAMPLERS,
@@ -38,6 +40,11 @@ BIN_EDGES = np.linspace(-2, 2, 161)
 CDF_NODES = np.linspace(-6, 6, 4801)
 
 
+@experiment(
+    "gap-filling",
+    "what linear models trained anew on three points generate, against the number of samples",
+    plot_gap_filling,
+)
 def gap_filling(
     *,
     num_train: tuple[int, ...] = (64, 128, 256, 512, 1024),

@@ -22,6 +22,8 @@ from ...variance import (
     RetrainedLaw,
     UniformTimes,
 )
+from .._registry import experiment
+from .figures import plot_gap_geometry
 from .samplers import (
     SAMPLERS,
     converged_samples,
@@ -39,6 +41,11 @@ BAND, FAR, NEAR, CENTRE = 0.1, 0.3, 0.15, 0.3
 BIN_EDGES = np.linspace(-EXTENT, EXTENT, 101)
 
 
+@experiment(
+    "gap-geometry",
+    "which gaps between four points linear models fill, by their features and the points' rotation",
+    plot_gap_geometry,
+)
 def gap_geometry(
     *,
     features: tuple[str, ...] = ("bumps", "fourier"),

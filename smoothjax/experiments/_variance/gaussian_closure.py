@@ -12,6 +12,7 @@ from scipy import special
 from ..._checks import as_positive_integer, import_optional
 from ..._files.store import Arrays, ResultStore
 from ...variance import LinearModelLaw
+from .._registry import experiment
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -20,6 +21,7 @@ from .linear_models import (
     three_point_problem,
     trained_weights,
 )
+from .validation_figures import plot_gaussian_closure
 
 if TYPE_CHECKING:
     import xarray
@@ -32,6 +34,11 @@ STATISTICS = ("skewness", "excess_kurtosis", "ks_distance")
 NULL_REPEATS = 2000
 
 
+@experiment(
+    "gaussian-closure",
+    "how Gaussian linear models are over retrainings, and what it matters to what they generate",
+    plot_gaussian_closure,
+)
 def gaussian_closure(
     *,
     num_train: tuple[int, ...] = (64, 256, 1024, 4096),

@@ -16,7 +16,9 @@ from ...flows import flow
 from ...learning import NetworkDenoiser, train
 from ...variance import DenoisingProblem, LogUniformLevels
 from .._ensembles import noisy_points
+from .._registry import experiment
 from .gaussian_closure import STATISTICS, shape_statistics
+from .network_figures import plot_network_closure
 
 if TYPE_CHECKING:
     import xarray
@@ -30,6 +32,11 @@ QUANTILES = (0.025, 0.5, 0.975)
 NULL_DRAWS = 4000
 
 
+@experiment(
+    "network-closure",
+    "how Gaussian networks are over retrainings, and what they generate from noisy and exact targets",
+    plot_network_closure,
+)
 def network_closure(
     *,
     num_train: tuple[int, ...] = (64, 256),

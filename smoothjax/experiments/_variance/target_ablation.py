@@ -7,6 +7,7 @@ import numpy as np
 
 from ..._checks import import_optional
 from ..._files.store import Arrays, ResultStore
+from .._registry import experiment
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -14,11 +15,17 @@ from .linear_models import (
     three_point_problem,
     trained_weights,
 )
+from .validation_figures import plot_target_ablation
 
 if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "target-ablation",
+    "linear models trained on the same inputs with exact targets: how much of a gap noise fills",
+    plot_target_ablation,
+)
 def target_ablation(
     *,
     num_train: tuple[int, ...] = (64, 256, 1024),

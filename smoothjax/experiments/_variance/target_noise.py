@@ -12,11 +12,18 @@ from ..._checks import import_optional
 from ..._files.store import Arrays, ResultStore
 from ...denoisers import EmpiricalDenoiser
 from ...variance import relative_variance
+from .._registry import experiment
+from .figures import plot_target_noise
 
 if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "target-noise",
+    "where the targets of denoising score matching are noise, over the plane",
+    plot_target_noise,
+)
 def target_noise(
     *,
     sets: tuple[str, ...] = ("hexagon", "line", "blend", "random"),
