@@ -69,7 +69,7 @@ def products_with(points: PointSet, u: Float[Array, "q d"]) -> tuple[Array, Arra
         products = jnp.dot(points.points - points.centre[None], columns, precision=HIGHEST)
         return products, length * points.radius
 
-    products, size = lax.cond(_is_near(points), plain, centred)
+    products, size = lax.cond(is_near(points), plain, centred)
     products = products.T - points.half_square[None]
     if points.log_weights is not None:
         products = jnp.where(points.log_weights[None] > -jnp.inf, products, -jnp.inf)
@@ -81,3 +81,7 @@ def inner_products(
 ) -> Float[Array, "queries n"]:
     """`rows @ others.T`, without the transpose, which XLA would move out of a loop and store."""
     return lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision=HIGHEST)
+
+
+def is_near(points: PointSet) -> Array:
+    return jnp.sum(points.centre**2) <= (NEAR * points.radius) ** 2

@@ -41,7 +41,7 @@ from ..._jax.precision import HIGHEST
 from .._posterior.anchored import anchored_logit
 from .._posterior.point_posterior import posterior_summary
 from .._posterior.point_set import PointSet
-from .._posterior.product_logits import inner_products, log_tolerated, products_with
+from .._posterior.product_logits import inner_products, is_near, log_tolerated, products_with
 
 # Weights of one query that are formed at once, and of the average weights of some queries.
 AT_ONCE, ALL_AT_ONCE = 2**22, 2**24
@@ -222,10 +222,6 @@ def _together(set_: Perturbed, u: Float[Array, "q d"], sigma: Float[Array, " q"]
     return (mean + _again(set_, u, sigma, doubtful)) / m
 
 
-def _is_near(points: PointSet) -> Array:
-    return jnp.sum(points.centre**2) <= (NEAR * points.radius) ** 2
-
-
 def _weighted_sum(points: PointSet, weights: Float[Array, "q n"]) -> Float[Array, "q d"]:
     """Of the centred points."""
 
@@ -236,7 +232,7 @@ def _weighted_sum(points: PointSet, weights: Float[Array, "q n"]) -> Float[Array
     def centred():
         return jnp.dot(weights, points.points - points.centre[None], precision=HIGHEST)
 
-    return lax.cond(_is_near(points), plain, centred)
+    return lax.cond(is_near(points), plain, centred)
 
 
 def _of_query(points: PointSet, part: _Part, query: _Query) -> tuple[Array, Array, Array]:
