@@ -2,16 +2,15 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from smoothjax._checks import (
+from ._checks import (
     as_float_array,
     as_points,
     is_concrete,
@@ -20,7 +19,7 @@ from smoothjax._checks import (
 )
 
 
-def checked(check: Callable[..., Array], value: Any, *args: Any) -> Array:
+def done_now(check: Callable[..., Array], value: Any, *args: Any) -> Array:
     """`check(value, *args)`, done now for a concrete value even while something else is traced.
 
     Inside `jax.jit` the operations of a check on a closed-over array would be traced as well.
@@ -44,24 +43,6 @@ def norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     return scale[..., 0] * safe_sqrt(jnp.sum((x / scale) ** 2, axis=-1))
 
 
-def blocks_of(size: int, batch_size: int) -> tuple[int, int]:
-    """The number of blocks and the block size: as even a split as `batch_size` allows."""
-    count = math.ceil(size / batch_size)
-    return count, math.ceil(size / count)
-
-
-def map_in_blocks(function: Callable[[Array], Any], size: int, batch_size: int) -> Any:
-    """`function(i)` for i = 0..size-1, vmapped in blocks and looped over them: one compilation."""
-    count, block = blocks_of(size, batch_size)
-    if count == 1:
-        # Without a loop nothing needs to be compiled anew when this is called outside of jax.jit.
-        return jax.vmap(function)(jnp.arange(size))
-    # The last block is filled up by repeating the last index, so that all blocks are alike.
-    indices = jnp.minimum(jnp.arange(count * block), size - 1).reshape(count, block)
-    results = lax.map(jax.vmap(function), indices)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], results)
-
-
 def centred(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, " p"], Array]:
     """The mean of the rows as an unevaluated sum of two parts, and the centred rows.
 
@@ -74,24 +55,11 @@ def centred(x: Float[Array, "n p"]) -> tuple[Float[Array, " p"], Float[Array, " 
     return coarse, fine, rows - fine[None]
 
 
-def evaluate(
-    denoiser: Callable[[Array, Array], Array], u: Float[Array, " d"], sigma: Array, name: str
-) -> Float[Array, " d"]:
-    """`denoiser(u, sigma)`, refusing an output of another shape: it would broadcast unnoticed."""
-    output = as_float_array(denoiser(u, sigma), f"{name}(u, sigma)")
-    if output.shape != u.shape:
-        raise ValueError(
-            f"`{name}` must map a point of shape {u.shape} and a noise level to shape {u.shape}; "
-            f"got an output of shape {output.shape}."
-        )
-    return output
-
-
 def as_centre(centre: Any, data: Float[Array, "n d"], default: Any = None) -> Float[Array, " d"]:
     """`centre` as a point in the dtype of `data`; by default `default`, and the mean of `data` if there is none."""
     if centre is None and default is None:
         return jnp.mean(data, axis=0)
-    centre = checked(_as_finite, default if centre is None else centre).astype(data.dtype)
+    centre = done_now(_as_finite, default if centre is None else centre).astype(data.dtype)
     if centre.shape != data.shape[1:]:
         raise ValueError(f"`centre` must have shape {data.shape[1:]}; got {centre.shape}.")
     return centre
@@ -105,7 +73,7 @@ def _as_finite(centre: Any) -> Array:
 
 def as_noise_level(sigma: Any, dtype: Any) -> Float[Array, ""]:
     """`sigma` as a positive scalar of the given dtype."""
-    sigma = checked(require_positive, sigma, "sigma")
+    sigma = done_now(require_positive, sigma, "sigma")
     if sigma.ndim != 0:
         raise ValueError(
             f"`sigma` must be one noise level; got shape {sigma.shape}. "
@@ -116,7 +84,7 @@ def as_noise_level(sigma: Any, dtype: Any) -> Float[Array, ""]:
 
 def as_data(data: Any, minimum: int, why: str) -> Float[Array, "n d"]:
     """`data` as (n, d) points, at least `minimum` of them."""
-    data = checked(as_points, data)
+    data = done_now(as_points, data)
     if data.shape[0] < minimum:
         raise ValueError(f"`data` must hold at least {minimum} points, {why}; got {data.shape[0]}.")
     return data
@@ -128,28 +96,39 @@ def keys_by_index(key: PRNGKeyArray, size: int) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
 
 
-def mean_over_noises(
-    function: Callable[[Array], Any],
-    data: Float[Array, "n d"],
-    sigma: Array,
-    key: PRNGKeyArray,
-    num_noises: int,
-    batch_size: int,
-) -> Any:
-    """For each data point the mean of `function(x0 + sigma z)` over its noises, leaf by leaf: leading axis n."""
-    keys = keys_by_index(key, data.shape[0])
-
-    def one_point(i: Array) -> Any:
-        draws = noises(keys[i], num_noises, data[i])
-        values = jax.vmap(lambda z: function(data[i] + sigma * z))(draws)
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
-
-    return map_in_blocks(one_point, data.shape[0], batch_size)
-
-
 @functools.partial(jax.jit, static_argnums=1)
 def noises(key: PRNGKeyArray, num_noises: int, point: Array) -> Float[Array, "k d"]:
     """Standard normal draws of the shape and dtype of `point`."""
     # Drawn as a vector, which gives the same numbers and compiles in half the time.
     draws = jax.random.normal(key, (num_noises * point.size,), point.dtype)
     return draws.reshape(num_noises, *point.shape)
+
+
+def bisect(
+    above: Callable[[Float[Array, "*s"]], Bool[Array, "*s"]],
+    low: Float[Array, "*s"],
+    high: Float[Array, "*s"],
+) -> Float[Array, "*s"]:
+    """Where `above` turns from True, at `low`, to False, at `high`; elementwise."""
+
+    def step(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        still = above(middle)
+        return jnp.where(still, middle, low), jnp.where(still, high, middle)
+
+    # Every step gains a bit; a few more than the mantissa has, for brackets that reach across zero.
+    low, high = lax.fori_loop(0, jnp.finfo(low.dtype).nmant + 12, step, (low, high))
+    return 0.5 * (low + high)
+
+
+def square_of_level(sigma: Array) -> Array:
+    # A square that underflows would make 0 / 0 of directions without variance.
+    return jnp.maximum(sigma**2, jnp.finfo(sigma.dtype).tiny)
+
+
+def gram_factor(regressors: Float[Array, "P F"], ridge: Array) -> Any:
+    """Cholesky factor of `Sigma + ridge`, with Sigma the mean of `w phi phi^T`."""
+    P, F = regressors.shape
+    gram = jnp.matmul(regressors.T, regressors, precision="highest") / P
+    return jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(F, dtype=gram.dtype))

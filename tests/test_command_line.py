@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax import cli, plots, report
+from smoothjax import cli, report
 from smoothjax._commands import commands as _commands
 from smoothjax._files import output as _output
-from smoothjax.experiments import EXPERIMENTS, Experiment, _store, standardized
+from smoothjax._files import store as _store
+from smoothjax.experiments import EXPERIMENTS, Experiment, standardized
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("tyro")
@@ -65,14 +66,13 @@ def quick(monkeypatch):
         parts = [store.get(name, lambda name=name: compute(name)) for name in ("one", "two")]
         return xarray.Dataset({"café": ("x", parts[0]["value"] + parts[1]["value"])})
 
-    def draw(name, results):
+    def draw(results):
         pyplot = pytest.importorskip("matplotlib.figure")
         figure = pyplot.Figure((1, 1))
         figure.subplots().plot(results["café"].values)
         return figure
 
-    monkeypatch.setitem(EXPERIMENTS, "quick", Experiment("quick", "two numbers", run))
-    monkeypatch.setattr(plots, "plot_experiment", draw)
+    monkeypatch.setitem(EXPERIMENTS, "quick", Experiment("quick", "two numbers", run, draw))
     return computed
 
 

@@ -13,7 +13,8 @@ import scipy.stats
 
 import smoothjax as sj
 from smoothjax import cli, mechanisms, report
-from smoothjax.experiments import _store, train_and_held_out
+from smoothjax._files import store as _store
+from smoothjax.experiments import train_and_held_out
 from smoothjax.experiments._compare import effort as _effort
 from smoothjax.experiments._compare import parts as _parts
 from smoothjax.plots import _comparison, plot_curves

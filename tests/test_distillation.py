@@ -353,7 +353,7 @@ def test_digits(x64):
             {"reference": sj.GaussianDenoiser(jnp.zeros(3), jnp.eye(3))},
             "`reference` must have dimension 2, like `data`; got 3",
         ),
-        ({"denoiser": lambda u, sigma: u[:1]}, "must return one point of shape"),
+        ({"denoiser": lambda u, sigma: u[:1]}, "must map one point of shape"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
 )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
+from smoothjax._ode.linear_part import linear_step, noise_scale
 from smoothjax.flows import _multistep_weights as weights
-from smoothjax.flows._linear_part import linear_step, noise_scale
 
 SOLVER = sj.ExponentialMultistep()
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
+from smoothjax.denoisers._posterior.concentration import Concentration, barycentres, heaviest_point
 from smoothjax.denoisers._truncated import truncated as _truncated
-from smoothjax.denoisers._truncated.certified import Concentration
-from smoothjax.denoisers._truncated.truncated import certified_batch
-from smoothjax.flows._settling import barycentres, heaviest_point, stays_on_point
+from smoothjax.denoisers._truncated.truncated import certified_batch, stays_on_point
 
 
 @pytest.fixture(scope="module")

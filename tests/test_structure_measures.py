@@ -589,7 +589,7 @@ def identity(u, sigma):
             lambda: gaussianity_index(
                 identity, lambda u, s: u[:1], identity, POINTS, 1.0, jax.random.key(0)
             ),
-            "`empirical` must map a point",
+            "`empirical` must map one point",
         ),
         (
             lambda: gaussianity_index(

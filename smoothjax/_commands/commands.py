@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from .. import datasets, mechanisms, plots, report
+from .._files.checkpoint import refuse_training
 from .._files.output import held, netcdf_of, png_of, require_folder, write_bytes
 from .._jax.precision import computing_in
 from ..experiments import (
@@ -20,7 +21,6 @@ from ..experiments import (
     standardized,
     train_and_held_out,
 )
-from ..experiments._compare.compare import refuse_training
 from .train import Train, refuse_data_in
 
 

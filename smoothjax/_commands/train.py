@@ -15,11 +15,11 @@ from .. import datasets, learning
 from .._checks import as_positive_integer, require_positive
 from .._figure import COLOURS, new_figure
 from .._files.output import held, png_of, require_folder, write_bytes
+from .._files.store import MANIFEST
 from .._jax.precision import computing_in
 from .._keys import key_of
 from ..datasets import Dataset
 from ..experiments import train_and_held_out
-from ..experiments._store import MANIFEST
 from ..flows import sample
 from ..measures import memorization_fraction, nearest_neighbours
 

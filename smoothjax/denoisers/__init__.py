@@ -1,8 +1,9 @@
 """Closed-form denoisers `D(u, sigma)`."""
 
+from .._calls import Denoiser as Denoiser
 from ._base import AbstractDenoiser as AbstractDenoiser
 from ._base import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
-from ._base import Denoiser as Denoiser
+from ._base import mean_and_variance as mean_and_variance
 from ._base import posterior_covariance as posterior_covariance
 from ._base import posterior_covariance_product as posterior_covariance_product
 from ._base import posterior_variance as posterior_variance
@@ -22,6 +23,7 @@ from ._gaussian.mixture import MixtureDenoiser as MixtureDenoiser
 from ._images.equivariant_local import EquivariantLocalDenoiser as EquivariantLocalDenoiser
 from ._images.local import LocalDenoiser as LocalDenoiser
 from ._images.patch_composite import PatchCompositeDenoiser as PatchCompositeDenoiser
+from ._images.patches import Boundary as Boundary
 from ._images.wiener_mask import WienerMaskDenoiser as WienerMaskDenoiser
 from ._smoothed.piecewise_linear import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
 from ._smoothed.smoothed import BoxSmoothedDenoiser as BoxSmoothedDenoiser

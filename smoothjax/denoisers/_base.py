@@ -1,7 +1,6 @@
 """The denoiser protocol, and what follows from any denoiser: score, posterior covariance, proxy-score covariance."""
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,13 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._calls import Denoiser
 from .._checks import RealScalar, as_float_array, require_finite, require_positive
 from .._jax.host_errors import raising_host_errors
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-
-Denoiser = Callable[[Float[Array, " d"], Any], Float[Array, " d"]]
-"""Any callable `(u, sigma) -> E[x_0 | u]` for one point `u` of shape (d,) and a scalar noise level."""
 
 
 class AbstractDenoiser(eqx.Module):
@@ -71,7 +68,18 @@ def _mean_and_variance_by_jacobian(denoiser: Denoiser, u: Array, sigma: Array):
 def mean_and_variance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-    """`AbstractDenoiser.mean_and_variance` of any denoiser, a bare callable included."""
+    """`D(u, sigma)`, shape (d,), and `sigma^2 tr dD/du`, in squared data units, of any denoiser, a bare callable included.
+
+    The second is the trace of the posterior covariance where D is an exact posterior mean (Tweedie). Denoisers that know it
+    give both from one pass over their points; of all others it takes the trace of the exact Jacobian, d products.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))
+        >>> mean, variance = sj.denoisers.mean_and_variance(D, jnp.zeros(1), 1.0)
+        >>> print(mean, variance)
+        [0.] 1.0
+    """
     if isinstance(denoiser, AbstractDenoiser):
         return denoiser.mean_and_variance(u, sigma)
     sigma, u = require_positive(sigma, "sigma"), as_float_array(u, "u")

@@ -1,8 +1,5 @@
 """Experiments: configuration in, labelled result out."""
 
-from ._catalogue import EXPERIMENTS as EXPERIMENTS
-from ._catalogue import Experiment as Experiment
-from ._catalogue import get_experiment as get_experiment
 from ._compare.columns import Standardization as Standardization
 from ._compare.columns import standardized as standardized
 from ._compare.compare import compare as compare
@@ -11,6 +8,9 @@ from ._compare.comparison import Comparison as Comparison
 from ._compare.settings import CompareSettings as CompareSettings
 from ._data import train_and_held_out as train_and_held_out
 from ._explain.explain_network import explain_network as explain_network
+from ._registry import EXPERIMENTS as EXPERIMENTS
+from ._registry import Experiment as Experiment
+from ._registry import get_experiment as get_experiment
 from ._smoothing.circle import circle as circle
 from ._smoothing.early_stopping import early_stopping as early_stopping
 from ._smoothing.line_in_plane import line_in_plane as line_in_plane

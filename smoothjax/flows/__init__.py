@@ -1,5 +1,6 @@
 """Flows of denoisers: probability flow, reverse SDE, samples and log-likelihoods."""
 
+from .._noise import initial_noise as initial_noise
 from ._adapted_grid import adapted_grid as adapted_grid
 from ._exponential import ExponentialMultistep as ExponentialMultistep
 from ._gaussian_flow import gaussian_flow as gaussian_flow
@@ -17,7 +18,6 @@ from ._probability_flow import flow_solution as flow_solution
 from ._replay import Replay as Replay
 from ._replay import replay as replay
 from ._reverse_sde import reverse_sde as reverse_sde
-from ._sampling import initial_noise as initial_noise
 from ._sampling import initial_state as initial_state
 from ._sampling import sample as sample
 from ._terminal import terminal_mismatch_bound as terminal_mismatch_bound

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._calls import as_argument, denoised
 from .._checks import RealScalar, as_key, as_positive_integer
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from ..denoisers import Denoiser
 from ..grids import log_uniform_grid
 from ._exponential import History, multistep
-from ._inputs import as_argument, denoised
 from ._sampling import initial_state
 
 # A pilot sees a bend that is as wide as two of its steps: a factor of two in noise.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer
 from .._kinds import checks_kinds
-from ._linear_part import linear_step, slope_weight
+from .._ode.linear_part import linear_step, slope_weight
 
 
 class History(eqx.Module):

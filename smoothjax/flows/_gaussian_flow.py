@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
 from .._kinds import checks_kinds
+from .._levels import as_level, as_levels, as_state
+from .._numerics import square_of_level
 from ..denoisers import GaussianDenoiser
-from ..denoisers._gaussian.gaussian import square_of_level
-from ._inputs import as_level, as_levels, as_state
 
 Levels = Float[Array, " m"] | np.ndarray | Sequence[float]
 

@@ -10,14 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._calls import as_argument, denoised, require_continuous
 from .._checks import RealScalar, as_positive_integer, checked
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
-from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser, GaussianDenoiser
-from ..denoisers._base import mean_and_variance
-from ._inputs import as_argument, as_level, as_state, denoised, require_continuous
-from ._outcome import raised_or_nan
-from ._probability_flow import default_solver, largest, tolerances
+from .._levels import as_level, as_state
+from .._ode.outcome import raised_or_nan
+from .._ode.tolerances import default_solver, largest, tolerances
+from ..denoisers import (
+    AbstractDenoiser,
+    AbstractPosteriorDenoiser,
+    Denoiser,
+    GaussianDenoiser,
+    mean_and_variance,
+)
 
 COARSER = 10  # tolerances of the integration that the error is estimated by
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._linear_part import linear_step, noise_scale
+from .._ode.linear_part import linear_step, noise_scale
 from ._multistep_weights import grid_weights, increment_shares
 
 Denoise = Callable[[Float[Array, " d"], Array], Float[Array, " d"]]

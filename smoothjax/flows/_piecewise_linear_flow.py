@@ -1,15 +1,11 @@
 """The flow of the piecewise-linear denoiser, in closed form."""
 
-from typing import Any
-
-import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, checked, require_finite
+from .._checks import RealScalar, as_float_array, require_finite
 from .._kinds import checks_kinds
-from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
-from ._inputs import as_level
+from .._levels import as_level
+from .._line import as_gaps, require_invertible, transport
 
 
 @checks_kinds
@@ -49,22 +45,3 @@ def piecewise_linear_flow(
     start = as_level(sigma_from, "sigma_from", u.dtype)
     end = as_level(sigma_to, "sigma_to", u.dtype, or_zero=True)
     return transport(gaps, u, start, require_invertible(gaps, start, end))
-
-
-def require_invertible(gaps: Gaps, start: Any, end: Any) -> Any:
-    """`end`, if the flow from `start` to it is one to one."""
-    inner = slice(1, gaps.points.shape[0])
-    closed = jnp.any(gaps.kappas[inner] * end >= gaps.half_widths[inner])
-    upward = "going up to `sigma_to`, every kappa * sigma_to must lie below its half gap"
-    return checked(end, closed & (end > start), upward)
-
-
-@eqx.filter_jit
-def transport(gaps: Gaps, u: Array, start: Any, end: Any) -> Array:
-    """The flow, elementwise, for checked arguments."""
-    point, side, distance, gap = gaps.place(u)
-    inside = distance > gaps.plateau(gap, start)  # of the gap, not of a plateau
-    ramp = gaps.ramp(gap, start)
-    # From the plateau's edge, which moves to the plateau's edge.
-    on_ramp = ramp.kappa * end + (distance - ramp.kappa * start) * ramp.slope(start, end)
-    return point + side * jnp.where(inside, on_ramp, distance * (end / start))

@@ -1,7 +1,6 @@
 r"""Which training points each noise ends on, at the cost of the noise levels where that is open."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,26 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import as_key, as_positive_integer, checked
+from .._jax.blocks import over_batches
 from .._kinds import checks_kinds
+from .._levels import as_levels
+from .._noise import noise_of
 from ..denoisers import EmpiricalDenoiser, GaussianSmoothedDenoiser, TruncatedDenoiser
-from ..denoisers._truncated.certified import Concentration
-from ..denoisers._truncated.screen import inner_products
-from ..denoisers._truncated.truncated import certified_batch
 from ._adapted_grid import adapted_grid
 from ._exponential import History, multistep
-from ._inputs import as_levels
-from ._sampling import initial_state, noise_of, over_batches
-from ._settling import barycentres, heaviest_point, stays_on_point
+from ._sampling import initial_state
 
 DEFAULT_LEVELS = 20
-# Samples of a smoothing that are followed at once: many, and few.
-GROUPS = 64, 8
-# Where the denoiser's output moved no more than this between two levels, relative to the points' radius, it is found out
-# whether it will move at all.
-SLOW = 0.05
 
 
 class Replay(NamedTuple):
@@ -115,93 +107,6 @@ def replay(
     return _replay(denoiser, base, key, given, num_samples, batch_size)
 
 
-class _Followed(NamedTuple):
-    """What a kind of denoiser knows of the samples that are still open."""
-
-    call: Callable[[Array, Array, Array], tuple[Array, Any]]
-    """`(u, sigma, open) -> (mean, found)`; anything for the others."""
-    ends: Callable[[Any, Array, Array, Array, Array], tuple[Array, Array, Array]]
-    """`(found, u, sigma, previous mean, open) -> (certain, points, rows)`."""
-    rows_of: Callable[[Array], Array]
-    """Rows of outputs at the last noise level of which nothing was certain."""
-
-
-def _follow_points(denoiser: TruncatedDenoiser, end: Array) -> _Followed:
-    data = denoiser.data
-    # Screens say how far the point outweighs the others; small sets have none, and a product with all points is cheap.
-    screened = bool(denoiser._stages) or denoiser._tree is not None
-
-    def call(u: Array, sigma: Array, open_: Array) -> tuple[Array, Concentration]:
-        mean, found = certified_batch(denoiser, u, jnp.full(len(u), sigma), open_)
-        if not screened:
-            weigh = lambda u: heaviest_point(denoiser.exact._points, u, sigma)  # noqa: E731
-            found = _of_some(weigh, u, open_, found)
-        return mean.value, found
-
-    def ends(found: Concentration, u: Array, sigma: Array, previous: Array, open_: Array):
-        return stays_on_point(denoiser, found, sigma, end), data[found.row], found.row
-
-    def row_of(point: Array) -> Array:
-        nearest = jnp.argmin(jnp.sum((data - point[None]) ** 2, axis=1)).astype(jnp.int32)
-        distance = jnp.linalg.norm(data[nearest] - point)
-        return jnp.where(distance <= denoiser.tolerance, nearest, -1)
-
-    return _Followed(call, ends, lambda points: lax.map(row_of, points))
-
-
-def _follow_barycentres(
-    denoiser: GaussianSmoothedDenoiser, base: EmpiricalDenoiser, end: Array
-) -> _Followed:
-    set_ = base._points
-    moves = (denoiser.smoothing * denoiser.perturbations).astype(base.data.dtype)
-    along = inner_products(set_.points - set_.centre[None], moves)
-
-    def call(u: Array, sigma: Array, open_: Array) -> tuple[Array, Array]:
-        mean = _of_some(jax.vmap(lambda u: denoiser(u, sigma)), u, open_, jnp.zeros_like(u))
-        return mean, mean
-
-    def ends(mean: Array, u: Array, sigma: Array, previous: Array, open_: Array):
-        moved = jnp.linalg.norm(mean - previous, axis=1)
-        slow = open_ & (moved <= SLOW * set_.radius)
-        rows = jnp.full((len(u), len(moves)), -1, jnp.int32)
-        nothing = (jnp.zeros_like(open_), jnp.zeros_like(u), rows)
-
-        def of_group(u: Array) -> tuple[Array, Array, Array]:
-            found = barycentres(set_, moves, along, u, sigma, end)
-            return found.stays, found.point, found.rows
-
-        return _of_some(of_group, u, slow, nothing)
-
-    return _Followed(call, ends, lambda points: jnp.full((len(points), len(moves)), -1, jnp.int32))
-
-
-def _of_some(
-    function: Callable[[Array], Any],
-    u: Float[Array, "batch d"],
-    wanted: Bool[Array, " batch"],
-    nothing: Any,
-) -> Any:
-    """`function` of a batch, of those that are wanted, in groups; `nothing` for the others."""
-    num = len(wanted)
-
-    def some(size: int, loop: tuple[Array, Any]) -> tuple[Array, Any]:
-        todo, result = loop
-        (these,) = jnp.nonzero(todo, size=size, fill_value=num)
-        taken = jnp.where(these < num, these, these[0])
-        # Tied to the loop, or XLA computes what does not change in it whether or not it runs.
-        _, group = lax.optimization_barrier((todo, u[taken]))
-        put = lambda old, new: old.at[these].set(new, mode="drop")  # noqa: E731
-        return todo.at[these].set(False, mode="drop"), jax.tree.map(put, result, function(group))
-
-    loop = (wanted, nothing)
-    for size in sorted({min(num, size) for size in GROUPS}, reverse=True):
-        least = 2 * min(GROUPS) if size > min(GROUPS) else 0
-        loop = lax.while_loop(
-            lambda loop, least=least: jnp.sum(loop[0]) > least, functools.partial(some, size), loop
-        )
-    return loop[1]
-
-
 @eqx.filter_jit
 def _replay(
     denoiser: TruncatedDenoiser | GaussianSmoothedDenoiser,
@@ -213,10 +118,7 @@ def _replay(
 ) -> Replay:
     levels, dtype = jnp.asarray(levels), base.data.dtype
     smooth = denoiser if isinstance(denoiser, GaussianSmoothedDenoiser) else base
-    if isinstance(denoiser, TruncatedDenoiser):
-        followed = _follow_points(denoiser, levels[-1])
-    else:
-        followed = _follow_barycentres(denoiser, base, levels[-1])
+    followed = denoiser.followed_to(levels[-1])
 
     def start(i: Array) -> Array:
         z = noise_of(jax.random.fold_in(key, i), base.dim, dtype)

@@ -11,14 +11,15 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._calls import as_argument, denoised
 from .._checks import RealScalar, as_key, as_positive_integer, checked, nan_where
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
+from .._levels import as_level, as_state, levels_between
+from .._ode.outcome import raised_or_nan
 from ..denoisers import Denoiser
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_state, denoised, levels_between
 from ._multistep_grid import multistep_sde
-from ._outcome import raised_or_nan
 
 
 @checks_kinds

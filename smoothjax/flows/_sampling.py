@@ -1,7 +1,7 @@
 """Samples that are the same whatever the batch size: sample i has its own key, folded from its index."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._calls import as_argument, denoised
 from .._checks import (
     RealScalar,
     as_float_array,
@@ -22,44 +22,19 @@ from .._checks import (
     require_finite,
     require_positive,
 )
+from .._jax.blocks import in_batches
 from .._jax.host_errors import raising_host_errors
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
+from .._levels import as_level, as_state, levels_between
+from .._noise import noise_of
 from ..denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ..grids import edm_grid, log_uniform_grid
 from ._exponential import ExponentialMultistep
-from ._inputs import as_argument, as_level, as_state, denoised, levels_between
 from ._probability_flow import flow
 from ._reverse_sde import reverse_sde
 
-DEFAULT_BATCH_SIZE = 512
 DEFAULT_SDE_STEPS = 256
-
-
-@checks_kinds
-def initial_noise(
-    key: PRNGKeyArray, num_samples: int, dim: int, *, dtype: Any = None
-) -> Float[Array, "num_samples dim"]:
-    """Standard normal draws, row i from `fold_in(key, i)`: more samples keep the first ones as they are.
-
-    Example:
-        >>> import jax, smoothjax as sj
-        >>> few, many = (sj.initial_noise(jax.random.key(0), num, 3) for num in (2, 10))
-        >>> bool((many[:2] == few).all())
-        True
-    """
-    key = as_key(key)
-    num_samples = as_positive_integer(num_samples, "num_samples")
-    dim = as_positive_integer(dim, "dim")
-    dtype = jnp.result_type(float) if dtype is None else dtype
-    draw = lambda i: noise_of(jax.random.fold_in(key, i), dim, dtype)  # noqa: E731
-    return jax.vmap(draw)(jnp.arange(num_samples))
-
-
-def noise_of(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, " dim"]:
-    """Initial noise of the sample whose key this is, the same for every sampler."""
-    # In half precision the draws would have a few hundred values, and a mean.
-    return jax.random.normal(key, (dim,), common_dtype(dtype, jnp.float32)).astype(dtype)
 
 
 @checks_kinds
@@ -279,28 +254,6 @@ def _draw(
         return follow(jax.random.fold_in(noise_key, 1), initial_state(denoiser, z, high, mean))
 
     return in_batches(one, num_samples, batch_size)
-
-
-def in_batches(function: Callable[[Array], Any], num: int, batch_size: int | None) -> Any:
-    """`jax.vmap(function)(arange(num))`, at most `batch_size` at a time, compiled once."""
-    return over_batches(jax.vmap(function), num, batch_size)
-
-
-def over_batches(function: Callable[[Array], Any], num: int, batch_size: int | None) -> Any:
-    """`function(arange(num))` of a function of a batch of indices, at most `batch_size` at a time, compiled once."""
-    batch_size = (
-        DEFAULT_BATCH_SIZE if batch_size is None else as_positive_integer(batch_size, "batch_size")
-    )
-    num_batches = -(-num // batch_size)
-    if num_batches == 1:
-        return function(jnp.arange(num))
-    # Equal batches: the last indices repeat, rather than a remainder that compiles a second time.
-    batch_size = -(-num // num_batches)
-    indices = jnp.minimum(jnp.arange(num_batches * batch_size), num - 1).reshape(
-        num_batches, batch_size
-    )
-    outputs = lax.map(function, indices)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num], outputs)
 
 
 def _shape(denoiser: Denoiser, shape_or_dim: int | tuple[int, ...] | None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points
 from .._kinds import checks_kinds
-from ._inputs import as_level
+from .._levels import as_level
 
 _REACH = 6.0
 

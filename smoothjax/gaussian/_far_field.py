@@ -6,9 +6,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_points, as_positive_integer
+from .._jax.blocks import blocks_of
 from .._kinds import checks_kinds
-from .._numerics import blocks_of, centred
-from ..flows._inputs import as_level
+from .._levels import as_level
+from .._numerics import centred
 
 # Entries of a block of the Gram matrix: 64 MB in float32.
 BLOCK_ENTRIES = 2**24

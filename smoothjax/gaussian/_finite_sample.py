@@ -27,8 +27,8 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
 from .._kinds import checks_kinds
-from ..denoisers._gaussian.gaussian import square_of_level
-from ..flows._inputs import as_level
+from .._levels import as_level
+from .._numerics import square_of_level
 
 # Newton's method halves the root's distance to zero at worst: enough for the range of the dtype, and some more.
 MAX_ITERATIONS = 1100

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._calls import as_argument, denoised
 from .._checks import (
     RealScalar,
     as_float_array,
@@ -23,14 +24,13 @@ from .._checks import (
     is_concrete,
     require_finite,
 )
+from .._jax.blocks import blocks_of
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._numerics import as_data, blocks_of, keys_by_index, noises
+from .._levels import as_level
+from .._numerics import as_data, keys_by_index, noises, square_of_level
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
-from ..denoisers._gaussian.gaussian import square_of_level
-from ..flows._inputs import as_argument, as_level, denoised
-from ..measures import Estimate
-from ..measures._estimate import mean_estimate, ratio_of_means
+from ..measures import Estimate, mean_estimate, ratio_of_means
 
 HIGHEST = lax.Precision.HIGHEST
 

@@ -21,8 +21,8 @@ from .._checks import (
     positive_parameter,
     require_finite,
 )
+from .._files.checkpoint import fingerprint, load_state, open_folder, read_configuration, save_state
 from .._kinds import checks_kinds
-from ._checkpoint import fingerprint, load_state, open_folder, read_configuration, save_state
 from ._noise_conditioned import Architecture, ConvolutionalArchitecture, MLPArchitecture
 from ._preconditioned import P_MEAN, P_STD, PreconditionedDenoiser, edm_loss
 from ._training import TrainingRun

@@ -16,10 +16,9 @@ from .._checks import (
     require_parameters,
 )
 from .._kinds import checks_kinds
+from .._levels import as_level
+from .._line import as_gaps, mixture_log_density
 from ..denoisers import EmpiricalDenoiser
-from ..denoisers._smoothed.piecewise_linear import as_gaps
-from ..flows._inputs import as_level
-from ..smoothing._line_mixture import mixture_log_density
 from ._networks import NetworkDenoiser
 
 

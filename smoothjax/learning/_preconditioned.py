@@ -17,8 +17,8 @@ from .._checks import (
     require_positive,
 )
 from .._kinds import checks_kinds
+from .._levels import as_level
 from ..denoisers import AbstractDenoiser
-from ..flows._inputs import as_level
 
 P_MEAN, P_STD = -0.6, 1.6
 

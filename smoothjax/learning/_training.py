@@ -19,7 +19,7 @@ from .._checks import (
     require_positive,
 )
 from .._kinds import checks_kinds
-from ..denoisers._smoothed.piecewise_linear import as_gaps
+from .._line import as_gaps
 from ..parametrization import Prediction
 from ._losses import line_regression_loss, weight_penalty
 from ._networks import NetworkDenoiser

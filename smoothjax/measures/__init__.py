@@ -11,6 +11,9 @@ from ._distances import sliced_wasserstein as sliced_wasserstein
 from ._distances import wasserstein_1d as wasserstein_1d
 from ._effective_neighbours import effective_neighbours as effective_neighbours
 from ._estimate import Estimate as Estimate
+from ._estimate import mean_estimate as mean_estimate
+from ._estimate import ratio_of_means as ratio_of_means
+from ._estimate import root_of_mean as root_of_mean
 from ._estimate import wilson_interval as wilson_interval
 from ._gaussianity import GaussianityIndex as GaussianityIndex
 from ._gaussianity import gaussianity_index as gaussianity_index

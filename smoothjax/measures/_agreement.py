@@ -6,11 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smoothjax._checks import as_float_array, is_concrete, nan_where, require_finite
-
+from .._checks import as_float_array, is_concrete, nan_where, require_finite
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._numerics import checked
+from .._numerics import done_now
 
 
 @checks_kinds
@@ -73,8 +72,8 @@ def pearson_r2(prediction: Float[Array, "..."], target: Float[Array, "..."]) -> 
 
 def _checked_pair(prediction: Any, target: Any) -> tuple[Array, Array]:
     """Both arrays flattened, in their common dtype."""
-    prediction = checked(_as_finite, prediction, "prediction")
-    target = checked(_as_finite, target, "target")
+    prediction = done_now(_as_finite, prediction, "prediction")
+    target = done_now(_as_finite, target, "target")
     if prediction.shape != target.shape or target.size == 0:
         raise ValueError(
             "`prediction` and `target` must be non-empty and of one shape; "

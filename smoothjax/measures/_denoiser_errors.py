@@ -7,20 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_key, as_positive_integer, require_positive
-from smoothjax._checks import checked as refuse
-from smoothjax._jax.host_errors import raising_host_errors
-
+from .._calls import evaluate, mean_over_noises
+from .._checks import RealScalar, as_key, as_positive_integer, checked, require_positive
+from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
-from .._numerics import (
-    as_centre,
-    as_data,
-    as_noise_level,
-    checked,
-    evaluate,
-    mean_over_noises,
-    norm,
-)
+from .._numerics import as_centre, as_data, as_noise_level, done_now, norm
 from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
 
 _Denoiser = Callable[[Array, Array], Array]
@@ -187,7 +178,7 @@ def normalised_mse(
     message = (
         "`second` must not be the constant `centre`, in whose spread the difference is measured"
     )
-    sizes = refuse(sizes, jnp.sum(sizes) == 0, message)
+    sizes = checked(sizes, jnp.sum(sizes) == 0, message)
     return ratio_of_means(differences, sizes)
 
 
@@ -227,7 +218,7 @@ def rmse_curve(
     """
     key = as_key(key)
     data = as_data(data, 2, "for a standard error")
-    levels = checked(require_positive, levels, "levels").astype(data.dtype)
+    levels = done_now(require_positive, levels, "levels").astype(data.dtype)
     if levels.ndim != 1 or levels.shape[0] == 0:
         raise ValueError(f"`levels` must be a non-empty vector; got shape {levels.shape}.")
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import (
+from .._checks import (
     as_float_array,
     as_host_floats,
     as_key,
@@ -19,10 +19,10 @@ from smoothjax._checks import (
     is_concrete,
     require_finite,
 )
-
+from .._jax.blocks import in_batches
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._numerics import checked, keys_by_index, map_in_blocks, norm
+from .._numerics import done_now, keys_by_index, norm
 from ._estimate import Estimate, root_of_mean
 
 _PROJECTIONS_AT_ONCE = 16
@@ -30,8 +30,8 @@ _PROJECTIONS_AT_ONCE = 16
 
 def _same_width(first: Array, second: Array) -> tuple[Array, Array]:
     """Both sets of points in their common dtype, of one dimension."""
-    first = checked(as_points, first, "first")
-    second = checked(as_points, second, "second")
+    first = done_now(as_points, first, "first")
+    second = done_now(as_points, second, "second")
     if first.shape[1] != second.shape[1]:
         raise ValueError(
             "`first` and `second` must have the same dimension; "
@@ -134,7 +134,7 @@ def wasserstein_1d(
         first, second = _about_a_common_value(first, second)
     arrays = []
     for values, name in ((first, "first"), (second, "second")):
-        arrays.append(checked(_as_values, values, name))
+        arrays.append(done_now(_as_values, values, name))
     dtype = common_dtype(arrays[0].dtype, arrays[1].dtype)
     return _wasserstein(arrays[0].astype(dtype), arrays[1].astype(dtype), order)
 
@@ -204,7 +204,7 @@ def _sliced(
         project = lambda x: jnp.matmul(x, direction, precision=lax.Precision.HIGHEST)  # noqa: E731
         return _wasserstein(project(first), project(second), order)
 
-    distances = map_in_blocks(one_direction, num_projections, _PROJECTIONS_AT_ONCE)
+    distances = in_batches(one_direction, num_projections, _PROJECTIONS_AT_ONCE)
     scale = lax.stop_gradient(jnp.max(distances))
     scale = jnp.where(scale > 0, scale, 1)
     root = root_of_mean((distances / scale) ** order, order)

@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smoothjax._checks import RealScalar
-from smoothjax._kinds import checks_kinds
-from smoothjax.denoisers import EmpiricalDenoiser
+from .._checks import RealScalar
+from .._kinds import checks_kinds
+from ..denoisers import EmpiricalDenoiser
 
 
 @checks_kinds

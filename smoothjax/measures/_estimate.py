@@ -11,8 +11,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from smoothjax._checks import as_float_array, is_concrete, shown
-
+from .._checks import as_float_array, is_concrete, shown
 from .._kinds import checks_kinds
 from .._numerics import safe_sqrt
 
@@ -75,7 +74,14 @@ def _format(value: float, error: float) -> str:
 
 @jax.jit
 def mean_estimate(values: Float[Array, " n"]) -> Estimate:
-    """The mean of independent values, with the standard error s/sqrt(n), n >= 2."""
+    """The mean of independent values, with the standard error s/sqrt(n), n >= 2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax.measures import mean_estimate
+        >>> print(mean_estimate(jnp.array([1.0, 2.0, 3.0])))
+        2.0 ± 0.6
+    """
     n = values.shape[0]
     mean = jnp.mean(values)
     return Estimate(mean, safe_sqrt(jnp.sum((values - mean) ** 2) / (n * (n - 1))))
@@ -83,7 +89,14 @@ def mean_estimate(values: Float[Array, " n"]) -> Estimate:
 
 @functools.partial(jax.jit, static_argnums=1)
 def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
-    """(mean of non-negative values)^(1/order), its error by the delta method; 0 ± 0 at zero."""
+    """(mean of non-negative values)^(1/order), its error by the delta method; 0 ± 0 at zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax.measures import root_of_mean
+        >>> print(root_of_mean(jnp.array([1.0, 7.0, 4.0]), 2))  # of squared errors: their root mean square
+        2.0 ± 0.4
+    """
     power = mean_estimate(values)
     positive = ~(power.value <= 0)  # NaN stays NaN
     mean = jnp.where(positive, power.value, 1)
@@ -96,7 +109,14 @@ def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
 
 @jax.jit
 def ratio_of_means(numerators: Float[Array, " n"], denominators: Float[Array, " n"]) -> Estimate:
-    """mean(numerators) / mean(denominators >= 0) of independent pairs, by the delta method; 0 ± 0 over zero."""
+    """mean(numerators) / mean(denominators >= 0) of independent pairs, by the delta method; 0 ± 0 over zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smoothjax.measures import ratio_of_means
+        >>> print(ratio_of_means(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
+        2.0 ± 1.0
+    """
     mean = jnp.mean(denominators)
     positive = ~(mean <= 0)
     mean = jnp.where(positive, mean, 1)

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_key, as_positive_integer
-from smoothjax._jax.host_errors import raising_host_errors
-
+from .._calls import evaluate, mean_over_noises
+from .._checks import RealScalar, as_key, as_positive_integer
+from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
-from .._numerics import as_data, as_noise_level, evaluate, mean_over_noises
+from .._numerics import as_data, as_noise_level
 from ._estimate import Estimate, ratio_of_means, root_of_mean
 
 _Denoiser = Callable[[Array, Array], Array]

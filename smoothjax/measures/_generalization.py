@@ -3,11 +3,9 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from smoothjax._checks import as_points
-from smoothjax._checks import checked as refuse
-
+from .._checks import as_points, checked
 from .._kinds import checks_kinds
-from .._numerics import checked, norm
+from .._numerics import done_now, norm
 from ._estimate import Estimate, mean_estimate
 from ._neighbours import nearest_neighbours
 
@@ -63,17 +61,17 @@ def generalization_score(
         >>> print(sj.generalization_score(jnp.array([[1.0], [2.0]]), data, null=null).score.value)  # (0 + 1/2) / 2
         0.25
     """
-    data = checked(as_points, data)
+    data = done_now(as_points, data)
 
     def score(points: Array, name: str) -> Estimate:
-        points = checked(as_points, points, name)
+        points = done_now(as_points, points, name)
         if points.shape[0] < 2 or points.shape[1] != data.shape[1]:
             raise ValueError(
                 f"`{name}` must have shape (m, {data.shape[1]}) with m >= 2, the dimension of `data`; "
                 f"got {points.shape}."
             )
         sizes = norm(points)
-        sizes = refuse(sizes, sizes == 0, f"`{name}` must not hold the origin, whose norm is zero")
+        sizes = checked(sizes, sizes == 0, f"`{name}` must not hold the origin, whose norm is zero")
         return mean_estimate(nearest_neighbours(points, data, 1)[0][:, 0] / sizes)
 
     return GeneralizationScore(score(samples, "samples"), score(null, "null"))

@@ -9,21 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import RealScalar, as_key, as_positive_integer
-from smoothjax._jax.host_errors import raising_host_errors
-from smoothjax.denoisers import DualGaussianDenoiser, GaussianDenoiser
-
+from .._calls import evaluate
+from .._checks import RealScalar, as_key, as_positive_integer
+from .._jax.blocks import in_batches
+from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
-from .._numerics import (
-    as_centre,
-    as_data,
-    as_noise_level,
-    evaluate,
-    keys_by_index,
-    map_in_blocks,
-    noises,
-    norm,
-)
+from .._numerics import as_centre, as_data, as_noise_level, keys_by_index, noises, norm
+from ..denoisers import DualGaussianDenoiser, GaussianDenoiser
 from ._estimate import Estimate, mean_estimate
 
 
@@ -139,7 +131,7 @@ def linearity_score(
         raw, centred = jax.vmap(at_noise)(*draws)
         return jnp.mean(raw), jnp.mean(centred)
 
-    raw, centred = map_in_blocks(one_pair, num_pairs, batch_size)
+    raw, centred = in_batches(one_pair, num_pairs, batch_size)
     return LinearityScore(mean_estimate(raw), mean_estimate(centred))
 
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smoothjax._checks import as_key, as_positive_integer, require_each, require_positive
-from smoothjax._jax.host_errors import raising_host_errors
-from smoothjax._kinds import checks_kinds
-from smoothjax.denoisers import Denoiser, ScheduledDenoiser
-
+from .._checks import as_key, as_positive_integer, require_each, require_positive
+from .._jax.host_errors import raising_host_errors
+from .._kinds import checks_kinds
+from ..denoisers import Denoiser, ScheduledDenoiser
 from ._denoiser_errors import rmse_curve
 from ._estimate import Estimate
 

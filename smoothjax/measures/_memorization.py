@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from smoothjax._checks import as_points, is_concrete
-
+from .._checks import as_points, is_concrete
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
 from ._estimate import Estimate, wilson_interval

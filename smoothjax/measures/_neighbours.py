@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from smoothjax._checks import as_points, as_positive_integer
-
+from .._checks import as_points, as_positive_integer
+from .._jax.blocks import blocks_of, in_batches
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._numerics import blocks_of, checked, map_in_blocks, norm
+from .._numerics import done_now, norm
 
 # Candidates beyond the k asked for. More of them make the certificate fail less often for data with
 # many near-duplicates, and each costs one exact distance a query.
@@ -60,7 +60,7 @@ def nearest_neighbours(
         >>> print(distances, rows)
         [[0.2 0.8]] [[1 0]]
     """
-    points, data = checked(as_points, points, "points"), checked(as_points, data)
+    points, data = done_now(as_points, points, "points"), done_now(as_points, data)
     k, batch_size = as_positive_integer(k, "k"), as_positive_integer(batch_size, "batch_size")
     if points.shape[1] != data.shape[1]:
         raise ValueError(
@@ -159,7 +159,7 @@ def _refine(
         upper = (distances[k - 1] / scale) ** 2 * (1 + (d + 10) * jnp.finfo(dtype).eps)
         return indices[:k], upper < excluded[i]
 
-    return map_in_blocks(one_query, queries.shape[0], _GATHERED)
+    return in_batches(one_query, queries.shape[0], _GATHERED)
 
 
 def _search_uncertified(

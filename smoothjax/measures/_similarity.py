@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from smoothjax._checks import as_points
-
+from .._checks import as_points
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
-from .._numerics import as_centre, checked, norm, safe_sqrt
+from .._numerics import as_centre, done_now, norm, safe_sqrt
 from ._estimate import Estimate, jackknife_error, mean_estimate, root_of_mean
 from ._neighbours import nearest_neighbours
 
@@ -212,7 +211,7 @@ def strong_generalization(
         (second_gaussian, "second_gaussian"),
     )
     halves = [
-        checked(as_points, half, name).astype(first.dtype)
+        done_now(as_points, half, name).astype(first.dtype)
         for half, name in ((first_data, "first_data"), (second_data, "second_data"))
     ]
     for half, name in zip(halves, ("first_data", "second_data"), strict=True):
@@ -252,7 +251,7 @@ def _cosine(x: Float[Array, "n d"], y: Float[Array, "n d"]) -> Float[Array, " n"
 
 def _endpoints(*named: tuple[Any, str]) -> list[Array]:
     """Sets of endpoints of one shape (n, d), n >= 3, in their common dtype."""
-    sets = [checked(as_points, points, name) for points, name in named]
+    sets = [done_now(as_points, points, name) for points, name in named]
     shape = sets[0].shape
     for points, (_, name) in zip(sets, named, strict=True):
         if points.shape != shape or shape[0] < 3:

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from .._checks import as_positive_integer, require_ascending
 from .._kinds import checks_kinds
-from ..flows._inputs import as_level
-from ._bisection import bisect
+from .._levels import as_level
+from .._numerics import bisect
 
 
 @checks_kinds

@@ -11,13 +11,12 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, is_concrete, require_positive
 from .._kinds import checks_kinds
+from .._levels import as_level
+from .._line import Gaps, as_gaps, mixture_log_density
+from .._numerics import bisect
 from ..denoisers import Denoiser, EmpiricalDenoiser
-from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
-from ..flows._inputs import as_level
 from ..parametrization import Prediction, affine_form, as_prediction
-from ._bisection import bisect
 from ._law import legendre, mean_square_error, nodes_towards_zero
-from ._line_mixture import mixture_log_density
 from ._tails import inverse_first_tail, second_tail
 
 

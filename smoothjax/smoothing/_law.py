@@ -12,10 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
 from .._kinds import checks_kinds
-from ..denoisers._smoothed.piecewise_linear import Gaps, as_gaps
-from ..flows._inputs import as_level
-from ..flows._piecewise_linear_flow import require_invertible, transport
-from ._line_mixture import mixture_cdf, mixture_log_density, mixture_quantile
+from .._levels import as_level
+from .._line import Gaps, as_gaps, mixture_log_density, require_invertible, transport
+from ._line_mixture import mixture_cdf, mixture_quantile
 
 NUM_NODES = 64
 

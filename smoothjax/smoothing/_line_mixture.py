@@ -1,33 +1,20 @@
 """The law of points on a line plus noise: the exact marginal of a diffusion process in one dimension."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.special import logsumexp, ndtr, ndtri
+from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array
 from .._kinds import checks_kinds
-from ..denoisers._smoothed.piecewise_linear import as_gaps
-from ..flows._inputs import as_level
-from ._bisection import bisect
-
-
-def _apart(points: Array, x: Array) -> Array:
-    """`x - y` for every point y, along a last axis."""
-    return x[..., None] - lax.broadcast_to_rank(points, jnp.ndim(x) + 1)
-
-
-def mixture_log_density(points: Array, sigma: Array, x: Array) -> Array:
-    logits = -0.5 * (_apart(points, x) / sigma) ** 2
-    constant = math.log(points.shape[0]) + 0.5 * math.log(2 * math.pi)
-    return logsumexp(logits, axis=-1) - constant - jnp.log(sigma)
+from .._levels import as_level
+from .._line import apart, as_gaps
+from .._numerics import bisect
 
 
 def mixture_cdf(points: Array, sigma: Array, x: Array) -> Array:
-    return jnp.mean(ndtr(_apart(points, x) / sigma), axis=-1)
+    return jnp.mean(ndtr(apart(points, x) / sigma), axis=-1)
 
 
 def mixture_quantile(points: Array, sigma: Array, q: Array) -> Array:
@@ -38,7 +25,7 @@ def mixture_quantile(points: Array, sigma: Array, q: Array) -> Array:
     sign = jnp.where(lower, 1, -1)
 
     def above(x):  # whether the quantile lies above x
-        mass = jnp.mean(ndtr(sign[..., None] * _apart(points, x) / sigma), axis=-1)
+        mass = jnp.mean(ndtr(sign[..., None] * apart(points, x) / sigma), axis=-1)
         return jnp.where(lower, mass < tail, mass > tail)
 
     # Between the quantiles of the outermost components.
@@ -51,7 +38,7 @@ def _beyond(points: Array, sigma: Array, x: Array, k: Array) -> Array:
 
     What of the points from k on lies left of x, less what of the first k does not.
     """
-    z = _apart(points, x) / sigma
+    z = apart(points, x) / sigma
     index = jnp.arange(points.shape[0], dtype=k.dtype)
     first = lax.broadcast_to_rank(index, z.ndim) < k[..., None]
     return jnp.mean(jnp.where(first, -ndtr(-z), ndtr(z)), axis=-1)

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array, checked, require_finite
 from .._kinds import checks_kinds
-from ..denoisers._smoothed.piecewise_linear import as_gaps
-from ..flows._inputs import as_level
+from .._levels import as_level
+from .._line import as_gaps
 from ._law import PiecewiseLinearLaw
 
 

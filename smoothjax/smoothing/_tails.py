@@ -11,7 +11,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from .._checks import as_float_array
-from ._bisection import bisect
+from .._numerics import bisect
 
 
 def first_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._checks import RealScalar, as_host_floats, import_optional, require_positive
 from .._kinds import checks_kinds
-from ..denoisers._smoothed.piecewise_linear import as_gaps
+from .._line import as_gaps
 
 # In noise levels: how far from a point the grid is fine. The law has 1e-15 of its mass beyond.
 _REACH = 8.0

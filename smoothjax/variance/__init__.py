@@ -32,4 +32,5 @@ from ._tangent_network import TangentNetwork as TangentNetwork
 from ._tangent_network import gradient_descent as gradient_descent
 from ._training_set import DenoisingProblem as DenoisingProblem
 from ._training_set import LogUniformLevels as LogUniformLevels
+from ._training_set import TrainingSet as TrainingSet
 from ._training_set import UniformTimes as UniformTimes

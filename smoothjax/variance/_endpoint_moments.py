@@ -9,7 +9,7 @@ from scipy import special
 
 from .._checks import RealScalar, as_key, as_points, as_positive_integer
 from .._kinds import checks_kinds
-from ..flows._probability_flow import tolerances
+from .._ode.tolerances import tolerances
 from ._dynamics import coordinates_of_models, flow_of_models
 from ._kernel_law import KernelLaw
 from ._linear_law import LinearModelLaw

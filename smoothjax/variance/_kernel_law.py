@@ -15,10 +15,10 @@ from .._checks import (
     as_float_array,
     as_key,
     as_positive_integer,
+    checked,
     is_concrete,
     require_positive,
 )
-from .._checks import checked as refuse
 from .._kinds import checks_kinds, require_kinds_of_fields
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction
@@ -398,7 +398,7 @@ def _smoothed(
         f"the weighted Gram matrix is {_shown(ratio)} of what regularises it (`ridge * P`, or `P / duration`). Take a "
         "larger ridge or a shorter training, or float64 throughout"
     )
-    smoother = refuse(smoother, ~(moved <= MOST_MOVED), message)
+    smoother = checked(smoother, ~(moved <= MOST_MOVED), message)
     return KernelLaw(
         problem,
         kernel,

@@ -1,7 +1,6 @@
 """Models that are linear in their weights, and training one."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,6 +16,7 @@ from .._checks import (
     require_positive,
 )
 from .._kinds import checks_kinds, require_kinds_of_fields
+from .._numerics import gram_factor
 from ..denoisers import AbstractDenoiser
 from ..parametrization import Prediction, as_prediction
 from ..processes import AbstractProcess
@@ -178,13 +178,6 @@ def fit_linear(
     cutoff = checked(cutoff, cutoff >= high, f"`cutoff` must lie below {process.max_time:g}")
     denoising = DenoisingProblem(data, UniformTimes(process, cutoff, high), prediction=prediction)
     return train_linear(LinearProblem(denoising, features, ridge=ridge), num_train, key)
-
-
-def gram_factor(regressors: Float[Array, "P F"], ridge: Array) -> Any:
-    """Cholesky factor of `Sigma + ridge`, with Sigma the mean of `w phi phi^T`."""
-    P, F = regressors.shape
-    gram = jnp.matmul(regressors.T, regressors, precision="highest") / P
-    return jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(F, dtype=gram.dtype))
 
 
 def ridge_solution(

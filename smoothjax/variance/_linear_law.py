@@ -7,10 +7,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_float_array, as_key, as_positive_integer
 from .._kinds import checks_kinds, require_kinds_of_fields
+from .._numerics import gram_factor
 from ..parametrization import Prediction, as_prediction
 from ._features import Features
 from ._law import AbstractLaw
-from ._linear import LinearDenoiser, LinearProblem, gram_factor, ridge_solution, train_linear
+from ._linear import LinearDenoiser, LinearProblem, ridge_solution, train_linear
 from ._training_set import output_form, spread_nodes
 
 HIGHEST = jax.lax.Precision.HIGHEST

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import RealScalar, as_key, as_positive_integer, checked, require_positive
 from .._kinds import checks_kinds
+from .._levels import as_level, as_state
+from .._ode.linear_part import linear_step
 from ..denoisers import AbstractPosteriorDenoiser
-from ..flows._inputs import as_level, as_state
-from ..flows._linear_part import linear_step
 from ..processes import AbstractProcess
 
 

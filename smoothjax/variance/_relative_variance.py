@@ -5,8 +5,7 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_float_array
 from .._kinds import checks_kinds
-from ..denoisers import Denoiser
-from ..denoisers._base import mean_and_variance
+from ..denoisers import Denoiser, mean_and_variance
 
 
 @checks_kinds

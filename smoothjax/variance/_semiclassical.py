@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from .._checks import RealScalar, as_positive_integer, checked, is_concrete, nan_where
 from .._kinds import checks_kinds
-from ..flows._inputs import as_level, as_state
-from ..flows._outcome import raised_or_nan
-from ..flows._probability_flow import default_solver, largest, tolerances
+from .._levels import as_level, as_state
+from .._ode.outcome import raised_or_nan
+from .._ode.tolerances import default_solver, largest, tolerances
 from ._kernel_law import KernelLaw
 from ._linear_law import LinearModelLaw
 

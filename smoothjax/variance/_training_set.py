@@ -20,8 +20,8 @@ from .._checks import (
     require_positive,
 )
 from .._kinds import checks_kinds, require_kinds_of_fields
+from .._levels import as_level
 from ..denoisers import EmpiricalDenoiser
-from ..flows._inputs import as_level
 from ..parametrization import Prediction, affine_form, as_prediction
 from ..processes import AbstractProcess
 

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._calls import Denoiser
 from ..._checks import RealScalar, as_float_array, is_concrete, require_finite
 from ..._kinds import checks_kinds
-from .._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
+from .._base import AbstractDenoiser, in_dtype_of, mean_and_variance
 
 
 class LineDenoiser(AbstractDenoiser):

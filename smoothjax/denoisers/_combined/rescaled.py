@@ -5,9 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._calls import Denoiser
 from ..._checks import RealScalar, as_float_array, require_finite, require_positive
 from ..._kinds import checks_kinds
-from .._base import AbstractDenoiser, Denoiser
+from .._base import AbstractDenoiser
 
 
 class RescaledDenoiser(AbstractDenoiser):

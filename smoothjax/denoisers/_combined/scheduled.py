@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._calls import Denoiser
 from ..._checks import RealScalar, is_concrete, require_positive
 from ..._jax.branches import chosen
 from ..._kinds import checks_kinds
-from .._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
+from .._base import AbstractDenoiser, in_dtype_of, mean_and_variance
 
 
 class ScheduledDenoiser(AbstractDenoiser):

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from ..._calls import Denoiser
 from ..._checks import RealScalar, require_positive
 from ..._jax.branches import chosen
 from ..._kinds import checks_kinds
-from .._base import AbstractDenoiser, Denoiser, in_dtype_of, mean_and_variance
+from .._base import AbstractDenoiser, in_dtype_of, mean_and_variance
 
 
 class SwitchedDenoiser(AbstractDenoiser):

@@ -177,7 +177,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         u, sigma = self._query(u, sigma)
         mean = posterior_summary(self._points, u, sigma).mean
         init = mean, jnp.zeros((u.size, u.size), u.dtype)
-        return over_posterior(self._points, u, sigma, _add_scatter, init)[1]
+        return over_posterior(self._points, u, sigma, add_scatter, init)[1]
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         weights = self.weights
@@ -190,7 +190,7 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         return self._points.centre + mean, covariance
 
 
-def _add_scatter(carry: tuple[Array, Array], chunk: WeightedChunk) -> tuple[Array, Array]:
+def add_scatter(carry: tuple[Array, Array], chunk: WeightedChunk) -> tuple[Array, Array]:
     mean, total = carry
     difference = chunk.points - mean[None]
     weighted = chunk.weights[:, None] * difference

@@ -37,7 +37,7 @@ from .._posterior.point_posterior import (
     tangent_sums,
 )
 from .._posterior.point_set import PointSet
-from .empirical import _add_scatter, equal_chunks
+from .empirical import add_scatter, equal_chunks
 
 EVERYWHERE = P()
 
@@ -484,7 +484,7 @@ def _covariance(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> Ar
     def local(points: PointSet, u: Array, sigma: Array) -> Array:
         posterior = _posterior(points, u, sigma, layout.rows)
         init = posterior[0].mean, jnp.zeros((u.size, u.size), u.dtype)
-        _, scatter = over_weighted_chunks(posterior, points, u, sigma, _add_scatter, init)
+        _, scatter = over_weighted_chunks(posterior, points, u, sigma, add_scatter, init)
         return lax.psum(scatter, layout.rows)
 
     return _on_each(layout, local)(points, u, sigma)

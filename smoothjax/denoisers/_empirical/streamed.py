@@ -34,6 +34,7 @@ from ..._checks import (
 from ..._files.npy import Unreadable, map_array
 from ..._jax.precision import common_dtype
 from ..._kinds import checks_kinds
+from ..._noise import initial_noise
 from ...grids import edm_grid
 from .._base import AbstractDenoiser, representable_noise_level
 from .._posterior.merge import PartialPosterior, empty, merge, partial_posterior, summary
@@ -250,9 +251,6 @@ class StreamedDenoiser(AbstractDenoiser):
         Source: Karras et al. 2022, algorithm 1.
         """
         key = as_key(key)
-        # A higher part of the package, for the one definition of which noise sample i starts from.
-        from ...flows import initial_noise
-
         if solver not in ("heun", "ddim"):
             raise ValueError(f"`solver` must be 'heun' or 'ddim'; got {solver!r}.")
         source, dtype = self._source, self._source.dtype

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from ..._checks import RealScalar, as_points
 from ..._kinds import checks_kinds
+from ..._numerics import square_of_level
 from .._base import AbstractPosteriorDenoiser, as_vector
-from .gaussian import host_if_concrete, mean_and_rest, resolvent, square_of_level
+from .gaussian import host_if_concrete, mean_and_rest, resolvent
 
 
 def _dot(a: Array, b: Array) -> Array:

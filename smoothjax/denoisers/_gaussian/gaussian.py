@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ..._checks import RealScalar, as_float_array, as_points, is_concrete, require_finite
 from ..._jax.precision import common_dtype
 from ..._kinds import checks_kinds
+from ..._numerics import square_of_level
 from .._base import AbstractPosteriorDenoiser, as_vector
 
 
@@ -270,11 +271,6 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         return self.mean, self.covariance()
-
-
-def square_of_level(sigma: Array) -> Array:
-    # A square that underflows would make 0 / 0 of directions without variance.
-    return jnp.maximum(sigma**2, jnp.finfo(sigma.dtype).tiny)
 
 
 @jax.custom_jvp

@@ -40,8 +40,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._jax.precision import HIGHEST
 from .._base import length
-from .._posterior.product_logits import TRUSTED_RATIO
-from .._truncated.screen import inner_products, leading_directions
+from .._posterior.leading_directions import leading_directions
+from .._posterior.product_logits import TRUSTED_RATIO, inner_products
 
 # Windows in a block, at most. Fewer: tighter boxes, more of them.
 BLOCK = 512

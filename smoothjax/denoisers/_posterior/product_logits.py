@@ -8,7 +8,8 @@ With `v = u - c` and `c_k = y_k - c` about the centre c, a matrix product gives 
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax import lax
+from jaxtyping import Array, Float
 
 from ..._jax.precision import HIGHEST
 from .._base import length
@@ -16,6 +17,9 @@ from .point_set import Chunk, PointSet
 
 # Logits from the product are off by about (unit roundoff) x this; see the module's text.
 TRUSTED_RATIO = 4096.0
+
+# The products are of points that are not centred if their centre is at most so many radii from the origin.
+NEAR = 2.0
 
 
 def product_logits(chunk: Chunk, v: Array, sigma: Array) -> Array:
@@ -48,3 +52,39 @@ def worst_product_error(points: PointSet, u: Array, sigma: Array) -> Array:
 def _worst(error: Array, d: int) -> Array:
     # With partial sums of d terms, roundings add up to about sqrt(d) of them (measured: 3.4 at d = 784), at most.
     return (8 + math.sqrt(d)) * error
+
+
+def products_with(points: PointSet, u: Float[Array, "q d"]) -> tuple[Array, Array]:
+    """`(u - c) . y_i - |c_i|^2 / 2` up to a constant, shape (q, n), and the sizes of the first terms, shape (q,)."""
+    v = u - points.centre[None]
+    length = jnp.linalg.norm(v, axis=1)
+
+    # A few columns are multiplied faster than as many rows (measured: 1.0 ms in place of 1.4 ms for 8).
+    columns = lax.optimization_barrier(v.T)
+
+    # Centring takes longer than the product. It changes a constant only, and the terms' size.
+    def plain():
+        size = points.radius + jnp.linalg.norm(points.centre)
+        products = jnp.dot(points.points, columns, precision=HIGHEST)
+        return products, (length * size).astype(u.dtype)
+
+    def centred():
+        products = jnp.dot(points.points - points.centre[None], columns, precision=HIGHEST)
+        return products, length * points.radius
+
+    products, size = lax.cond(is_near(points), plain, centred)
+    products = products.T - points.half_square[None]
+    if points.log_weights is not None:
+        products = jnp.where(points.log_weights[None] > -jnp.inf, products, -jnp.inf)
+    return products, size
+
+
+def inner_products(
+    rows: Float[Array, "queries d"], others: Float[Array, "n d"]
+) -> Float[Array, "queries n"]:
+    """`rows @ others.T`, without the transpose, which XLA would move out of a loop and store."""
+    return lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision=HIGHEST)
+
+
+def is_near(points: PointSet) -> Array:
+    return jnp.sum(points.centre**2) <= (NEAR * points.radius) ** 2

@@ -41,8 +41,7 @@ from ..._jax.precision import HIGHEST
 from .._posterior.anchored import anchored_logit
 from .._posterior.point_posterior import posterior_summary
 from .._posterior.point_set import PointSet
-from .._posterior.product_logits import log_tolerated
-from .._truncated.screen import inner_products
+from .._posterior.product_logits import inner_products, is_near, log_tolerated, products_with
 
 # Weights of one query that are formed at once, and of the average weights of some queries.
 AT_ONCE, ALL_AT_ONCE = 2**22, 2**24
@@ -50,8 +49,6 @@ AT_ONCE, ALL_AT_ONCE = 2**22, 2**24
 SHARES, FEWEST = (32, 8), 16
 # Flags that are counted together.
 BLOCK = 16
-# The products are of points that are not centred if their centre is at most so many radii from the origin.
-NEAR = 2.0
 # Doubtful perturbations of a query that are weighed again at once, and points of each.
 TOGETHER, LARGEST = 8, 16
 # Weights that are smaller than the exponential of this are summed by a bound: some of the sum may have underflown.
@@ -223,35 +220,6 @@ def _together(set_: Perturbed, u: Float[Array, "q d"], sigma: Float[Array, " q"]
     return (mean + _again(set_, u, sigma, doubtful)) / m
 
 
-def _is_near(points: PointSet) -> Array:
-    return jnp.sum(points.centre**2) <= (NEAR * points.radius) ** 2
-
-
-def products_with(points: PointSet, u: Float[Array, "q d"]) -> tuple[Array, Array]:
-    """`(u - c) . y_i - |c_i|^2 / 2` up to a constant, shape (q, n), and the sizes of the first terms, shape (q,)."""
-    v = u - points.centre[None]
-    length = jnp.linalg.norm(v, axis=1)
-
-    # A few columns are multiplied faster than as many rows (measured: 1.0 ms in place of 1.4 ms for 8).
-    columns = lax.optimization_barrier(v.T)
-
-    # Centring takes longer than the product. It changes a constant only, and the terms' size.
-    def plain():
-        size = points.radius + jnp.linalg.norm(points.centre)
-        products = jnp.dot(points.points, columns, precision=HIGHEST)
-        return products, (length * size).astype(u.dtype)
-
-    def centred():
-        products = jnp.dot(points.points - points.centre[None], columns, precision=HIGHEST)
-        return products, length * points.radius
-
-    products, size = lax.cond(_is_near(points), plain, centred)
-    products = products.T - points.half_square[None]
-    if points.log_weights is not None:
-        products = jnp.where(points.log_weights[None] > -jnp.inf, products, -jnp.inf)
-    return products, size
-
-
 def _weighted_sum(points: PointSet, weights: Float[Array, "q n"]) -> Float[Array, "q d"]:
     """Of the centred points."""
 
@@ -262,7 +230,7 @@ def _weighted_sum(points: PointSet, weights: Float[Array, "q n"]) -> Float[Array
     def centred():
         return jnp.dot(weights, points.points - points.centre[None], precision=HIGHEST)
 
-    return lax.cond(_is_near(points), plain, centred)
+    return lax.cond(is_near(points), plain, centred)
 
 
 def _of_query(points: PointSet, part: _Part, query: _Query) -> tuple[Array, Array, Array]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..._calls import Denoiser
 from ..._checks import (
     RealScalar,
     as_float_array,
@@ -21,20 +22,25 @@ from ..._checks import (
     require_positive,
 )
 from ..._kinds import checks_kinds
+from ..._line import as_gaps
 from ...parametrization import Prediction, affine_form, as_prediction
 from .._base import (
     AbstractDenoiser,
     AbstractPosteriorDenoiser,
-    Denoiser,
     in_dtype_of,
     level_for_slopes,
     mean_and_variance,
 )
 from .._empirical.empirical import EmpiricalDenoiser
+from .._posterior.concentration import barycentres
+from .._posterior.following import Followed, of_some
+from .._posterior.product_logits import inner_products
 from .perturbed import Perturbed, SharedProducts, perturbed_mean, shared_products
-from .piecewise_linear import as_gaps
 
 WEIGHTS_AT_ONCE = 2**22
+# Where the denoiser's output moved no more than this between two levels, relative to the points' radius, it is found out
+# whether it will move at all.
+SLOW = 0.05
 
 
 def _as_denoiser(source: Any) -> Denoiser:
@@ -290,6 +296,36 @@ class GaussianSmoothedDenoiser(AbstractDenoiser):
 
         indices = jax.lax.map(nearest, u[None] + self.smoothing * self.perturbations)
         return jnp.mean(data[indices], axis=0), indices
+
+    def followed_to(self, end: Array) -> Followed:
+        """What `smoothjax.replay` asks of samples on their way to noise level `end`: means, and when an end is certain."""
+        if not isinstance(self.base, EmpiricalDenoiser):
+            raise ValueError(
+                f"`denoiser` must smooth an EmpiricalDenoiser; got one of {type(self.base).__name__}."
+            )
+        data, set_ = self.base.data, self.base._points
+        moves = (self.smoothing * self.perturbations).astype(data.dtype)
+        along = inner_products(set_.points - set_.centre[None], moves)
+
+        def call(u: Array, sigma: Array, open_: Array) -> tuple[Array, Array]:
+            mean = of_some(jax.vmap(lambda u: self(u, sigma)), u, open_, jnp.zeros_like(u))
+            return mean, mean
+
+        def ends(mean: Array, u: Array, sigma: Array, previous: Array, open_: Array):
+            moved = jnp.linalg.norm(mean - previous, axis=1)
+            slow = open_ & (moved <= SLOW * set_.radius)
+            rows = jnp.full((len(u), len(moves)), -1, jnp.int32)
+            nothing = (jnp.zeros_like(open_), jnp.zeros_like(u), rows)
+
+            def of_group(u: Array) -> tuple[Array, Array, Array]:
+                found = barycentres(set_, moves, along, u, sigma, end)
+                return found.stays, found.point, found.rows
+
+            return of_some(of_group, u, slow, nothing)
+
+        return Followed(
+            call, ends, lambda points: jnp.full((len(points), len(moves)), -1, jnp.int32)
+        )
 
     def _each(self, function: Callable[[Array, Array], Any], u: Any, sigma: Any) -> Any:
         """`function(u, sigma)` at every perturbed point."""

@@ -17,9 +17,11 @@ from jaxtyping import Array, Float, Int
 from ..._jax.largest import COLUMN, largest, leading_columns
 from ..._jax.precision import HIGHEST
 from .._posterior.anchored import anchored_terms
+from .._posterior.concentration import Concentration
 from .._posterior.point_set import PointSet
-from .certified import CertifiedMean, Concentration
-from .screen import Screen, inner_products
+from .._posterior.product_logits import inner_products
+from .certified import CertifiedMean
+from .screen import Screen
 from .shared_candidates import log_weight_from_below, shared_candidates
 
 

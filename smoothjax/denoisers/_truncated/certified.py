@@ -28,14 +28,3 @@ class CertifiedMean(NamedTuple):
     all, as the points within reach are then taken to be as far apart as that."""
     visited: Int[Array, ""]
     """Points that were weighed exactly."""
-
-
-class Concentration(NamedTuple):
-    """How far one training point outweighs all others, with rounding."""
-
-    row: Int[Array, ""]
-    """Of that point; -1 where it is not known."""
-    others: Float[Array, ""]
-    """Bound of the sum of all other posterior weights, relative to its own."""
-    gap: Float[Array, ""]
-    """No other weight, relative to its own, exceeds `exp(-gap)`."""

@@ -23,13 +23,10 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from ..._jax.precision import HIGHEST, common_dtype
-
-# Points from which the basis is computed. Any basis gives bounds; a better one tighter bounds.
-BASIS_POINTS = 8192
+from .._posterior.product_logits import inner_products
 
 
 class Screen(eqx.Module):
@@ -63,28 +60,6 @@ class Screen(eqx.Module):
 def _sum_dtype(dtype: Any) -> Any:
     """What products of numbers of that dtype are summed in."""
     return common_dtype(dtype, jnp.float32)
-
-
-def inner_products(
-    rows: Float[Array, "queries d"], others: Float[Array, "n d"]
-) -> Float[Array, "queries n"]:
-    """`rows @ others.T`, without the transpose, which XLA would move out of a loop and store."""
-    return lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision=HIGHEST)
-
-
-def leading_directions(points: np.ndarray, centre: np.ndarray, num: int) -> np.ndarray:
-    """An orthonormal basis, shape (d, num), of about the subspace that holds most of the points' variance."""
-    n, d = points.shape
-    taken = points[:: max(1, n // BASIS_POINTS)].astype(np.float32) - centre.astype(np.float32)
-    # Subspace iteration: what it leaves inexact costs tightness only.
-    basis = np.random.default_rng(0).standard_normal((d, num), np.float32)
-    for _ in range(3):
-        basis = taken.T @ (taken @ np.linalg.qr(basis)[0])
-    basis = np.linalg.qr(basis)[0]
-    # Within the subspace, the leading directions first.
-    along = taken @ basis
-    rotation = np.linalg.eigh(along.T @ along)[1][:, ::-1]
-    return np.linalg.qr((basis @ rotation).astype(np.float64))[0]
 
 
 def build_screens(

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._jax.largest import COLUMN
+from .._posterior.leading_directions import leading_directions
 from .candidates import OwnCandidates, SharedCandidates, Truncation
-from .screen import build_screens, leading_directions
+from .screen import build_screens
 
 # Queries that are screened at once.
 GROUP = 64

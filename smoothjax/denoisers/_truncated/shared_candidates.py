@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float
 
 from ..._jax.largest import COLUMN, index_of_largest, leading_columns
 from ..._jax.precision import HIGHEST
+from .._posterior.concentration import Concentration
 from .._posterior.point_set import PointSet
-from .._posterior.product_logits import product_error
-from .certified import CertifiedMean, Concentration
-from .screen import inner_products
+from .._posterior.product_logits import inner_products, product_error
+from .certified import CertifiedMean
 
 # Points that are gathered and weighed at a time: in cache, and enough for the product.
 BLOCK = 512

@@ -11,14 +11,21 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from ..._checks import RealScalar, as_points, is_concrete, positive_parameter
+from ..._checks import (
+    RealScalar,
+    as_points,
+    is_concrete,
+    positive_parameter,
+)
 from ..._jax.batching import over_queries
 from ..._jax.derivatives import differentiated_as
 from ..._kinds import checks_kinds
 from .._base import AbstractPosteriorDenoiser
 from .._empirical.empirical import EmpiricalDenoiser
+from .._posterior.concentration import Concentration, heaviest_point
+from .._posterior.following import Followed, of_some
 from .candidates import Truncation
-from .certified import CertifiedMean, Concentration
+from .certified import CertifiedMean
 from .dense_certificate import refined, sums_over_all
 from .screening_plan import GROUP, PROBED_LEVELS, Stage, candidate_stages, worth_entering
 from .shared_candidates import product_is_trusted
@@ -172,6 +179,29 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         return self.exact.mean_and_covariance()
 
+    def followed_to(self, end: Array) -> Followed:
+        """What `smoothjax.replay` asks of samples on their way to noise level `end`: means, and when an end is certain."""
+        data = self.data
+        # Screens say how far the point outweighs the others; small sets have none, and a product with all points is cheap.
+        screened = bool(self._stages) or self._tree is not None
+
+        def call(u: Array, sigma: Array, open_: Array) -> tuple[Array, Concentration]:
+            mean, found = certified_batch(self, u, jnp.full(len(u), sigma), open_)
+            if not screened:
+                weigh = lambda u: heaviest_point(self.exact._points, u, sigma)  # noqa: E731
+                found = of_some(weigh, u, open_, found)
+            return mean.value, found
+
+        def ends(found: Concentration, u: Array, sigma: Array, previous: Array, open_: Array):
+            return stays_on_point(self, found, sigma, end), data[found.row], found.row
+
+        def row_of(point: Array) -> Array:
+            nearest = jnp.argmin(jnp.sum((data - point[None]) ** 2, axis=1)).astype(jnp.int32)
+            distance = jnp.linalg.norm(data[nearest] - point)
+            return jnp.where(distance <= self.tolerance, nearest, -1)
+
+        return Followed(call, ends, lambda points: lax.map(row_of, points))
+
 
 def _screening_dtype(given: DTypeLike | None, dtype: Any) -> Any:
     allowed = [
@@ -294,3 +324,14 @@ def _exact_mean(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Array:
 @differentiated_as(_exact_mean)
 def _mean(denoiser: TruncatedDenoiser, u: Array, sigma: Array) -> Array:
     return _compiled(denoiser, u, sigma).value
+
+
+def stays_on_point(
+    denoiser: TruncatedDenoiser, found: Concentration, sigma: Array, end: Array
+) -> Bool[Array, " batch"]:
+    """Whether the flow can be proved to end, at noise level `end`, on the point that has most weight at `sigma`."""
+    reach, gap = 2 * denoiser._farthest, found.gap
+    relative = reach * found.others / sigma
+    stays = 2 * relative**2 * (1 + gap) < 0.99 * math.log(2) * gap**2
+    moved = 2 * reach * found.others * jnp.exp(-(sigma / end - 1) * gap)
+    return (gap > 0) & stays & (moved <= denoiser.tolerance)

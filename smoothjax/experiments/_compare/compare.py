@@ -6,7 +6,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -15,11 +14,11 @@ import numpy as np
 
 from ... import mechanisms
 from ..._checks import import_optional
+from ..._files.checkpoint import refuse_training
+from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...datasets import Dataset
 from ...denoisers import Denoiser
-from ...learning._checkpoint import CONFIGURATION
-from .._store import Arrays, ResultStore
 from .columns import column_warnings
 from .comparison import Comparison, label, notes
 from .effort import effort_of
@@ -149,12 +148,6 @@ def compare_mechanisms(
     seed = 0 if settings is None else settings.seed
     denoisers = {mechanism.name: mechanism.build(train, seed) for mechanism in chosen}
     return compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
-
-
-def refuse_training(out: str | os.PathLike[str] | None) -> None:
-    """Raises `ValueError` where `out` holds a training, whose pictures results would replace."""
-    if out is not None and (Path(out) / CONFIGURATION).exists():
-        raise ValueError(f"{out} holds the training of a network. Choose another folder.")
 
 
 def fingerprint(tree: Any) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._files.store import Arrays
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser
-from .._store import Arrays
 from .effort import Effort
 from .settings import CompareSettings, curve_levels
 from .units import spread_of

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import jax
 
+from ..._jax.blocks import DEFAULT_BATCH_SIZE
 from ...denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
-from ...flows._sampling import DEFAULT_BATCH_SIZE
 from .settings import CompareSettings
 
 # Held-out points at which denoisers are compared and likelihoods taken: standard errors of a few per cent.

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import measures
+from ..._calls import evaluate, mean_over_noises
+from ..._files.store import Arrays
+from ..._jax.blocks import in_batches
 from ..._keys import key_of
-from ..._numerics import evaluate, mean_over_noises
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ...flows import likelihood_solution, sample, terminal_mismatch_bound
-from ...flows._sampling import in_batches
-from ...measures._estimate import root_of_mean
-from .._store import Arrays
+from ...measures import root_of_mean
 from .effort import ESTIMATED_TOLERANCE, MAX_EVALUATION_POINTS, Effort
 from .settings import CompareSettings, curve_levels
 from .units import Units

@@ -9,8 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..._checks import RealScalar
-from ...denoisers import AbstractDenoiser, Denoiser
-from ...denoisers._base import mean_and_variance
+from ...denoisers import AbstractDenoiser, Denoiser, mean_and_variance
 
 
 def spread_of(points: Float[Array, "n d"]) -> float:

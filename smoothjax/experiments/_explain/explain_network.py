@@ -15,31 +15,35 @@ from scipy.special import stdtrit
 
 from ... import mechanisms
 from ..._checks import as_positive_integer, import_optional
+from ..._files.checkpoint import fingerprint
+from ..._files.store import Arrays, ResultStore
+from ..._jax.blocks import in_batches
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...datasets import Dataset, load
 from ...denoisers import (
+    Boundary,
     Denoiser,
     EquivariantLocalDenoiser,
     LocalDenoiser,
     PatchCompositeDenoiser,
     WienerMaskDenoiser,
 )
-from ...denoisers._images.patches import Boundary
 from ...flows import initial_noise, sample
-from ...flows._sampling import in_batches
 from ...learning import ConvolutionalArchitecture, MLPArchitecture, train_denoiser
-from ...learning._checkpoint import fingerprint
 from ...measures import (
     Estimate,
     PatchCalibration,
     calibrate_patch_size,
     determination_r2,
+    mean_estimate,
     pearson_r2,
+    ratio_of_means,
+    root_of_mean,
 )
-from ...measures._estimate import mean_estimate, ratio_of_means, root_of_mean
 from .._data import train_and_held_out
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_explain_network
 
 if TYPE_CHECKING:
     import xarray
@@ -53,6 +57,11 @@ CONFIDENCE = 0.95
 BATCH_SIZE = 16
 
 
+@experiment(
+    "explain-network",
+    "which analytic denoiser of the training set a trained network resembles, by noise level and by samples",
+    plot_explain_network,
+)
 @checks_kinds
 def explain_network(
     *,

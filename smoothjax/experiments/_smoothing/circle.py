@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...datasets import polygon
 from ...denoisers import EmpiricalDenoiser
-from ...measures._estimate import wilson_interval
+from ...measures import wilson_interval
 from .._ensembles import member, noisy_points, states_at, train_ensemble
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_circle
 
 if TYPE_CHECKING:
     import xarray
@@ -36,6 +38,11 @@ class Distances(NamedTuple):
     """From the circle through all of them."""
 
 
+@experiment(
+    "circle",
+    "networks trained on points of a circle, in the plane and in R^20: where the new samples lie",
+    plot_circle,
+)
 @checks_kinds
 def circle(
     *,

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional, require_each, require_positive
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
+from ..._numerics import bisect
 from ...datasets import segment
 from ...flows import piecewise_linear_flow
 from ...smoothing import line_spread
-from ...smoothing._bisection import bisect
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_early_stopping
 
 if TYPE_CHECKING:
     import xarray
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 KEPT_SAMPLES = 1000
 
 
+@experiment(
+    "early-stopping",
+    "the smoothed flow beside the exact one stopped where it spreads as far along the data",
+    plot_early_stopping,
+)
 @checks_kinds
 def early_stopping(
     *,

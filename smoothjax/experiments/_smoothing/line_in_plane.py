@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...datasets import segment
 from ...smoothing import line_spread
 from .._ensembles import member, noisy_points, states_at, train_ensemble
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_line_in_plane
 
 if TYPE_CHECKING:
     import xarray
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 DIRECTION = np.array([np.cos(0.5), np.sin(0.5)])
 
 
+@experiment(
+    "line-in-plane",
+    "spread along a line of four points and normal to it: exact, smoothed and learned score",
+    plot_line_in_plane,
+)
 @checks_kinds
 def line_in_plane(
     *,

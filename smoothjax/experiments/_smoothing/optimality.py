@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional, require_each, require_positive
+from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...smoothing import kappa_for_loss, piecewise_linear_non_smoothness, smoothest_score
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_optimality
 
 if TYPE_CHECKING:
     import xarray
@@ -19,6 +21,11 @@ POINTS = np.array([-1.0, 1.0])
 OFFSETS = np.linspace(-6, 3, 451)
 
 
+@experiment(
+    "optimality",
+    "non-smoothness of the smoothed score over the least that its loss allows",
+    plot_optimality,
+)
 @checks_kinds
 def optimality(
     *,

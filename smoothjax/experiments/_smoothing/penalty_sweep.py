@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...learning import TrainingRun, train_on_line
 from ...smoothing import effective_kappa, kappa_for_penalty, non_smoothness
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_penalty_sweep
 
 if TYPE_CHECKING:
     import xarray
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 POINTS = np.array([-1.0, 1.0])
 
 
+@experiment(
+    "penalty-sweep",
+    "smoothing strength of networks against the penalty on their weights",
+    plot_penalty_sweep,
+)
 @checks_kinds
 def penalty_sweep(
     *,

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional, require_each, require_positive
+from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...denoisers import EmpiricalDenoiser, PiecewiseLinearDenoiser, score
 from ...flows import piecewise_linear_flow
 from ...smoothing import PiecewiseLinearLaw, quantile_flow
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_two_points
 
 if TYPE_CHECKING:
     import xarray
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 POINTS = np.array([-1.0, 1.0])
 
 
+@experiment(
+    "two-points", "score, flow and law of the smoothed score of two points", plot_two_points
+)
 @checks_kinds
 def two_points(
     *,

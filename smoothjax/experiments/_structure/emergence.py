@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_emergence
 from .networks import (
     CURVE_DIMS,
     LEVELS,
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "emergence",
+    "a network on few points while it trains: the Gaussian denoiser first, copies later",
+    plot_emergence,
+)
 @checks_kinds
 def emergence(
     *,

@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_memorization
 from .networks import (
     CURVE_DIMS,
     LEVELS,
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "memorization",
+    "networks between copying and the Gaussian denoiser, by training points and by width",
+    plot_memorization,
+)
 @checks_kinds
 def memorization(
     *,

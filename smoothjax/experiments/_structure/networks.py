@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._checks import as_positive_integer, import_optional, require_positive
+from ..._files.checkpoint import fingerprint
+from ..._files.store import Arrays
 from ..._keys import key_of
 from ...datasets import Dataset, load
 from ...denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ...flows import sample
 from ...learning import P_MEAN, P_STD, MLPArchitecture, PreconditionedDenoiser, train_denoiser
-from ...learning._checkpoint import fingerprint
 from ...measures import (
     GaussianityIndex,
     LinearityScore,
@@ -26,7 +27,6 @@ from ...measures import (
     nearest_neighbours,
     same_noise_similarity,
 )
-from .._store import Arrays
 
 if TYPE_CHECKING:
     import xarray

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
 from ...measures import strong_generalization as compare_halves
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_strong_generalization
 from .networks import (
     SAMPLE_DIMS,
     Bench,
@@ -47,6 +49,11 @@ _DIMS = {
 }
 
 
+@experiment(
+    "strong-generalization",
+    "whether networks of disjoint data generate the same, beside their Gaussians",
+    plot_strong_generalization,
+)
 @checks_kinds
 def strong_generalization(
     *,

@@ -9,10 +9,11 @@ import numpy as np
 from scipy import special
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...variance import FourierSeries, LinearModelLaw, ProductFeatures, semiclassical
-from .._store import Arrays, ResultStore
+from .._registry import experiment
 from .linear_models import (
     OUTER_REGIONS,
     REGIONS,
@@ -24,6 +25,7 @@ from .linear_models import (
     trained_weights,
 )
 from .samplers import paper_process
+from .validation_figures import plot_gap_emptying
 
 if TYPE_CHECKING:
     import xarray
@@ -33,6 +35,11 @@ FEATURES = ("bumps", "wide-bumps", "fourier")
 NUM_GROUPS = 10
 
 
+@experiment(
+    "gap-emptying",
+    "where the variance of linear models takes mass out of a gap",
+    plot_gap_emptying,
+)
 @checks_kinds
 def gap_emptying(
     *,

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...datasets import three_points
 from ...denoisers import EmpiricalDenoiser
 from ...variance import RetrainedLaw
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_gap_filling
 from .linear_models import OUTER_REGIONS, bump_features, three_point_problem
 from .samplers import (
     SAMPLERS,
@@ -40,6 +42,11 @@ BIN_EDGES = np.linspace(-2, 2, 161)
 CDF_NODES = np.linspace(-6, 6, 4801)
 
 
+@experiment(
+    "gap-filling",
+    "what linear models trained anew on three points generate, against the number of samples",
+    plot_gap_filling,
+)
 @checks_kinds
 def gap_filling(
     *,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...datasets import polygon
@@ -23,7 +24,8 @@ from ...variance import (
     RetrainedLaw,
     UniformTimes,
 )
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_gap_geometry
 from .samplers import (
     SAMPLERS,
     converged_samples,
@@ -41,6 +43,11 @@ BAND, FAR, NEAR, CENTRE = 0.1, 0.3, 0.15, 0.3
 BIN_EDGES = np.linspace(-EXTENT, EXTENT, 101)
 
 
+@experiment(
+    "gap-geometry",
+    "which gaps between four points linear models fill, by their features and the points' rotation",
+    plot_gap_geometry,
+)
 @checks_kinds
 def gap_geometry(
     *,

@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import special
 
 from ..._checks import as_positive_integer, import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...variance import LinearModelLaw
-from .._store import Arrays, ResultStore
+from .._registry import experiment
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -22,6 +23,7 @@ from .linear_models import (
     three_point_problem,
     trained_weights,
 )
+from .validation_figures import plot_gaussian_closure
 
 if TYPE_CHECKING:
     import xarray
@@ -34,6 +36,11 @@ STATISTICS = ("skewness", "excess_kurtosis", "ks_distance")
 NULL_REPEATS = 2000
 
 
+@experiment(
+    "gaussian-closure",
+    "how Gaussian linear models are over retrainings, and what it matters to what they generate",
+    plot_gaussian_closure,
+)
 @checks_kinds
 def gaussian_closure(
     *,

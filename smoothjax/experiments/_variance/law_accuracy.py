@@ -10,12 +10,14 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
+from ..._numerics import gram_factor
 from ...variance import LinearModelLaw, LinearProblem
-from ...variance._linear import gram_factor
-from .._store import Arrays, ResultStore
+from .._registry import experiment
 from .linear_models import bump_features, features_on_grid, three_point_problem, trained_weights
+from .validation_figures import plot_law_accuracy
 
 if TYPE_CHECKING:
     import xarray
@@ -31,6 +33,11 @@ ROUTES = (
 REPEATS = 4
 
 
+@experiment(
+    "law-accuracy",
+    "every route to the law of linear models against retrained ones, with the Monte Carlo floor",
+    plot_law_accuracy,
+)
 @checks_kinds
 def law_accuracy(
     *,

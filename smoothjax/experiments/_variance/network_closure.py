@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...datasets import three_points
@@ -17,8 +18,9 @@ from ...flows import flow
 from ...learning import NetworkDenoiser, train
 from ...variance import DenoisingProblem, LogUniformLevels
 from .._ensembles import noisy_points
-from .._store import Arrays, ResultStore
+from .._registry import experiment
 from .gaussian_closure import STATISTICS, shape_statistics
+from .network_figures import plot_network_closure
 
 if TYPE_CHECKING:
     import xarray
@@ -32,6 +34,11 @@ QUANTILES = (0.025, 0.5, 0.975)
 NULL_DRAWS = 4000
 
 
+@experiment(
+    "network-closure",
+    "how Gaussian networks are over retrainings, and what they generate from noisy and exact targets",
+    plot_network_closure,
+)
 @checks_kinds
 def network_closure(
     *,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...datasets import variance_paper_set
@@ -17,11 +18,14 @@ from ...variance import (
     KernelDenoiser,
     KernelLaw,
     LogUniformLevels,
+    OutputDenoiser,
     ReLUTangentKernel,
+    TangentNetwork,
+    TrainingSet,
+    gradient_descent,
 )
-from ...variance._tangent_network import OutputDenoiser, TangentNetwork, gradient_descent
-from ...variance._training_set import TrainingSet
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .network_figures import plot_tangent_kernel_networks
 
 if TYPE_CHECKING:
     import xarray
@@ -32,6 +36,11 @@ POSITIONS = ((0.0, 0.0), (0.75, 0.4330127018922193), (1.0, 0.0), (-0.5, 1.5))
 LEVELS = (0.5, 1.0, 2.0)
 
 
+@experiment(
+    "tangent-kernel-networks",
+    "spread of small ReLU networks over targets, initial weights and training sets, against their tangent kernel",
+    plot_tangent_kernel_networks,
+)
 @checks_kinds
 def tangent_kernel_networks(
     *,

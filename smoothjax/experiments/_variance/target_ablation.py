@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from ..._checks import import_optional
+from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
-from .._store import Arrays, ResultStore
+from .._registry import experiment
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -16,11 +17,17 @@ from .linear_models import (
     three_point_problem,
     trained_weights,
 )
+from .validation_figures import plot_target_ablation
 
 if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "target-ablation",
+    "linear models trained on the same inputs with exact targets: how much of a gap noise fills",
+    plot_target_ablation,
+)
 @checks_kinds
 def target_ablation(
     *,

@@ -9,15 +9,22 @@ import numpy as np
 
 from ... import datasets
 from ..._checks import as_positive_integer, import_optional, require_each, require_positive
+from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...denoisers import EmpiricalDenoiser
 from ...variance import relative_variance
-from .._store import Arrays, ResultStore
+from .._registry import experiment
+from .figures import plot_target_noise
 
 if TYPE_CHECKING:
     import xarray
 
 
+@experiment(
+    "target-noise",
+    "where the targets of denoising score matching are noise, over the plane",
+    plot_target_noise,
+)
 @checks_kinds
 def target_noise(
     *,

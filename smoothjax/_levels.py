@@ -1,15 +1,12 @@
-"""What every flow asks of its input: one point, scalar noise levels, a denoiser that returns one point."""
+"""States and noise levels as users pass them: one point, scalar levels, levels in order."""
 
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, checked, is_concrete, require_finite
-from ..denoisers import Denoiser
+from ._checks import RealScalar, as_float_array, checked, is_concrete, require_finite
 
 
 def as_state(u: Any) -> Float[Array, " d"]:
@@ -69,39 +66,3 @@ def levels_between(levels: Any, start: Any, end: Any) -> Any:
             f"; {name}={given}, but it has {used}",
         )
     return levels
-
-
-def denoised(denoiser: Denoiser, u: Float[Array, " d"], sigma: Any) -> Float[Array, " d"]:
-    """`denoiser(u, sigma)` in the dtype of `u`; `ValueError` for another shape, which would broadcast unnoticed."""
-    value = jnp.asarray(denoiser(u, sigma))
-    if value.shape != u.shape:
-        raise ValueError(
-            f"The denoiser must return one point of shape {u.shape}, like `u`; got {value.shape}."
-        )
-    if jnp.iscomplexobj(value):
-        raise ValueError(f"The denoiser must return real numbers; got {value.dtype}.")
-    return value.astype(u.dtype)
-
-
-def require_continuous(denoiser: Denoiser, advice: str) -> None:
-    """Raises for a denoiser that jumps at many noise levels, at each of which an adaptive solver would look for the jump.
-
-    Denoisers say so by an attribute `is_step_function_of_sigma`, and those that are made of one need not.
-    """
-    steps = lambda node: getattr(node, "is_step_function_of_sigma", False) is True  # noqa: E731
-    if any(map(steps, jax.tree.leaves(denoiser, is_leaf=steps))):
-        raise ValueError(
-            "An adaptive solver needs a denoiser that is continuous in sigma; got a step function of it, such as one with "
-            f"index='nearest'. {advice}"
-        )
-
-
-def as_argument(denoiser: Denoiser) -> Denoiser:
-    """The denoiser as an argument of a compiled function that outlives this call.
-
-    Modules are pytrees: their arrays are arguments. What a bare callable reads (parameters, a model that is trained in
-    place) would be remembered with it, so that it is passed as a function that no earlier call has seen.
-    """
-    if isinstance(denoiser, eqx.Module):
-        return denoiser  # pyright: ignore[reportReturnType]
-    return lambda u, sigma: denoiser(u, sigma)

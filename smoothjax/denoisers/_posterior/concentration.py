@@ -35,21 +35,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ..denoisers import TruncatedDenoiser
-from ..denoisers._posterior.point_set import PointSet
-from ..denoisers._smoothed.perturbed import products_with
-from ..denoisers._truncated.certified import Concentration
+from .point_set import PointSet
+from .product_logits import products_with
 
 
-def stays_on_point(
-    denoiser: TruncatedDenoiser, found: Concentration, sigma: Array, end: Array
-) -> Bool[Array, " batch"]:
-    """Whether the flow can be proved to end, at noise level `end`, on the point that has most weight at `sigma`."""
-    reach, gap = 2 * denoiser._farthest, found.gap
-    relative = reach * found.others / sigma
-    stays = 2 * relative**2 * (1 + gap) < 0.99 * math.log(2) * gap**2
-    moved = 2 * reach * found.others * jnp.exp(-(sigma / end - 1) * gap)
-    return (gap > 0) & stays & (moved <= denoiser.tolerance)
+class Concentration(NamedTuple):
+    """How far one training point outweighs all others, with rounding."""
+
+    row: Int[Array, ""]
+    """Of that point; -1 where it is not known."""
+    others: Float[Array, ""]
+    """Bound of the sum of all other posterior weights, relative to its own."""
+    gap: Float[Array, ""]
+    """No other weight, relative to its own, exceeds `exp(-gap)`."""
 
 
 def concentrations(

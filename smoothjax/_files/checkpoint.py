@@ -84,3 +84,9 @@ def fingerprint(array: Array) -> str:
     values = np.ascontiguousarray(array)
     header = f"{values.dtype} {values.shape} ".encode()
     return hashlib.sha256(header + values.tobytes()).hexdigest()
+
+
+def refuse_training(out: str | os.PathLike[str] | None) -> None:
+    """Raises `ValueError` where `out` holds a training, whose pictures results would replace."""
+    if out is not None and (Path(out) / CONFIGURATION).exists():
+        raise ValueError(f"{out} holds the training of a network. Choose another folder.")

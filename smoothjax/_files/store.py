@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._files.output import require_folder, write_bytes, write_text
+from .output import require_folder, write_bytes, write_text
 
 # Whatever NumPy can store; arrays once they are read back.
 Arrays = Mapping[str, Any]

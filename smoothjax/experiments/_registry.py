@@ -1,0 +1,68 @@
+"""The experiments that have a name: what they compute, and how it is drawn."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from .._kinds import checks_kinds
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+_Run = TypeVar("_Run", bound="Callable[..., xarray.Dataset]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A named experiment.
+
+    Attributes:
+        name: what users type.
+        description: one line.
+        run: `run(out=folder)` computes it with its default settings and returns labelled results.
+        plot: `plot(results)`, their figure.
+
+    Example:
+        >>> from smoothjax import experiments
+        >>> [e.name for e in experiments.EXPERIMENTS.values() if e.run is experiments.two_points]
+        ['two-points']
+    """
+
+    name: str
+    description: str
+    run: "Callable[..., xarray.Dataset]"
+    plot: "Callable[[xarray.Dataset], Figure]"
+
+
+EXPERIMENTS: dict[str, Experiment] = {}
+
+
+def experiment(
+    name: str, description: str, plot: "Callable[[xarray.Dataset], Figure]"
+) -> Callable[[_Run], _Run]:
+    """Makes the function below it an experiment with a name: for the command line, documentation, figures and tests."""
+
+    def named(run: _Run) -> _Run:
+        if name in EXPERIMENTS:
+            raise ValueError(f"An experiment called {name!r} is there already.")
+        EXPERIMENTS[name] = Experiment(name, description, run, plot)
+        return run
+
+    return named
+
+
+@checks_kinds
+def get_experiment(name: str) -> Experiment:
+    """The experiment of that name, or `ValueError` with the names there are.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> sj.experiments.get_experiment("target-noise").run is sj.experiments.target_noise
+        True
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(
+            f"There is no experiment called {name!r}; there are: {', '.join(EXPERIMENTS)}."
+        )
+    return EXPERIMENTS[name]
