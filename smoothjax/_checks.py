@@ -305,6 +305,16 @@ def require_positive(value: Any, name: str) -> Array:
     return nan_where(~((array > 0) & jnp.isfinite(array)), array)
 
 
+def require_positive_scalar(value: Any, name: str) -> Array:
+    """`require_positive` of one number."""
+    array = require_positive(value, name)
+    if array.ndim != 0:
+        raise ValueError(
+            f"`{name}` must be a scalar; got shape {array.shape}. Use jax.vmap for several."
+        )
+    return array
+
+
 def nan_where(bad: Any, value: Any) -> Array:
     """`value`, NaN where it is bad, or as a whole for verdicts of another shape: how traced values are refused."""
     value = jnp.asarray(value)
@@ -325,9 +335,7 @@ def checked(value: Any, bad: Any, message: str, given: str = "") -> Any:
 
 def positive_parameter(value: Real[ArrayLike, ""], name: str) -> float | Float[Array, ""]:
     """A positive scalar: a Python float (so that dtype follows `t`), or the array being traced."""
-    array = require_positive(value, name)
-    if array.ndim != 0:
-        raise ValueError(f"`{name}` must be a scalar; got shape {array.shape}.")
+    array = require_positive_scalar(value, name)
     return float(value) if is_concrete(value) else array  # pyright: ignore[reportArgumentType]
 
 

@@ -15,7 +15,6 @@ from ._checks import (
     as_points,
     is_concrete,
     require_finite,
-    require_positive,
 )
 
 
@@ -69,17 +68,6 @@ def _as_finite(centre: Any) -> Array:
     centre = as_float_array(centre, "centre")
     require_finite(centre, "centre")
     return centre
-
-
-def as_noise_level(sigma: Any, dtype: Any) -> Float[Array, ""]:
-    """`sigma` as a positive scalar of the given dtype."""
-    sigma = done_now(require_positive, sigma, "sigma")
-    if sigma.ndim != 0:
-        raise ValueError(
-            f"`sigma` must be one noise level; got shape {sigma.shape}. "
-            "For several levels use jax.vmap or jax.lax.map."
-        )
-    return sigma.astype(dtype)
 
 
 def as_data(data: Any, minimum: int, why: str) -> Float[Array, "n d"]:

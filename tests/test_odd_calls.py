@@ -48,6 +48,7 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
     ("measures.wilson_interval", "num"): ("empty list, huge", _NOTHING),
     ("mechanisms.get", "name"): ("text", "the names that there are"),
     ("normalised_mse", "sigma"): ("huge", _WHOLE),
+    ("plots.plot_experiment", "name"): ("text", "the names that there are"),
     ("parametrization.from_denoised", "sigma"): ("NaN, 0", "NaN for NaN, and the limit"),
     ("parametrization.to_denoised", "sigma"): ("NaN, 0", "NaN for NaN, and the limit"),
     ("parametrization.as_prediction", "value"): ("all", "named as the second argument says"),

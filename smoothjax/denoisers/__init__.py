@@ -25,11 +25,11 @@ from ._images.local import LocalDenoiser as LocalDenoiser
 from ._images.patch_composite import PatchCompositeDenoiser as PatchCompositeDenoiser
 from ._images.patches import Boundary as Boundary
 from ._images.wiener_mask import WienerMaskDenoiser as WienerMaskDenoiser
+from ._smoothed.box import BoxSmoothedDenoiser as BoxSmoothedDenoiser
+from ._smoothed.gaussian_smoothed import GaussianSmoothedDenoiser as GaussianSmoothedDenoiser
+from ._smoothed.line import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoiser
+from ._smoothed.noise_unconditioned import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from ._smoothed.piecewise_linear import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
-from ._smoothed.smoothed import BoxSmoothedDenoiser as BoxSmoothedDenoiser
-from ._smoothed.smoothed import GaussianSmoothedDenoiser as GaussianSmoothedDenoiser
-from ._smoothed.smoothed import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoiser
-from ._smoothed.smoothed import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
-from ._smoothed.smoothed import TemperedDenoiser as TemperedDenoiser
+from ._smoothed.tempered import TemperedDenoiser as TemperedDenoiser
 from ._truncated.certified import CertifiedMean as CertifiedMean
 from ._truncated.truncated import TruncatedDenoiser as TruncatedDenoiser

@@ -65,6 +65,8 @@ def _mean_and_variance_by_jacobian(denoiser: Denoiser, u: Array, sigma: Array):
     return value, sigma**2 * trace
 
 
+@checks_kinds
+@raising_host_errors
 def mean_and_variance(
     denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:

@@ -11,7 +11,8 @@ from .._calls import evaluate, mean_over_noises
 from .._checks import RealScalar, as_key, as_positive_integer, checked, require_positive
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
-from .._numerics import as_centre, as_data, as_noise_level, done_now, norm
+from .._levels import as_level
+from .._numerics import as_centre, as_data, done_now, norm
 from ._estimate import Estimate, mean_estimate, ratio_of_means, root_of_mean
 
 _Denoiser = Callable[[Array, Array], Array]
@@ -69,7 +70,7 @@ def denoiser_rmse(
     """
     key = as_key(key)
     data = as_data(data, 2, "for a standard error")
-    sigma = as_noise_level(sigma, data.dtype)
+    sigma = jnp.asarray(as_level(sigma, "sigma", data.dtype))
     num_noises = as_positive_integer(num_noises, "num_noises")
     batch_size = as_positive_integer(batch_size, "batch_size")
 
@@ -111,7 +112,7 @@ def mean_denoiser_distance(
     """
     key = as_key(key)
     data = as_data(data, 2, "for a standard error")
-    sigma = as_noise_level(sigma, data.dtype)
+    sigma = jnp.asarray(as_level(sigma, "sigma", data.dtype))
     num_noises = as_positive_integer(num_noises, "num_noises")
     batch_size = as_positive_integer(batch_size, "batch_size")
 
@@ -164,7 +165,7 @@ def normalised_mse(
     """
     key = as_key(key)
     data = as_data(data, 2, "for a standard error")
-    sigma = as_noise_level(sigma, data.dtype)
+    sigma = jnp.asarray(as_level(sigma, "sigma", data.dtype))
     num_noises = as_positive_integer(num_noises, "num_noises")
     batch_size = as_positive_integer(batch_size, "batch_size")
     mu = as_centre(centre, data)

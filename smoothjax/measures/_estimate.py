@@ -11,7 +11,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from .._checks import as_float_array, is_concrete, shown
+from .._checks import as_float_array, is_concrete, require_positive_scalar, shown
 from .._kinds import checks_kinds
 from .._numerics import safe_sqrt
 
@@ -72,9 +72,18 @@ def _format(value: float, error: float) -> str:
     return f"({value / unit:.{decimals}f} ± {error / unit:.{decimals}f})e{power:+03d}"
 
 
-@jax.jit
+def _as_sample(values: Any, name: str) -> Float[Array, " n"]:
+    values = as_float_array(values, name)
+    if values.ndim != 1 or values.shape[0] == 0:
+        raise ValueError(
+            f"`{name}` must be numbers of shape (n,), n > 0; got shape {values.shape}."
+        )
+    return values
+
+
+@checks_kinds
 def mean_estimate(values: Float[Array, " n"]) -> Estimate:
-    """The mean of independent values, with the standard error s/sqrt(n), n >= 2.
+    """The mean of independent values, with the standard error s/sqrt(n): NaN for one value.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,12 +91,17 @@ def mean_estimate(values: Float[Array, " n"]) -> Estimate:
         >>> print(mean_estimate(jnp.array([1.0, 2.0, 3.0])))
         2.0 ± 0.6
     """
+    return _mean_estimate(_as_sample(values, "values"))
+
+
+@jax.jit
+def _mean_estimate(values: Float[Array, " n"]) -> Estimate:
     n = values.shape[0]
     mean = jnp.mean(values)
     return Estimate(mean, safe_sqrt(jnp.sum((values - mean) ** 2) / (n * (n - 1))))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@checks_kinds
 def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
     """(mean of non-negative values)^(1/order), its error by the delta method; 0 ± 0 at zero.
 
@@ -97,7 +111,13 @@ def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
         >>> print(root_of_mean(jnp.array([1.0, 7.0, 4.0]), 2))  # of squared errors: their root mean square
         2.0 ± 0.4
     """
-    power = mean_estimate(values)
+    order = float(require_positive_scalar(order, "order"))
+    return _root_of_mean(_as_sample(values, "values"), order)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
+    power = _mean_estimate(values)
     positive = ~(power.value <= 0)  # NaN stays NaN
     mean = jnp.where(positive, power.value, 1)
     root = safe_sqrt(mean) if order == 2 else mean ** (1 / order)
@@ -107,7 +127,7 @@ def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
     )
 
 
-@jax.jit
+@checks_kinds
 def ratio_of_means(numerators: Float[Array, " n"], denominators: Float[Array, " n"]) -> Estimate:
     """mean(numerators) / mean(denominators >= 0) of independent pairs, by the delta method; 0 ± 0 over zero.
 
@@ -117,13 +137,23 @@ def ratio_of_means(numerators: Float[Array, " n"], denominators: Float[Array, " 
         >>> print(ratio_of_means(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
         2.0 ± 1.0
     """
+    top, bottom = _as_sample(numerators, "numerators"), _as_sample(denominators, "denominators")
+    if top.shape != bottom.shape:
+        raise ValueError(
+            f"`denominators` must have the shape of `numerators`, {top.shape}; got {bottom.shape}."
+        )
+    return _ratio_of_means(top, bottom)
+
+
+@jax.jit
+def _ratio_of_means(numerators: Float[Array, " n"], denominators: Float[Array, " n"]) -> Estimate:
     mean = jnp.mean(denominators)
     positive = ~(mean <= 0)
     mean = jnp.where(positive, mean, 1)
     ratio = jnp.where(positive, jnp.mean(numerators) / mean, 0)
     # To first order the ratio moves with the mean of these, which is zero.
     residuals = jnp.where(positive, (numerators - ratio * denominators) / mean, 0)
-    return Estimate(ratio, mean_estimate(residuals).standard_error)
+    return Estimate(ratio, _mean_estimate(residuals).standard_error)
 
 
 def jackknife_error(left_out: Float[Array, " n"]) -> Float[Array, ""]:

@@ -10,7 +10,8 @@ from .._calls import evaluate, mean_over_noises
 from .._checks import RealScalar, as_key, as_positive_integer
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
-from .._numerics import as_data, as_noise_level
+from .._levels import as_level
+from .._numerics import as_data
 from ._estimate import Estimate, ratio_of_means, root_of_mean
 
 _Denoiser = Callable[[Array, Array], Array]
@@ -83,7 +84,7 @@ def gaussianity_index(
     """
     key = as_key(key)
     data = as_data(data, 2, "for a standard error")
-    sigma = as_noise_level(sigma, data.dtype)
+    sigma = jnp.asarray(as_level(sigma, "sigma", data.dtype))
     num_noises = as_positive_integer(num_noises, "num_noises")
     batch_size = as_positive_integer(batch_size, "batch_size")
 

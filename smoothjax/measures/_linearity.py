@@ -14,7 +14,8 @@ from .._checks import RealScalar, as_key, as_positive_integer
 from .._jax.blocks import in_batches
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
-from .._numerics import as_centre, as_data, as_noise_level, keys_by_index, noises, norm
+from .._levels import as_level
+from .._numerics import as_centre, as_data, keys_by_index, noises, norm
 from ..denoisers import DualGaussianDenoiser, GaussianDenoiser
 from ._estimate import Estimate, mean_estimate
 
@@ -99,7 +100,7 @@ def linearity_score(
     """
     key = as_key(key)
     data = as_data(data, 4, "for two pairs and a standard error")
-    sigma = as_noise_level(sigma, data.dtype)
+    sigma = jnp.asarray(as_level(sigma, "sigma", data.dtype))
     num_noises = as_positive_integer(num_noises, "num_noises")
     batch_size = as_positive_integer(batch_size, "batch_size")
     mu = as_centre(centre, data)
