@@ -56,13 +56,8 @@ def _run(arguments: list[str]) -> int:
         print(f"smoothjax {_version()}")
         return 0
     import_optional("tyro")
-    from ._commands.commands import describe, parse
+    from ._commands.commands import parse
 
-    if arguments[:1] == ["experiment"] and {"-h", "--help"} & set(arguments):
-        names = [one for one in arguments[1:2] if not one.startswith("-")]
-        if names:
-            print(describe(names[0]))
-            return 0
     command = parse(arguments)
     _keep_compiled()
     return command.run()

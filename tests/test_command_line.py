@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import gc
+import inspect
 import io
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -20,10 +22,12 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax import cli, report
+from smoothjax import cli, experiments, report
 from smoothjax._commands import commands as _commands
+from smoothjax._commands import experiment as experiment_command
 from smoothjax._files import output as _output
 from smoothjax._files import store as _store
+from smoothjax._jax.precision import computing_in
 from smoothjax.experiments import EXPERIMENTS, Experiment, standardized
 
 xarray = pytest.importorskip("xarray")
@@ -276,26 +280,54 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("smoothjax ")
 
 
-def test_help_of_an_experiment(quick, capsys):
+def help_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["experiment", *arguments])
+    assert stop.value.code == 0
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+
+
+def test_help_of_an_experiment(quick, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     for flag in ("--help", "-h"):
-        assert cli.main(["experiment", "quick", flag]) == 0
-        said = capsys.readouterr().out
-        for part in ("Two numbers, one after the other.", "They mean nothing.", "first = 1.0"):
+        said = help_of(capsys, "quick", flag)
+        for part in ("Two numbers, one after the other.", "They mean nothing.", "--first", "1.0"):
             assert part in said
         assert "how many there might be" in said and "Both." not in said
     assert cli.main(["experiment", "nonsense", "--help"]) == 2
     one_line(capsys, "no experiment called 'nonsense'")
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["experiment", "--help"])
-    assert stop.value.code == 0
-    assert "--out" in capsys.readouterr().out
+    assert "--out" in help_of(capsys, "--help")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_describes_itself(name):
-    text = _commands.describe(name)
+def test_every_parameter_of_an_experiment_is_an_option_with_its_meaning(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    said = help_of(capsys, name, "--help")
+    for parameter in inspect.signature(EXPERIMENTS[name].run).parameters.values():
+        if parameter.name in ("out", "progress", "architecture"):
+            continue
+        option = f"--{parameter.name.replace('_', '-')}"
+        assert option in said
+        assert experiment_command._meanings(inspect.getdoc(EXPERIMENTS[name].run))[parameter.name]
     words = (EXPERIMENTS[name].run.__doc__ or "").strip().splitlines()[0]
-    assert words in text and "Settings" in text and "Returns" not in text
+    assert words in said and "Returns" not in said
+
+
+def test_settings_of_an_experiment_are_passed_on(tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--sets", "line", "--times", "0.5", "0.75", "--num-nodes", "3", "--extent", "2.0"]
+    command = ["experiment", "target-noise", "--out", str(out)]
+    assert cli.main([*command, *options, "--precision", "float64"]) == 0
+    with computing_in("float64"):
+        own = experiments.target_noise(sets=("line",), times=(0.5, 0.75), num_nodes=3, extent=2.0)
+    with xarray.open_dataset(out / "results.nc") as found:
+        xarray.testing.assert_equal(found.load(), own)
+    capsys.readouterr()
+    assert cli.main([*command, "--times", "--num-nodes", "3"]) == 2
+    one_line(capsys, "`--times` must be followed by values")
+    with pytest.raises(SystemExit):
+        cli.main(["experiment", "target-noise", "--out", str(out), "--num-nodes", "three"])
+    assert "--num-nodes" in capsys.readouterr().err
 
 
 # --- a computer that fails -------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """The commands: each a dataclass whose fields are its options, read from the command line by tyro."""
 
 import dataclasses
-import inspect
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,18 +8,18 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from .. import datasets, mechanisms, plots, report
+from .. import datasets, mechanisms, report
 from .._files.checkpoint import refuse_training
-from .._files.output import held, netcdf_of, png_of, require_folder, write_bytes
+from .._files.output import held, require_folder
 from .._jax.precision import computing_in
 from ..experiments import (
     EXPERIMENTS,
     CompareSettings,
     compare_mechanisms,
-    get_experiment,
     standardized,
     train_and_held_out,
 )
+from .experiment import RunExperiment, name_in, parse_experiment
 from .train import Train, refuse_data_in
 
 
@@ -92,32 +91,6 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunExperiment:
-    """Run a named experiment with its published settings; writes labelled results and a figure."""
-
-    name: Positional[str]
-    """See `smoothjax list`."""
-    out: Path = dataclasses.field(kw_only=True)
-    """Folder for the results; a stopped job goes on from what is there."""
-    precision: Literal["float32", "float64"] = dataclasses.field(default="float32", kw_only=True)
-    """Of all computations."""
-
-    def run(self) -> int:
-        """Runs, draws and saves; returns the exit status."""
-        experiment = get_experiment(self.name)
-        require_folder(self.out)
-        refuse_training(self.out)
-        with held(self.out):
-            with computing_in(self.precision):
-                results = experiment.run(out=str(self.out))
-            write_bytes(self.out / "results.nc", netcdf_of(results))
-            figure = plots.plot_experiment(self.name, results)
-            write_bytes(self.out / f"{self.name}.png", png_of(figure, dpi=160))
-        print(results, f"Figure: {self.out / self.name}.png", sep="\n")
-        return 0
-
-
-@dataclasses.dataclass(frozen=True)
 class List:
     """List the data sets, the mechanisms and the experiments that have a name."""
 
@@ -133,34 +106,11 @@ class List:
         return 0
 
 
-def describe(name: str) -> str:
-    """What an experiment computes, and with which settings."""
-    experiment = get_experiment(name)
-    text = inspect.getdoc(experiment.run) or ""
-    for heading in ("Returns:", "Raises:", "Source:", "Reference:", "Example:"):
-        text = text.partition(f"\n{heading}")[0]
-    words, _, explained = text.partition("\nArgs:")
-    settings = [
-        f"    {parameter.name} = {parameter.default!r}"
-        for parameter in inspect.signature(experiment.run).parameters.values()
-        if parameter.name not in ("out", "progress")
-    ]
-    function = f"smoothjax.experiments.{experiment.run.__name__}"
-    return "\n".join(
-        [
-            f"smoothjax experiment {name} --out FOLDER [--precision {{float32,float64}}]",
-            f"\n{experiment.description[0].upper()}{experiment.description[1:]}.",
-            f"\n{words.strip()}",
-            f"\nSettings, which are arguments of {function}:",
-            *settings,
-            *([f"\nWhat they mean:\n{explained.strip(chr(10)).rstrip()}"] if explained else []),
-        ]
-    )
-
-
 def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | Train | List:
     """The command that the arguments ask for, with its options."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["experiment"] and (name := name_in(arguments[1:])) is not None:
+        return parse_experiment(name, arguments[1:])
     commands = (
         Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
         | Annotated[RunExperiment, tyro.conf.subcommand("experiment", prefix_name=False)]
