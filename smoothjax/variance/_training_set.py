@@ -18,6 +18,7 @@ from .._checks import (
     is_concrete,
     require_ascending,
     require_positive,
+    shown,
 )
 from .._kinds import checks_kinds, require_kinds_of_fields
 from .._levels import as_level
@@ -238,6 +239,10 @@ def _shifted_sobol(key: PRNGKeyArray, num: int, dim: int) -> Float[Array, "num d
 
 
 def _as_interval(levels: Any, dtype: Any) -> tuple[Array, Array]:
+    if len(levels) != 2:
+        raise ValueError(
+            f"`exact_targets` must be two noise levels (low, high); got {shown(levels)}."
+        )
     low, high = (as_float_array(level, "exact_targets").astype(dtype) for level in levels)
     return low, checked(
         high,
