@@ -75,6 +75,15 @@ def _examples_leave_nothing(request):
     if isinstance(request.node, pytest.DoctestItem):
         request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
         request.getfixturevalue("own_registry")
+        request.getfixturevalue("own_measures")
+
+
+@pytest.fixture
+def own_measures(monkeypatch):
+    """Measures that a test registers are not there for others."""
+    from smoothjax.measures import _registry
+
+    monkeypatch.setattr(_registry, "_REGISTRY", dict(_registry._REGISTRY))
 
 
 @pytest.fixture

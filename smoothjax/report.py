@@ -112,15 +112,18 @@ def _level_tables(comparison: Comparison) -> dict[str, tuple[list[str], list[lis
         cells = (float(value) for value in values)
         return [name, *("not defined" if math.isnan(x) else format(x, form) for x in cells)]
 
-    linearity, rmse = results.linearity_centred, results.rmse
+    rmse = results.rmse
     rows = {
         "RMSE a coordinate between mechanisms": [
             row(f"{a} – {b}", rmse.sel(mechanism=a, other=b).values, ".3g")
             for a, b in itertools.combinations(names, 2)
         ],
-        "Linearity score, centred": [
-            row(name, linearity.sel(mechanism=name).values, ".3f") for name in names
-        ],
+        **{
+            one.label.replace("$", ""): [
+                row(name, results[one.shown].sel(mechanism=name).values, ".3f") for name in names
+            ]
+            for one in comparison.measures()
+        },
         "Effective number of training points": [
             row("mean", results.effective_neighbours.values, ".4g"),
             row("median", results.effective_neighbours_median.values, ".4g"),

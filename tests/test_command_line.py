@@ -539,7 +539,7 @@ def test_terminals_without_the_characters(quick, tmp_path, monkeypatch, encoding
 
 HOLDER = """
 import pathlib, sys
-from smoothjax._output import held
+from smoothjax._files.output import held
 with held(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -674,4 +674,4 @@ def test_standardized_comparison_says_its_units(tmp_path):
 def test_report_refuses_what_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="must be a folder"):
-        report.save(None, tmp_path / "file")  # pyright: ignore[reportArgumentType]
+        report.save(object.__new__(sj.Comparison), tmp_path / "file")

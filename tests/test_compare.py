@@ -12,9 +12,10 @@ import scipy.special
 import scipy.stats
 
 import smoothjax as sj
-from smoothjax import cli, mechanisms, report
+from smoothjax import cli, measures, mechanisms, report
 from smoothjax._files import store as _store
 from smoothjax.experiments import train_and_held_out
+from smoothjax.experiments._compare import comparison as _outcome
 from smoothjax.experiments._compare import effort as _effort
 from smoothjax.experiments._compare import parts as _parts
 from smoothjax.plots import _comparison, plot_curves
@@ -453,3 +454,54 @@ def test_entropy_names_what_it_is(finished):
     words = next(note for note in comparison.notes if note.startswith("Entropy"))
     assert f"{floor:.3f}" in words and "log2(127.5) = 6.99" in words
     assert "bits/dim" not in comparison.table()
+
+
+def test_registered_measures_appear_everywhere(data, own_measures, capsys):
+    """In results, table, figure, report and lists, without an edit anywhere."""
+
+    def size(denoiser, points, sigma, key, *, centre, batch_size):
+        norms = jax.vmap(lambda x: jnp.linalg.norm(denoiser(x, sigma)))(points)
+        return {"size": measures.mean_estimate(norms)}
+
+    one = measures.Measure("size", "How large outputs are", "|D|", "Size: of outputs.", size)
+    with pytest.raises(ValueError, match="no measure called 'size'; there are: "):
+        sj.CompareSettings(measures=("size",))
+    measures.register(one)
+    with pytest.raises(ValueError, match="registered already"):
+        measures.register(one)
+    train, held_out = data
+    gaussian = sj.GaussianDenoiser.fit(train.points)
+    settings = sj.CompareSettings(
+        num_samples=4, num_levels=2, steps=2, measures=("linearity", "size", "curl")
+    )
+    comparison = sj.compare({"a": gaussian}, train, held_out, settings=settings, progress=False)
+    results = comparison.results
+    for j, level in enumerate(results.level.values):
+        own = np.mean([np.linalg.norm(gaussian(x, level)) for x in held_out.points[:256]])
+        np.testing.assert_allclose(results["size"].values[0, j], own, rtol=1e-5)
+    assert float(results.curl.max()) < 1e-5
+    header, rows = comparison.rows()
+    assert [cell.partition(" at ")[0] for cell in header[-3:]] == ["linearity", "size", "curl"]
+    assert " ± " in rows[0][-2] and rows[1][-3:] == ["", "", ""]
+    assert "Size: of outputs." in comparison.notes
+    assert [ax.get_title(loc="left") for ax in plot_curves(comparison).axes][2] == one.description
+    assert report._level_tables(comparison)["|D|"][1][0][0] == "a"
+    assert cli.main(["list"]) == 0
+    assert one.description in capsys.readouterr().out
+
+
+def test_costly_measures_are_left_out_of_costly_denoisers():
+    network = lambda u, sigma: u / (1 + sigma**2)  # noqa: E731
+    asked = sj.CompareSettings(measures=("curl",))
+    by_default = measures.get("linearity").name
+    assert _effort.effort_of(network, 16, 100, sj.CompareSettings()).measures == (by_default,)
+    assert _effort.effort_of(network, 16, 100, asked).measures == ("curl",)
+
+
+def test_costly_measures_that_are_left_out_are_named(data, own_measures):
+    measures.register(dataclasses.replace(measures.get("curl"), by_default=True), replace=True)
+    network = lambda u, sigma: u / (1 + sigma**2)  # noqa: E731
+    settings = sj.CompareSettings()
+    efforts = {"network": _effort.effort_of(network, 16, 100, settings)}
+    assert efforts["network"].measures == ("linearity",)
+    assert _outcome._skipped(efforts, settings) == {"network": ["curl"]}

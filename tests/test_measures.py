@@ -426,7 +426,7 @@ def test_rmse_refuses():
         denoiser_rmse(identity, identity, data[:1], 1.0, key)
     with pytest.raises(ValueError, match="positive"):
         denoiser_rmse(identity, identity, data, 0.0, key)
-    with pytest.raises(ValueError, match=r"one noise level; got shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"`sigma` must be a scalar; got shape \(2,\)"):
         denoiser_rmse(identity, identity, data, jnp.ones(2), key)
     with pytest.raises(ValueError, match=r"`second` must map .* shape \(1,\)"):
         denoiser_rmse(identity, lambda u, sigma: u[:1], data, 1.0, key)

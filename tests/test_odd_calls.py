@@ -145,7 +145,7 @@ def outcome(argument, parameter, kind, call):
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {*WITHOUT, *TAKEN}))
-def test_refused(name, tmp_path, monkeypatch, own_registry):
+def test_refused(name, tmp_path, monkeypatch, own_registry, own_measures):
     monkeypatch.chdir(tmp_path)
     wrong = []
     with contextlib.suppress(ImportError):

@@ -628,3 +628,49 @@ def identity(u, sigma):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- curl ------------------------------------------------------------------------------------
+
+
+def test_curl_of_linear_maps(dtype):
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(40, 5)), dtype)
+    key = jax.random.key(0)
+    random = np.random.default_rng(1).normal(size=(5, 5))
+    of = lambda matrix: sj.measures.curl(  # noqa: E731
+        lambda u, s: jnp.asarray(matrix, u.dtype) @ u / (1 + s), data, 0.7, key
+    )
+    eps = float(jnp.finfo(dtype).eps)
+    # Every probe sees the whole of an antisymmetric matrix, and nothing of a symmetric one.
+    antisymmetric, symmetric = of(random - random.T), of(random + random.T)
+    np.testing.assert_allclose(antisymmetric.value, 2, rtol=20 * eps)
+    assert float(antisymmetric.standard_error) < 1e-3
+    assert float(symmetric.value) < 20 * eps
+    exact = np.linalg.norm(random - random.T) / np.linalg.norm(random)
+    found = of(random)
+    assert abs(float(found.value) - exact) < 4 * float(found.standard_error)
+    # By the delta method from the forty probes' own spread: some per cent.
+    assert 0.01 < float(found.standard_error) < 0.2
+
+
+def test_curl_of_posterior_means_is_rounding(dtype):
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(30, 3)), dtype)
+    for denoiser in (sj.EmpiricalDenoiser(data), sj.MixtureDenoiser.fit(data, num_components=2)):
+        found = sj.measures.curl(denoiser, data, 0.5, jax.random.key(0))
+        assert float(found.value) < 100 * float(jnp.finfo(dtype).eps)
+    # A local denoiser is the posterior mean of no law.
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(20, 4, 4)), dtype)
+    local = sj.measures.curl(
+        sj.LocalDenoiser(images, 3), images.reshape(20, 16), 0.5, jax.random.key(0)
+    )
+    assert float(local.value) > 10 * float(local.standard_error)
+
+
+def test_curl_refuses():
+    data = jnp.ones((3, 2))
+    with pytest.raises(ValueError, match="at least 2 points"):
+        sj.measures.curl(lambda u, s: u, data[:1], 1.0, jax.random.key(0))
+    with pytest.raises(ValueError, match="`sigma` must be positive"):
+        sj.measures.curl(lambda u, s: u, data, 0.0, jax.random.key(0))
+    with pytest.raises(ValueError, match="one point of shape"):
+        sj.measures.curl(lambda u, s: u[:1], data, 1.0, jax.random.key(0))

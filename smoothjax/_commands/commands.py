@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from .. import datasets, mechanisms, report
+from .. import datasets, measures, mechanisms, report
 from .._files.checkpoint import refuse_training
 from .._files.output import held, require_folder
 from .._jax.precision import computing_in
@@ -49,6 +49,8 @@ class Compare:
     """Noise level at which log-likelihoods are meant; by default a tenth of the data's scale."""
     num_levels: int = 13
     """Noise levels of the curves."""
+    measures: tuple[str, ...] = ()
+    """Of each denoiser at each of these levels, by name (see `smoothjax list`); by default those that are cheap."""
     layout: Literal["hwc", "chw"] | None = None
     """Of an array with four axes: channels last (hwc, the default) or first (chw, as PyTorch has images)."""
     standardize: bool = False
@@ -100,6 +102,9 @@ class List:
         print("Mechanisms:")
         for name in mechanisms.names():
             print(f"  {name:<23} {mechanisms.get(name).description}")
+        print("Measures of a denoiser at a noise level:")
+        for name in measures.names():
+            print(f"  {name:<23} {measures.get(name).description}")
         print("Experiments:")
         for name, experiment in EXPERIMENTS.items():
             print(f"  {name:<23} {experiment.description}")
@@ -120,9 +125,10 @@ def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | Train
     description = "What would a diffusion model trained on a finite data set generate, and why?"
     description += " `smoothjax --version` prints the version, `smoothjax experiment NAME --help` describes an experiment."
     command = tyro.cli(commands, prog="smoothjax", description=description, args=arguments)
-    if isinstance(command, Compare) and not command.denoisers and "--denoisers" in arguments:
-        raise ValueError(
-            "`--denoisers` must be followed by mechanisms by name (see `smoothjax list`); got none. Leave it out for those "
-            "that suit the data."
-        )
+    for option, things in (("--denoisers", "mechanisms"), ("--measures", "measures")):
+        if option in arguments and not getattr(command, option[2:], True):
+            raise ValueError(
+                f"`{option}` must be followed by {things} by name (see `smoothjax list`); got none. Leave it out for those "
+                "that suit the data."
+            )
     return command

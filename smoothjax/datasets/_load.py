@@ -126,10 +126,6 @@ def load(
         >>> load("latents.npy", layout="chw").image_shape
         (8, 8, 4)
     """
-    if not isinstance(source, str | os.PathLike):
-        raise ValueError(
-            f"`source` must be a name or a path; got {type(source).__name__}. Of an array, Dataset(name, points) is a set."
-        )
     seed = as_seed(seed)
     sizes = {"num_points": num_points, "dim": dim}
     given: dict[str, Any] = {key: size for key, size in sizes.items() if size is not None}

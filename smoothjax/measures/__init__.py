@@ -2,6 +2,7 @@
 
 from ._agreement import determination_r2 as determination_r2
 from ._agreement import pearson_r2 as pearson_r2
+from ._curl import curl as curl
 from ._denoiser_errors import denoiser_rmse as denoiser_rmse
 from ._denoiser_errors import mean_denoiser_distance as mean_denoiser_distance
 from ._denoiser_errors import normalised_mse as normalised_mse
@@ -28,6 +29,11 @@ from ._locality_calibration import calibrate_patch_size as calibrate_patch_size
 from ._memorization import MemorizationFraction as MemorizationFraction
 from ._memorization import memorization_fraction as memorization_fraction
 from ._neighbours import nearest_neighbours as nearest_neighbours
+from ._registry import Measure as Measure
+from ._registry import defaults as defaults
+from ._registry import get as get
+from ._registry import names as names
+from ._registry import register as register
 from ._similarity import SameNoiseSimilarity as SameNoiseSimilarity
 from ._similarity import StrongGeneralization as StrongGeneralization
 from ._similarity import same_noise_similarity as same_noise_similarity

@@ -11,7 +11,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from .._checks import as_float_array, is_concrete, require_positive_scalar, shown
+from .._checks import as_float_array, is_concrete, positive_parameter, shown
 from .._kinds import checks_kinds
 from .._numerics import safe_sqrt
 
@@ -111,7 +111,7 @@ def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
         >>> print(root_of_mean(jnp.array([1.0, 7.0, 4.0]), 2))  # of squared errors: their root mean square
         2.0 ± 0.4
     """
-    order = float(require_positive_scalar(order, "order"))
+    order = positive_parameter(order, "order")
     return _root_of_mean(_as_sample(values, "values"), order)
 
 

@@ -1,7 +1,7 @@
 """How nearly a denoiser acts as a linear map."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from .._levels import as_level
 from .._numerics import as_centre, as_data, keys_by_index, noises, norm
 from ..denoisers import DualGaussianDenoiser, GaussianDenoiser
 from ._estimate import Estimate, mean_estimate
+from ._registry import Measure, register
 
 
 class LinearityScore(eqx.Module):
@@ -208,3 +209,31 @@ def _absolute_cosine(x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Arra
     unit_y = y / jnp.where(length_y > 0, length_y, 1)
     cosine = jnp.minimum(jnp.abs(jnp.sum(unit_x * unit_y)), 1)
     return jnp.where((length_x == 0) & (length_y == 0), 1, cosine)
+
+
+def _of_comparison(
+    denoiser: Callable[[Array, Array], Array],
+    points: Array,
+    sigma: Array,
+    key: PRNGKeyArray,
+    *,
+    centre: Array,
+    batch_size: int,
+) -> Mapping[str, Estimate]:
+    score = linearity_score(denoiser, points, sigma, key, centre=centre, batch_size=batch_size)
+    return {"linearity_centred": score.centred, "linearity": score.raw}
+
+
+register(
+    Measure(
+        "linearity",
+        "How affine each denoiser is",
+        "linearity score, centred",
+        "Linearity: centred score, 1 for an affine denoiser. Not defined in one dimension, where two numbers are parallel.",
+        _of_comparison,
+        shown="linearity_centred",
+        calls=2,
+        limits=(None, 1.02),
+        by_default=True,
+    )
+)

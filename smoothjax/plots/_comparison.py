@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._figure import COLOURS, band, new_figure
 from .._kinds import checks_kinds
 from ..experiments import Comparison
+from ..measures import Measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,7 +145,7 @@ def _plot_plane(comparison: Comparison) -> "Figure":
 
 @checks_kinds
 def plot_curves(comparison: Comparison) -> "Figure":
-    """Against the noise level: RMSE between mechanisms, centred linearity, effective number of training points.
+    """Against the noise level: RMSE between mechanisms, each measure taken, effective number of training points.
 
     Of many mechanisms, the RMSE from the empirical and the Gaussian denoiser only. Bands and bars are two standard errors.
     """
@@ -152,8 +153,10 @@ def plot_curves(comparison: Comparison) -> "Figure":
     names = [str(name) for name in results.mechanism.values]
     curves = _curves_of_pairs(names)
     legend_rows = math.ceil(max(len(curves), len(names)) / 2)
-    figure, axes = new_figure(1, 3, (12, 3.7 + 0.19 * legend_rows))
-    rmse, linearity, neighbours = axes[0]
+    taken = comparison.measures()
+    num = 2 + len(taken)
+    figure, axes = new_figure(1, num, (4 * num, 3.7 + 0.19 * legend_rows))
+    rmse, *of_measures, neighbours = axes[0]
     level = results.level.values
     for first, second, colour, style in curves:
         one = results.sel(mechanism=first, other=second)
@@ -169,24 +172,8 @@ def plot_curves(comparison: Comparison) -> "Figure":
     rmse.set_title("How far apart the denoisers are", loc="left", fontsize=10)
     rmse.set_ylabel("RMSE a coordinate (data units)")
     rmse.set_yscale("log")
-    for i, name in enumerate(names):
-        one = results.sel(mechanism=name)
-        band(
-            linearity,
-            level,
-            one.linearity_centred.values,
-            one.linearity_centred_se.values,
-            COLOURS[i % len(COLOURS)],
-            name,
-            _STYLES[i // len(COLOURS) % len(_STYLES)],
-        )
-    linearity.set_title("How affine each denoiser is", loc="left", fontsize=10)
-    linearity.set_ylabel("linearity score, centred")
-    linearity.set_ylim(top=1.02)
-    if not np.any(np.isfinite(results.linearity_centred.values)):
-        linearity.set_xlim(level[0], level[-1])
-        where = {"transform": linearity.transAxes, "ha": "center", "va": "center"}
-        linearity.text(0.5, 0.5, "not defined in one dimension", color="#666666", **where)
+    for measure, ax in zip(taken, of_measures, strict=True):
+        _plot_measure(ax, measure, results, names)
     number = results.effective_neighbours.values
     band(neighbours, level, number, results.effective_neighbours_se.values, COLOURS[-1], "mean")
     neighbours.plot(
@@ -212,7 +199,7 @@ def plot_curves(comparison: Comparison) -> "Figure":
     neighbours.set_ylabel("effective number, exp(entropy)")
     neighbours.set_yscale("log")
     neighbours.set_ylim(top=2 * total)
-    for ax in (rmse, linearity, neighbours):
+    for ax in axes[0]:
         ax.set_xscale("log")
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
@@ -222,6 +209,31 @@ def plot_curves(comparison: Comparison) -> "Figure":
                 frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14)
             )
     return figure
+
+
+def _plot_measure(ax: Any, measure: Measure, results: Any, names: list[str]) -> None:
+    """A curve for each mechanism."""
+    values = results[measure.shown]
+    for i, name in enumerate(names):
+        band(
+            ax,
+            results.level.values,
+            values.sel(mechanism=name).values,
+            results[f"{measure.shown}_se"].sel(mechanism=name).values,
+            COLOURS[i % len(COLOURS)],
+            name,
+            _STYLES[i // len(COLOURS) % len(_STYLES)],
+        )
+    ax.set_title(measure.description, loc="left", fontsize=10)
+    ax.set_ylabel(measure.label)
+    ax.set_ylim(*measure.limits)
+    if measure.is_logarithmic:
+        ax.set_yscale("log")
+    if not np.any(np.isfinite(values.values)):
+        ax.set_xlim(results.level.values[0], results.level.values[-1])
+        where = {"transform": ax.transAxes, "ha": "center", "va": "center"}
+        why = "not defined in one dimension" if results.sizes["coordinate"] == 1 else "not defined"
+        ax.text(0.5, 0.5, why, color="#666666", **where)
 
 
 _STYLES = ("-", "--", ":", "-.")

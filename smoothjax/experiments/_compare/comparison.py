@@ -10,6 +10,7 @@ import numpy as np
 from ..._files.store import Arrays
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser
+from ...measures import Measure, defaults, get
 from .effort import Effort
 from .settings import CompareSettings, curve_levels
 from .units import spread_of
@@ -37,9 +38,13 @@ class Comparison:
     manifest: dict[str, Any]
     notes: tuple[str, ...]
 
+    def measures(self) -> tuple[Measure, ...]:
+        """The measures that were taken at each noise level, as they are registered."""
+        return tuple(map(get, self.results.attrs["measures"].split()))
+
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the summary table, as text."""
-        r = self.results
+        r, taken = self.results, self.measures()
         level = float(r.level[int(np.argmin(np.abs(np.log(r.level.values / float(r.data_scale)))))])
         header = [
             "mechanism",
@@ -47,7 +52,7 @@ class Comparison:
             f"log-likelihood at {float(r.noise_floor):.3g} (nats)",
             f"entropy, bits/coordinate (noise alone {float(r.noise_entropy):.2f})",
             "Fréchet",
-            f"linearity at {level:.3g}",
+            *(f"{one.name} at {level:.3g}" for one in taken),
         ]
         rows = []
         for name in r.mechanism.values:
@@ -60,7 +65,7 @@ class Comparison:
                     _with_error(s.log_likelihood, s.log_likelihood_se),
                     f"{float(s.entropy_bits):.3f}",
                     f"{float(s.frechet):.3g}",
-                    _with_error(at.linearity_centred, at.linearity_centred_se),
+                    *(_with_error(at[one.shown], at[f"{one.shown}_se"]) for one in taken),
                 ]
             )
         null = [
@@ -69,7 +74,7 @@ class Comparison:
             "",
             "",
             f"{float(r.frechet_null):.3g}",
-            "",
+            *("" for _ in taken),
         ]
         return header, [*rows, null]
 
@@ -104,12 +109,8 @@ def label(
         "log_likelihood_se": (),
         "entropy_bits": (),
         "log_likelihoods": ("point",),
-        "linearity": ("level",),
-        "linearity_se": ("level",),
-        "linearity_centred": ("level",),
-        "linearity_centred_se": ("level",),
     }
-    kinds = ("samples", "memorization", "likelihood", "linearity")
+    kinds = ("samples", "memorization", "likelihood")
     merged = [
         {k: v for kind in kinds for k, v in parts[f"{kind}-{name}"].items()} for name in names
     ]
@@ -117,6 +118,15 @@ def label(
         key: (("mechanism", *dim), np.stack([one[key] for one in merged]))
         for key, dim in dims.items()
     }
+    # Of each mechanism what was taken of it; NaN for what was not.
+    taken = tuple(dict.fromkeys(one for effort in efforts.values() for one in effort.measures))
+    num_levels = len(curve_levels(settings, train))
+    for measure in taken:
+        found = [parts.get(f"{measure}-{name}", {}) for name in names]
+        for key in dict.fromkeys(key for one in found for key in one):
+            nothing = np.full(num_levels, np.nan)
+            values = np.stack([one.get(key, nothing) for one in found])
+            variables[key] = (("mechanism", "level"), values)
     for key, value in parts["rmse"].items():
         variables[key] = (("mechanism", "other", "level"), value)
     # Zero for what was not used: the exact trace has no probes, the adaptive flow no given number of steps.
@@ -148,7 +158,7 @@ def label(
         "terminal_mismatch": "nats",
         "terminal_mismatch_bound": "nats",
         "rmse": "data units a coordinate (root mean square)",
-        "linearity_centred": "1 for an affine denoiser",
+        **{get(measure).shown: get(measure).unit for measure in taken},
         "memorized": "fraction of samples with d1/d2 < 1/3",
     }
     results = xarray.Dataset(
@@ -159,7 +169,12 @@ def label(
             "level": np.asarray(curve_levels(settings, train)),
             "bound": ["low", "high"],
         },
-        attrs={"data": train.name, "num_train": len(train), "num_held_out": len(held_out)},
+        attrs={
+            "data": train.name,
+            "num_train": len(train),
+            "num_held_out": len(held_out),
+            "measures": " ".join(taken),
+        },
     )
     for key, unit in units.items():
         results[key].attrs["units"] = unit
@@ -220,14 +235,23 @@ def notes(
         f"{float(results.terminal_mismatch_bound):.2g} at all but 2e-8 of the law.",
         "Fréchet: squared 2-Wasserstein distance between Gaussians fitted to samples and held-out points, in data "
         "coordinates; the last row is that of as many training points.",
-        "Linearity: centred score, 1 for an affine denoiser; at the level of the curve nearest to the data's scale."
-        + (
-            " Not defined in one dimension, where any two numbers are parallel."
-            if train.dim == 1
-            else ""
+        "Measures at one noise level: at that of the curves which is nearest to the data's scale.",
+        *(get(measure).note for measure in results.attrs["measures"].split()),
+        *(
+            f"Not taken, as they need many calls: {', '.join(skipped)} of {name}; name them in `measures` to have them."
+            for name, skipped in _skipped(efforts, settings).items()
         ),
     ]
     return tuple(notes)
+
+
+def _skipped(efforts: Mapping[str, Effort], settings: CompareSettings) -> dict[str, list[str]]:
+    wanted = settings.measures or defaults()
+    skipped = {
+        name: [one for one in wanted if one not in effort.measures]
+        for name, effort in efforts.items()
+    }
+    return {name: some for name, some in skipped.items() if some}
 
 
 def _with_error(value: "xarray.DataArray", error: "xarray.DataArray") -> str:

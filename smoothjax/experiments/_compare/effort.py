@@ -6,6 +6,7 @@ import jax
 
 from ..._jax.blocks import DEFAULT_BATCH_SIZE
 from ...denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
+from ...measures import defaults, get
 from .settings import CompareSettings
 
 # Held-out points at which denoisers are compared and likelihoods taken: standard errors of a few per cent.
@@ -19,6 +20,8 @@ ESTIMATED_POINTS, NUM_PROBES = 64, 2
 ESTIMATED_TOLERANCE = 1e-4
 # On 8 x 8 digits samples are a twentieth of the data's scale from those of the adaptive flow, with far fewer calls.
 HEUN_STEPS = 40
+# Of a measure that nobody asked for, a point and a noise level.
+MAX_CALLS = 4
 # Queries at a time. Local denoisers hold some arrays of 2^17 numbers for each and for each of its tangents, whatever the
 # images: below a gigabyte in float32. Larger batches are not faster.
 BATCH_SIZE = 16
@@ -32,21 +35,26 @@ class Effort(NamedTuple):
         num_probes: of Hutchinson's estimate of the trace; None for the exact trace, or a closed form.
         steps: noise levels of EDM's Heun sampler; None for the adaptive flow.
         batch_size: queries at a time.
+        measures: by name, those taken of it at each noise level.
     """
 
     likelihood_points: int
     num_probes: int | None
     steps: int | None
     batch_size: int
+    measures: tuple[str, ...]
 
 
 def effort_of(denoiser: Denoiser, dim: int, num_points: int, settings: CompareSettings) -> Effort:
     """Everything for denoisers that know the trace of their Jacobian; for others in high dimension, what is affordable."""
     num = min(num_points, MAX_EVALUATION_POINTS)
+    chosen = settings.measures or defaults()
     if dim <= MAX_EXACT_DIM or _knows_trace(denoiser):
-        return Effort(num, None, settings.steps, DEFAULT_BATCH_SIZE)
+        return Effort(num, None, settings.steps, DEFAULT_BATCH_SIZE, chosen)
     steps = HEUN_STEPS if settings.steps is None else settings.steps
-    return Effort(min(num, ESTIMATED_POINTS), NUM_PROBES, steps, BATCH_SIZE)
+    affordable = tuple(name for name in chosen if get(name).calls <= MAX_CALLS)
+    taken = chosen if settings.measures else affordable
+    return Effort(min(num, ESTIMATED_POINTS), NUM_PROBES, steps, BATCH_SIZE, taken)
 
 
 def _knows_trace(denoiser: Denoiser) -> bool:

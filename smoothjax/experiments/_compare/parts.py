@@ -50,9 +50,18 @@ def parts_of(
         parts[f"likelihood-{name}"] = functools.partial(
             _likelihood, denoiser, train, points, settings, effort, keys["likelihood"]
         )
-        parts[f"linearity-{name}"] = functools.partial(
-            _linearity, denoiser, train, points, levels, effort, keys["linearity"]
-        )
+        for measure in effort.measures:
+            parts[f"{measure}-{name}"] = functools.partial(
+                _measure,
+                measures.get(measure),
+                denoiser,
+                train,
+                points,
+                levels,
+                effort,
+                # The same for all: numbers do not depend on which other measures are asked for.
+                keys["measures"],
+            )
         parts[f"outputs-{name}"] = functools.partial(
             _outputs, denoiser, points, levels, effort, keys["rmse"]
         )
@@ -62,7 +71,7 @@ def parts_of(
     return parts
 
 
-_USES = ("noise", "likelihood", "linearity", "rmse")
+_USES = ("noise", "likelihood", "measures", "rmse")
 
 
 def _samples(
@@ -193,7 +202,8 @@ def _terminal(
     }
 
 
-def _linearity(
+def _measure(
+    measure: measures.Measure,
     denoiser: Denoiser,
     train: Dataset,
     points: Array,
@@ -204,19 +214,15 @@ def _linearity(
 ) -> Arrays:
     centre = jnp.mean(train.points, axis=0)
 
-    def at(denoiser: Denoiser, sigma: Array) -> measures.LinearityScore:
-        return measures.linearity_score(
+    def at(denoiser: Denoiser, sigma: Array) -> dict[str, measures.Estimate]:
+        return measure.estimates(
             denoiser, points, sigma, key, centre=centre, batch_size=effort.batch_size
         )
 
     run = eqx.filter_jit(lambda d, levels: jax.lax.map(functools.partial(at, d), levels))
-    score = run(denoiser, levels)
-    return {
-        "linearity": score.raw.value,
-        "linearity_se": score.raw.standard_error,
-        "linearity_centred": score.centred.value,
-        "linearity_centred_se": score.centred.standard_error,
-    }
+    found = run(denoiser, levels)
+    values = {name: one.value for name, one in found.items()}
+    return values | {f"{name}_se": one.standard_error for name, one in found.items()}
 
 
 def _outputs(

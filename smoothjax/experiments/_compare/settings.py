@@ -33,6 +33,8 @@ class CompareSettings:
         noise_floor: noise level at which log-likelihoods are meant. By default a tenth of the data's standard deviation a
             coordinate.
         num_levels: noise levels of the curves.
+        measures: of each denoiser at each of these levels, by name (`smoothjax.measures.names()`). By default those of
+            `smoothjax.measures.defaults()`; of denoisers whose calls are costly, without those that take many.
 
     Example:
         >>> import smoothjax as sj
@@ -48,12 +50,15 @@ class CompareSettings:
     sigma_min: float | None = None
     noise_floor: float | None = None
     num_levels: int = 13
+    measures: tuple[str, ...] = ()
 
     def __post_init__(self):
         if isinstance(self.seed, bool) or not isinstance(self.seed, numbers.Integral):
             raise ValueError(f"`seed` must be an integer; got {self.seed!r}.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"`seed` must be non-negative and lie below 2^63; got {self.seed}.")
+        for name in self.measures:
+            measures.get(name)
         for name in ("num_samples", "num_levels"):
             as_positive_integer(getattr(self, name), name)
         if self.num_samples < 2 or self.num_levels < 2:

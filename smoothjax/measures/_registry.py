@@ -1,0 +1,146 @@
+"""The measures of one denoiser at one noise level that have a name: what they compute, in which unit, and at which cost."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._calls import Denoiser
+from .._checks import shown
+from .._kinds import checks_kinds, require_kinds_of_fields
+from ._estimate import Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A named number of a denoiser at a noise level, for comparisons: `smoothjax.compare(..., measures=("linearity",))`.
+
+    Attributes:
+        name: what users type.
+        description: one line for lists and figures.
+        label: of an axis or a column, with the unit.
+        note: what a reader of the number must know.
+        compute: `compute(denoiser, points, sigma, key, centre=..., batch_size=...)`, estimates by
+            name; `points` are held out and clean, shape (n, d), in data units, `centre` the training set's mean.
+        shown: the estimate that tables and figures show; by default that of the measure's name.
+        unit: of it; "1" for none.
+        calls: of the denoiser for one point at one noise level; a derivative counts as three.
+        limits: of its axis in figures; None leaves an end to the data.
+        is_logarithmic: whether that axis is.
+        by_default: whether a comparison that names no measures takes this one.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> def norm(denoiser, points, sigma, key, *, centre, batch_size):
+        ...     sizes = jnp.stack([jnp.linalg.norm(denoiser(x, sigma)) for x in points])
+        ...     return {"norm": sj.measures.mean_estimate(sizes)}
+        >>> size = sj.measures.Measure("norm", "How large outputs are", "|D|", "Norm: of outputs.", norm, calls=1)
+        >>> found = size.compute(lambda u, s: u, jnp.ones((2, 4)), 1.0, None, centre=None, batch_size=1)
+        >>> print(found["norm"])
+        2 ± 0
+    """
+
+    name: str
+    description: str
+    label: str
+    note: str
+    compute: Callable[..., Mapping[str, Estimate]]
+    shown: str = ""
+    unit: str = "1"
+    calls: int = 1
+    limits: tuple[float | None, float | None] = (None, None)
+    is_logarithmic: bool = False
+    by_default: bool = False
+
+    def __post_init__(self):
+        require_kinds_of_fields(self)
+        if not self.shown:
+            object.__setattr__(self, "shown", self.name)
+
+    def estimates(
+        self,
+        denoiser: Denoiser,
+        points: Float[Array, "n d"],
+        sigma: Any,
+        key: PRNGKeyArray,
+        *,
+        centre: Float[Array, " d"],
+        batch_size: int,
+    ) -> dict[str, Estimate]:
+        """What `compute` returns, or `ValueError` where that is no dictionary of estimates."""
+        found = self.compute(denoiser, points, sigma, key, centre=centre, batch_size=batch_size)
+        if not isinstance(found, Mapping) or self.shown not in found:
+            raise ValueError(
+                f"`compute` of the measure {self.name!r} must return estimates by name, {self.shown!r} among them; "
+                f"got {shown(found)}."
+            )
+        for each, value in found.items():
+            if not isinstance(value, Estimate):
+                raise ValueError(
+                    f"`compute` of the measure {self.name!r} must return an Estimate for {each!r}; got {shown(value)}."
+                )
+        return dict(found)
+
+
+_REGISTRY: dict[str, Measure] = {}
+
+
+@checks_kinds
+def register(measure: Measure, *, replace: bool = False) -> Measure:
+    """Makes a measure available by name to comparison, table, figures, report and command line.
+
+    Args:
+        measure: what to register.
+        replace: take the place of a measure of the same name, as when a notebook's cell runs again.
+
+    Raises:
+        ValueError: where the name is taken and nothing is to be replaced.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> sj.measures.register(sj.measures.get("curl"), replace=True).name
+        'curl'
+    """
+    if measure.name in _REGISTRY and not replace:
+        raise ValueError(
+            f"A measure called {measure.name!r} is registered already; `replace=True` takes its place."
+        )
+    _REGISTRY[measure.name] = measure
+    return measure
+
+
+@checks_kinds
+def get(name: str) -> Measure:
+    """The measure of that name, or `ValueError` with the names there are.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> sj.measures.get("curl").calls
+        6
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"There is no measure called {name!r}; there are: {', '.join(names())}.")
+    return _REGISTRY[name]
+
+
+def names() -> tuple[str, ...]:
+    """Names of the registered measures, in the order of registration.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> {"linearity", "curl"} <= set(sj.measures.names())
+        True
+    """
+    return tuple(_REGISTRY)
+
+
+def defaults() -> tuple[str, ...]:
+    """Names of the measures that a comparison takes if it names none.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> "linearity" in sj.measures.defaults()
+        True
+    """
+    return tuple(name for name, measure in _REGISTRY.items() if measure.by_default)
