@@ -111,12 +111,11 @@ def root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
         >>> print(root_of_mean(jnp.array([1.0, 7.0, 4.0]), 2))  # of squared errors: their root mean square
         2.0 ± 0.4
     """
-    order = positive_parameter(order, "order")
-    return _root_of_mean(_as_sample(values, "values"), order)
+    return _root_of_mean(_as_sample(values, "values"), positive_parameter(order, "order"))
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _root_of_mean(values: Float[Array, " n"], order: float) -> Estimate:
+def _root_of_mean(values: Float[Array, " n"], order: Any) -> Estimate:
     power = _mean_estimate(values)
     positive = ~(power.value <= 0)  # NaN stays NaN
     mean = jnp.where(positive, power.value, 1)
