@@ -163,6 +163,8 @@ def _alternatives(annotation: Any) -> tuple[Any, ...] | None:
     if not inspect.isclass(annotation) or getattr(annotation, "_is_protocol", False):
         return None
     if _is_array(annotation):
+        if annotation.dtype is Key and annotation.dims:  # how many, says the function
+            return None
         return (
             PRNGKeyArray if annotation.dtype is Key else _Numbers(has_axes=bool(annotation.dims)),
         )

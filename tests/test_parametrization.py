@@ -123,5 +123,5 @@ def test_other_words_are_refused(prediction):
         lambda: sj.smoothing.effective_penalty(0.1, 0.1, prediction),
     )
     for make in makers:
-        with pytest.raises(ValueError, match=r"`prediction` must be one of .* or an alias"):
+        with pytest.raises(ValueError, match=r"`prediction` must be .*x0.*; got "):
             make()

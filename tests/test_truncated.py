@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smoothjax as sj
+from smoothjax.denoisers._posterior.leading_directions import leading_directions
 from smoothjax.denoisers._truncated import screen as _screen
 from smoothjax.denoisers._truncated import truncated as _truncated
 
@@ -322,7 +323,7 @@ def test_screens_built_together_bound_by_cauchy_and_schwarz(dtype, x64):
     rng = np.random.default_rng(0)
     points = (rng.standard_normal((300, 96)) * np.linspace(2, 0.05, 96)).astype(dtype)
     centre = points.mean(0)
-    basis = _screen.leading_directions(points, centre, 48)
+    basis = leading_directions(points, centre, 48)
     edges = [(8, 12, 16), (16, 32), (32, 48)]
     screens = _screen.build_screens(points, centre, basis, edges, 320, np.dtype(dtype))
     c = points.astype(np.float64) - centre.astype(np.float64)

@@ -366,7 +366,7 @@ def test_naive_flow_replays_where_one_point_is_certain(dtype):
     )
     # Without noise u - D falls in proportion to the noise level, up to the scheme's first order.
     np.testing.assert_allclose(run() - 1, -0.01 * 0.2, rtol=0.05)
-    with pytest.raises(ValueError, match="knows its covariance"):
+    with pytest.raises(ValueError, match="`denoiser` must be an AbstractPosteriorDenoiser"):
         variance.naive_flow(
             lambda u, s: u, jax.random.key(0), np.zeros(1), 0.5, 0.1, strength=1.0, steps=5
         )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._checks import (
     RealScalar,
@@ -58,7 +58,7 @@ class _Settings:
 def train_denoiser(
     data: Float[Array, "n d"] | Float[Array, "members n d"],
     architecture: Architecture,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | Key[Array, " members"],
     *,
     num_steps: int,
     stop: int | None = None,
