@@ -351,10 +351,13 @@ def require_larger(
         )
 
 
-def require_ascending(low: Any, high: Any, low_name: str = "low", high_name: str = "high") -> None:
-    """Raise `ValueError` unless one known number lies below another. Traced values pass."""
-    if is_concrete(low, high) and not low < high:
-        raise ValueError(f"`{low_name}` must lie below `{high_name}`; got {low} and {high}.")
+def require_ascending(
+    low: Any, high: Any, low_name: str = "low", high_name: str = "high", *, or_equal: bool = False
+) -> None:
+    """Raise `ValueError` unless one known number lies below another, or is as large. Traced values pass."""
+    if is_concrete(low, high) and not (low < high or (or_equal and low == high)):
+        rule = "must not lie above" if or_equal else "must lie below"
+        raise ValueError(f"`{low_name}` {rule} `{high_name}`; got {low} and {high}.")
 
 
 def require_each(values: Any, name: str, check: Callable[[Any, str], Any] | None = None) -> None:

@@ -202,7 +202,7 @@ def test_bad_input():
         jax.block_until_ready(HostFunction(lambda x, t: x[:, :1])(jnp.ones(2), 1.0))
     with pytest.raises(ValueError, match=r"For a batch, use jax\.vmap"):
         HostFunction(lambda x, t: x)(jnp.ones((3, 2)), 1.0)
-    with pytest.raises(ValueError, match="`jvp` must be callable; got int"):
+    with pytest.raises(ValueError, match="`jvp` must be a callable or None; got 3"):
         HostFunction(lambda x, t: x, 3)  # pyright: ignore
     for prediction, process, message in (
         ("v", sj.EDM(), "'v' is for VariancePreserving or DDPMSchedule; got EDM"),

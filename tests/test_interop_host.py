@@ -75,7 +75,7 @@ def test_wrong_functions_are_refused_when_built():
     assert "real numbers" in text
     complex_denoiser = lambda u, sigma: u.astype(complex)  # noqa: E731
     text = one_line(lambda: sj.flow(complex_denoiser, jnp.ones(2), 2.0, 1.0, steps=2))
-    assert "real numbers; got complex" in text
+    assert "must be real; got dtype complex" in text
 
 
 def test_dtypes_that_numpy_does_not_know_are_taken():

@@ -56,7 +56,7 @@ class UniformTimes(eqx.Module):
             level = getattr(self, name)
             if is_concrete(level):
                 as_level(level, name, float, or_zero=True)
-        require_ascending(self.low, self.high)
+        require_ascending(self.low, self.high, or_equal=True)
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         low, high = as_float_array(self.low, "low"), as_float_array(self.high, "high")
@@ -85,7 +85,7 @@ class LogUniformLevels(eqx.Module):
         for name in ("low", "high"):
             if is_concrete(getattr(self, name)):
                 require_positive(getattr(self, name), name)
-        require_ascending(self.low, self.high)
+        require_ascending(self.low, self.high, or_equal=True)
 
     def __call__(self, key: PRNGKeyArray, num: int) -> Float[Array, " num"]:
         fraction = jax.random.uniform(key, (num,))
