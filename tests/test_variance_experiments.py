@@ -251,7 +251,7 @@ def test_naive_law(x64):
     found = np.cov(ends.T) / -np.log(ratio)
     error = np.sqrt((expected**2 + np.outer(np.diag(expected), np.diag(expected))) / num)
     assert np.all(np.abs(found - expected) < 4 * error)
-    with pytest.raises(ValueError, match="`mean_denoiser` must be an exact posterior mean"):
+    with pytest.raises(ValueError, match="`mean_denoiser` must be an AbstractPosteriorDenoiser"):
         sj.NaiveLaw(lambda u, s: u, 1.0)
 
 
