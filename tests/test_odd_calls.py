@@ -46,6 +46,7 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
         _NOTHING + ", and 0 counts",
     ),
     ("measures.wilson_interval", "num"): ("empty list, huge", _NOTHING),
+    ("measures.get", "name"): ("text", "the names that there are"),
     ("mechanisms.get", "name"): ("text", "the names that there are"),
     ("normalised_mse", "sigma"): ("huge", _WHOLE),
     ("plots.plot_experiment", "name"): ("text", "the names that there are"),

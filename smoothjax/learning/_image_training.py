@@ -20,6 +20,7 @@ from .._checks import (
     import_optional,
     positive_parameter,
     require_finite,
+    shown,
 )
 from .._files.checkpoint import fingerprint, load_state, open_folder, read_configuration, save_state
 from .._kinds import checks_kinds
@@ -248,11 +249,12 @@ def load_denoiser(folder: str | os.PathLike[str]) -> TrainingRun:
     return TrainingRun(eqx.combine(state.average, model), state.losses[..., : int(state.step)])
 
 
-def _is_ensemble(key: PRNGKeyArray) -> bool:
-    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key) or key.ndim > 1:
+def _is_ensemble(key: Any) -> bool:
+    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_key or key.ndim > 1:
         raise ValueError(
             "`key` must be a key, or an array of them for an ensemble, as made by `jax.random.key` and `jax.random.split`; "
-            f"got {key!r}."
+            f"got {shown(key)}."
         )
     return key.ndim == 1
 

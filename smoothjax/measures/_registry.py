@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._calls import Denoiser
-from .._checks import shown
+from .._checks import as_positive_integer, shown
 from .._kinds import checks_kinds, require_kinds_of_fields
 from ._estimate import Estimate
 
@@ -55,6 +55,7 @@ class Measure:
 
     def __post_init__(self):
         require_kinds_of_fields(self)
+        as_positive_integer(self.calls, "calls")
         if not self.shown:
             object.__setattr__(self, "shown", self.name)
 
