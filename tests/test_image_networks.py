@@ -388,7 +388,7 @@ def test_bad_input():
         ({"data": jnp.ones((2, 3, 2))}, "as many keys as members.*with a single key"),
         ({"data": jnp.ones((2, 3, 2)), "key": jax.random.split(key, 3)}, "with 3 keys"),
         ({"key": 0}, "`key` must be a key"),
-        ({"architecture": "mlp"}, "must be an MLPArchitecture or a Conv.*; got str"),
+        ({"architecture": "mlp"}, "must be an MLPArchitecture or a Conv.*; got .mlp"),
         ({"architecture": learning.ConvolutionalArchitecture()}, "`image_shape` is needed"),
         (
             {"architecture": learning.ConvolutionalArchitecture(), "image_shape": (3, 3, 1)},

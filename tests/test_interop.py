@@ -209,7 +209,7 @@ def test_bad_input():
         ("v", sj.FlowMatching(), "got FlowMatching"),
         ("velocity", sj.VariancePreserving(), "'velocity' is for FlowMatching"),
         ("flow", sj.EDM(), "must be one of"),
-        ("eps", 3, "must be a process or a DDPMSchedule; got int"),
+        ("eps", 3, "must be an AbstractProcess or a DDPMSchedule or None; got 3"),
     ):
         with pytest.raises(ValueError, match=message):
             PredictionDenoiser(lambda x, t: x, 2, prediction=prediction, process=process)
