@@ -10,11 +10,11 @@ from jax.scipy.special import erfcx
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-from .._checks import as_float_array
+from .._checks import RealScalar, as_float_array
 from .._numerics import bisect
 
 
-def first_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def first_tail(kappa: RealScalar | Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`G(kappa)`: the integral of `(x - kappa) phi(x)` from `kappa` to infinity, phi the standard normal density.
 
     The derivative of the smoothing loss. **Accuracy**: relative 1e-14 (1e-6 in float32) times `kappa^2`.
@@ -32,7 +32,7 @@ def _first_tail(kappa: Array) -> Array:
     return norm.pdf(kappa) * (1 - kappa * _mills(kappa))
 
 
-def second_tail(kappa: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def second_tail(kappa: RealScalar | Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`F(kappa)`: the integral of `(x - kappa)^2 phi(x)` from `kappa` to infinity: the smoothing loss of one side of a gap.
 
     `F' = -2 G`, `F(0) = 1/2`. **Accuracy**: relative 1e-14 (1e-6 in float32) times `kappa^4`.
@@ -50,7 +50,7 @@ def _second_tail(kappa: Array) -> Array:
     return norm.pdf(kappa) * ((1 + kappa**2) * _mills(kappa) - kappa)
 
 
-def inverse_first_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def inverse_first_tail(value: RealScalar | Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The non-negative `kappa` with `G(kappa) = value`; 0 for values above `G(0) = 0.3989`, at most 12. Differentiable.
 
     Example:
@@ -61,7 +61,7 @@ def inverse_first_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return _inverse(_first_tail, as_float_array(value, "value"))
 
 
-def inverse_second_tail(value: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def inverse_second_tail(value: RealScalar | Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The non-negative `kappa` with `F(kappa) = value`; 0 for values above `F(0) = 1/2`, at most 12. Differentiable.
 
     Example:
