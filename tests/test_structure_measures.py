@@ -653,6 +653,16 @@ def test_curl_of_linear_maps(dtype):
     assert 0.01 < float(found.standard_error) < 0.2
 
 
+def test_curl_errs_as_it_says(dtype):
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(40, 5)), dtype)
+    matrix = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)), dtype)
+    keys = jax.random.split(jax.random.key(0), 200)
+    found = jax.vmap(lambda key: sj.measures.curl(lambda u, s: matrix @ u, data, 0.7, key))(keys)
+    # The spread of 200 draws is known to 1 / sqrt(400), the delta method errs by the order of 1 / 40.
+    spread, said = np.std(found.value, ddof=1), np.mean(found.standard_error)
+    assert abs(spread / said - 1) < 4 / 20 + 1 / 40
+
+
 def test_curl_of_posterior_means_is_rounding(dtype):
     data = jnp.asarray(np.random.default_rng(0).normal(size=(30, 3)), dtype)
     for denoiser in (sj.EmpiricalDenoiser(data), sj.MixtureDenoiser.fit(data, num_components=2)):

@@ -74,7 +74,7 @@ class NaiveLaw(eqx.Module):
         mean_denoiser: AbstractPosteriorDenoiser,
         strength: Callable[[Float[Array, ""]], Any] | RealScalar,
     ):
-        self.mean_denoiser = _with_covariance(mean_denoiser, "mean_denoiser")
+        self.mean_denoiser = mean_denoiser
         self.strength = _as_function(strength)
 
     @property
@@ -141,7 +141,6 @@ def naive_flow(
         [2.]
     """
     key = as_key(key)
-    denoiser = _with_covariance(denoiser, "denoiser")
     u = as_state(u)
     steps = as_positive_integer(steps, "steps")
     high = as_level(sigma_from, "sigma_from", u.dtype)
@@ -149,15 +148,6 @@ def naive_flow(
     given = f"; got {sigma_from} and {sigma_to}"
     low = checked(low, low >= high, "`sigma_to` must lie below `sigma_from`", given)
     return _solve(denoiser, key, u, high, low, _as_function(strength), steps)
-
-
-def _with_covariance(denoiser: Any, name: str) -> AbstractPosteriorDenoiser:
-    if not isinstance(denoiser, AbstractPosteriorDenoiser):
-        raise ValueError(
-            f"`{name}` must be an exact posterior mean that knows its covariance, e.g. an EmpiricalDenoiser; "
-            f"got {type(denoiser).__name__}."
-        )
-    return denoiser
 
 
 def _as_function(strength: Any) -> Callable[[Array], Any]:
