@@ -46,8 +46,11 @@ from .denoisers import proxy_score_covariance as proxy_score_covariance
 from .denoisers import score as score
 from .experiments import CompareSettings as CompareSettings
 from .experiments import Comparison as Comparison
+from .experiments import ExplainSettings as ExplainSettings
+from .experiments import Explanation as Explanation
 from .experiments import compare as compare
 from .experiments import compare_mechanisms as compare_mechanisms
+from .experiments import explain as explain
 from .flows import ExponentialMultistep as ExponentialMultistep
 from .flows import FlowSolution as FlowSolution
 from .flows import LikelihoodSolution as LikelihoodSolution

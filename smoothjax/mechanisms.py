@@ -1,10 +1,12 @@
 """The mechanisms that can be compared by name: each says how a training set becomes a denoiser."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from . import measures
@@ -39,6 +41,41 @@ from .variance import (
 
 
 @dataclasses.dataclass(frozen=True)
+class Strength:
+    """The one number of a mechanism that says how strongly it acts, and the values that it may take.
+
+    Attributes:
+        name: what it is called in tables and figures: "temperature".
+        unit: of it; "1" for none.
+        values: `values(train)`, increasing. The first and the last are its bounds. A strength that is not continuous takes
+            these values only; of a continuous one they are where a search begins.
+        at: `at(train, seed)`, once for a training set, gives `value -> denoiser`. For a continuous strength that function is
+            traced by JAX: make it a `jax.tree_util.Partial`, so that its arrays are arguments of compiled programs.
+        is_continuous: whether every value between the bounds is one of it.
+        is_logarithmic: whether a search and a figure step in its logarithm.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> temperature = sj.mechanisms.get("empirical").strength
+        >>> temperature.name, temperature.is_continuous
+        ('temperature', True)
+        >>> D = temperature.at(sj.datasets.two_points(), 0)(2.0)
+        >>> print(D(jnp.array([1.0]), 1.0).round(4))  # tanh(1 / 2)
+        [0.4621]
+    """
+
+    name: str
+    values: Callable[[Dataset], Sequence[float]]
+    at: Callable[[Dataset, int], Callable[[Any], Denoiser]]
+    unit: str = "1"
+    is_continuous: bool = False
+    is_logarithmic: bool = True
+
+    def __post_init__(self):
+        require_kinds_of_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Mechanism:
     """A named way from a training set to a denoiser.
 
@@ -47,6 +84,7 @@ class Mechanism:
         description: one line for tables and reports.
         build: `build(train, seed) -> denoiser`; deterministic given both.
         by_default: `by_default(train)`, whether a comparison that names no mechanisms takes this one.
+        strength: the number that `smoothjax.explain` fits to a network, or None for a mechanism without.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
@@ -61,6 +99,7 @@ class Mechanism:
     description: str
     build: Callable[[Dataset, int], Denoiser]
     by_default: Callable[[Dataset], bool] = lambda train: True
+    strength: Strength | None = None
 
     def __post_init__(self):
         require_kinds_of_fields(self)
@@ -231,11 +270,47 @@ def _window(train: Dataset) -> int:
     return 2 * (min(images.shape[1:3]) // 6) + 1
 
 
+# What strengths search: as far from what a mechanism is by default as it is still of its kind.
+TEMPERATURES = tuple(float(x) for x in np.geomspace(0.1, 100.0, 10))
+SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+COMPONENTS = (2, 3, 5, 8, 12, 20, 32)
+PATCH_SIZES = (1, 3, 5, 7, 9, 11, 15, 21, 27)
+THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+# Smoothing widths over half the median spacing, and the draws that they are averaged over.
+WIDTHS, WIDTH_DRAWS = tuple(float(x) for x in np.geomspace(0.1, 5.0, 9)), 32
+
+
+def _widths(train: Dataset) -> tuple[float, ...]:
+    spacing = _half_spacing(train)
+    return tuple(spacing * width for width in WIDTHS)
+
+
+def _smoothed_by(points: Array, key: Array, width: Any) -> GaussianSmoothedDenoiser:
+    return GaussianSmoothedDenoiser(points, width, WIDTH_DRAWS, key, draws="antithetic")
+
+
+def _patch_sizes(train: Dataset) -> tuple[float, ...]:
+    side = min(_images(train).shape[1:3])
+    return tuple(size for size in PATCH_SIZES if size <= side)
+
+
+def _of_patches(kind: Callable[..., Denoiser]) -> Strength:
+    """The patch size of a denoiser of patches."""
+    make = lambda train, seed: lambda size: kind(_images(train), int(size), layout="hwc")  # noqa: E731
+    return Strength("patch size", _patch_sizes, make, "pixels")
+
+
 register(
     Mechanism(
         "empirical",
         "exact posterior mean over the training set: a perfectly learned score, which memorises",
         lambda train, seed: EmpiricalDenoiser(train.points),
+        strength=Strength(
+            "temperature",
+            lambda train: TEMPERATURES,
+            lambda train, seed: Partial(TemperedDenoiser, EmpiricalDenoiser(train.points)),
+            is_continuous=True,
+        ),
     )
 )
 register(
@@ -243,6 +318,15 @@ register(
         "gaussian",
         "optimal for a Gaussian with the data's mean and covariance: the hidden Gaussian structure",
         lambda train, seed: GaussianDenoiser.fit(train.points),
+        strength=Strength(
+            "shrinkage",
+            lambda train: SHRINKAGES,
+            lambda train, seed: Partial(
+                GaussianDenoiser.shrunk, GaussianDenoiser.fit(train.points)
+            ),
+            is_continuous=True,
+            is_logarithmic=False,
+        ),
     )
 )
 register(
@@ -250,6 +334,20 @@ register(
         "mixture",
         f"a Gaussian (rank {MIXTURE_RANK} plus a constant) for every class, or k-means cluster",
         _build_mixture,
+        strength=Strength(
+            "components",
+            lambda train: (
+                tuple(k for k in COMPONENTS if k * POINTS_A_CLUSTER <= len(train)) or (1,)
+            ),
+            lambda train, seed: (
+                lambda number: MixtureDenoiser.fit(
+                    train.points,
+                    num_components=int(number),
+                    rank=min(MIXTURE_RANK, train.dim),
+                    seed=seed,
+                )
+            ),
+        ),
     )
 )
 register(
@@ -257,6 +355,13 @@ register(
         "smoothed",
         "exact score averaged over Gaussian perturbations of half the median nearest-neighbour distance",
         _build_smoothed,
+        strength=Strength(
+            "width",
+            _widths,
+            lambda train, seed: Partial(_smoothed_by, train.points, key_of(seed)),
+            "data units",
+            is_continuous=True,
+        ),
     )
 )
 register(
@@ -307,6 +412,7 @@ register(
         "posterior mean of each pixel given its window, a third of the side; for images",
         lambda train, seed: LocalDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
+        strength=_of_patches(LocalDenoiser),
     )
 )
 register(
@@ -315,6 +421,7 @@ register(
         "the same with the windows of all positions with such a border: convolutional networks' inductive bias",
         lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
+        strength=_of_patches(EquivariantLocalDenoiser),
     )
 )
 register(
@@ -323,6 +430,7 @@ register(
         "posterior means of all crops, a third of the side, averaged over those that cover a pixel; for images",
         lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train), layout="hwc"),
         by_default=lambda train: False,
+        strength=_of_patches(PatchCompositeDenoiser),
     )
 )
 register(
@@ -331,5 +439,12 @@ register(
         "posterior mean of each pixel given those that the Gaussian denoiser uses for it; for images",
         lambda train, seed: WienerMaskDenoiser(_images(train), layout="hwc"),
         by_default=lambda train: False,
+        strength=Strength(
+            "threshold",
+            lambda train: THRESHOLDS,
+            lambda train, seed: (
+                lambda value: WienerMaskDenoiser(_images(train), value, layout="hwc")
+            ),
+        ),
     )
 )

@@ -20,6 +20,7 @@ from ..experiments import (
     train_and_held_out,
 )
 from .experiment import RunExperiment, name_in, parse_experiment
+from .explain import Explain
 from .train import Train, refuse_data_in
 
 
@@ -111,13 +112,14 @@ class List:
         return 0
 
 
-def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | Train | List:
+def parse(arguments: list[str] | None = None) -> Compare | Explain | RunExperiment | Train | List:
     """The command that the arguments ask for, with its options."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["experiment"] and (name := name_in(arguments[1:])) is not None:
         return parse_experiment(name, arguments[1:])
     commands = (
         Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+        | Annotated[Explain, tyro.conf.subcommand("explain", prefix_name=False)]
         | Annotated[RunExperiment, tyro.conf.subcommand("experiment", prefix_name=False)]
         | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
         | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
@@ -125,7 +127,12 @@ def parse(arguments: list[str] | None = None) -> Compare | RunExperiment | Train
     description = "What would a diffusion model trained on a finite data set generate, and why?"
     description += " `smoothjax --version` prints the version, `smoothjax experiment NAME --help` describes an experiment."
     command = tyro.cli(commands, prog="smoothjax", description=description, args=arguments)
-    for option, things in (("--denoisers", "mechanisms"), ("--measures", "measures")):
+    named = (
+        ("--denoisers", "mechanisms"),
+        ("--measures", "measures"),
+        ("--candidates", "mechanisms"),
+    )
+    for option, things in named:
         if option in arguments and not getattr(command, option[2:], True):
             raise ValueError(
                 f"`{option}` must be followed by {things} by name (see `smoothjax list`); got none. Leave it out for those "

@@ -7,7 +7,11 @@ from ._compare.compare import compare_mechanisms as compare_mechanisms
 from ._compare.comparison import Comparison as Comparison
 from ._compare.settings import CompareSettings as CompareSettings
 from ._data import train_and_held_out as train_and_held_out
+from ._explain.explain import explain as explain
 from ._explain.explain_network import explain_network as explain_network
+from ._explain.explanation import Explanation as Explanation
+from ._explain.settings import ExplainSettings as ExplainSettings
+from ._explain.verdicts import Verdict as Verdict
 from ._registry import EXPERIMENTS as EXPERIMENTS
 from ._registry import Experiment as Experiment
 from ._registry import get_experiment as get_experiment

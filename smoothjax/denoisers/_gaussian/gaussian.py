@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,6 +195,25 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         """All d eigenvalues of the covariance, in squared data units, with that of the complement as often as it occurs."""
         missing = self.dim - self.eigenvalues.shape[0]
         return jnp.concatenate([self.eigenvalues, jnp.broadcast_to(self.complement, (missing,))])
+
+    def shrunk(self, shrinkage: RealScalar) -> "GaussianDenoiser":
+        """The same with the covariance `(1 - theta) Sigma + theta tr(Sigma)/d`, theta in [0, 1]; derivatives by it too.
+
+        Raises:
+            ValueError: for a shrinkage outside [0, 1].
+
+        Example:
+            >>> import jax.numpy as jnp, smoothjax as sj
+            >>> D = sj.GaussianDenoiser(jnp.zeros(2), jnp.diag(jnp.array([3.0, 1.0])))
+            >>> print(D.shrunk(0.5).covariance())
+            [[2.5 0. ]
+             [0.  1.5]]
+        """
+        require_rank_and_shrinkage(None, shrinkage, self.dim)
+        theta = jnp.asarray(shrinkage, self.mean.dtype)
+        average = jnp.mean(self.variances)
+        values = self._spectrum(lambda variance: (1 - theta) * variance + theta * average)
+        return eqx.tree_at(lambda d: (d.eigenvalues, d.complement), self, values)
 
     def map_modes(self, vector: Float[Array, " d"], gains: Array, complement_gain: Array) -> Array:
         """`U diag(gains) U^T vector + complement_gain (1 - U U^T) vector`, for any function of the covariance."""

@@ -78,13 +78,20 @@ def _plot_r2(ax: "Axes", results: Any, colours: dict[str, str]) -> None:
 
 
 def _plot_samples(ax: "Axes", results: Any) -> None:
+    shape = tuple(int(n) for n in results.attrs["image_shape"])
+    _draw_samples(ax, results.samples, shape, results.attrs["pixel_range"])
+
+
+def _draw_samples(
+    ax: "Axes", samples: Any, image_shape: tuple[int, ...], limits: tuple[float, float]
+) -> None:
     """One row a model, one column a noise: all images in one picture, with a gap between them."""
-    height, width, channels = (int(n) for n in results.attrs["image_shape"])
-    samples = results.samples.values[:, :MAX_COLUMNS]
-    rows, columns = samples.shape[:2]
-    pixels = samples.reshape(rows, columns, height, width, channels)
-    low, high = results.attrs["pixel_range"]
-    pixels = np.clip((pixels - low) / (high - low), 0, 1)
+    height, width, channels = image_shape
+    values = samples.values[:, :MAX_COLUMNS]
+    rows, columns = values.shape[:2]
+    low, high = limits
+    pixels = np.clip((values - low) / (high - low), 0, 1)
+    pixels = pixels.reshape(rows, columns, height, width, channels)
     gap = max(1, height // 8)
     padded = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1)
     picture = padded.transpose(0, 2, 1, 3, 4).reshape(
@@ -92,8 +99,129 @@ def _plot_samples(ax: "Axes", results: Any) -> None:
     )
     ax.imshow(picture.squeeze(-1) if channels == 1 else picture, cmap="gray", vmin=0, vmax=1)
     place = np.arange(rows) * (height + gap) + height / 2
-    ax.set_yticks(place, list(results.model.values), fontsize=9)
+    ax.set_yticks(place, list(samples.model.values), fontsize=9)
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title("Samples, a noise for each column", loc="left", fontsize=10)
+
+
+def plot_image_samples(
+    samples: Any, image_shape: tuple[int, ...], limits: tuple[float, float]
+) -> "Figure":
+    """Samples (model, sample, coordinate) of images as pictures."""
+    rows, columns = samples.sizes["model"], min(MAX_COLUMNS, samples.sizes["sample"])
+    figure, axes = new_figure(1, 1, (1.4 + 0.6 * columns, 0.5 + 0.6 * rows))
+    _draw_samples(axes[0, 0], samples, image_shape, limits)
+    return figure
+
+
+CAPTIONS = {
+    "map": "Distance of each candidate from the network over the network's own error, at its fitted strength. Dots: cannot "
+    "be told from the nearest; crosses: nearest, but none is near.",
+    "strengths": "Fitted strengths against the noise level, with their intervals; filled where a candidate may be best.",
+    "memory": "Denoising loss of the network at training and held-out points, and the share of memorised points that would "
+    "explain the difference. Bars are two standard errors.",
+    "samples": "Samples from the same noises, one for each column: the network, and candidates at their fitted strengths.",
+}
+
+
+def figures_of(explanation: Any) -> "dict[str, Figure]":
+    """All figures of an explanation, by name."""
+    data = explanation.dataset
+    figures = {
+        "map": plot_map(data),
+        "strengths": plot_strengths(data),
+        "memory": plot_memory(data),
+    }
+    if "samples" in data and explanation.train.image_shape is not None:
+        points = np.asarray(explanation.train.points)
+        shape, limits = explanation.train.image_shape, (points.min(), points.max())
+        figures["samples"] = plot_image_samples(data.samples, shape, limits)
+    return figures
+
+
+def plot_map(data: Any) -> "Figure":
+    """Noise level against candidate: the distance from the network, and which may be the best."""
+    names, levels = data.candidate.values, data.sigma.values
+    figure, axes = new_figure(1, 1, (1.6 + 0.62 * len(levels), 1.3 + 0.38 * len(names)))
+    ax = axes[0, 0]
+    relative = data.relative.transpose("candidate", "sigma").values
+    shown = np.log10(np.maximum(relative, 1e-3))
+    picture = ax.imshow(
+        shown, cmap="viridis_r", vmin=min(-1.5, shown.min()), vmax=0.5, aspect="auto"
+    )
+    kept = data.may_be_best.transpose("candidate", "sigma").values
+    explained = data.is_explained.values
+    for i, j in np.argwhere(kept):
+        ax.plot(j, i, "o" if explained[j] else "x", color="white", mec="black", ms=6)
+    for i, j in np.ndindex(relative.shape):
+        dark = shown[i, j] > -0.6
+        ax.text(
+            *(j, i + 0.32, f"{relative[i, j]:.2g}"),
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="white" if dark else "black",
+        )
+    ax.set_xticks(range(len(levels)), [f"{level:.2g}" for level in levels], fontsize=8)
+    ax.set_yticks(range(len(names)), list(names), fontsize=8)
+    ax.set_xlabel("noise level $\\sigma$ (data units)")
+    bar = figure.colorbar(picture, ax=ax, shrink=0.9)
+    bar.set_label("distance / network's error", fontsize=8)
+    ticks = [-1.5, -1, -0.5, 0, 0.5]
+    bar.set_ticks(ticks, labels=[f"{10**tick:.2g}" for tick in ticks], fontsize=7)
+    return figure
+
+
+def plot_strengths(data: Any) -> "Figure":
+    """One panel a candidate: the fitted strength at each noise level, and its interval."""
+    names = [str(name) for name in data.candidate.values]
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = new_figure(rows, columns, (2.7 * columns, 2.2 * rows), sharex=True)
+    sigma = data.sigma.values
+    for k, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
+        one, colour = data.sel(candidate=name), COLOURS[k % len(COLOURS)]
+        value, low, high = (one[n].values for n in ("strength", "strength_low", "strength_high"))
+        ax.fill_between(sigma, low, high, color=colour, alpha=0.2, lw=0)
+        ax.plot(sigma, value, color=colour, lw=1)
+        kept = one.may_be_best.values & data.is_explained.values
+        ax.plot(sigma[~kept], value[~kept], "o", color=colour, mfc="white", ms=4)
+        ax.plot(sigma[kept], value[kept], "o", color=colour, ms=4)
+        unit = str(one.strength_unit.values)
+        label = str(one.strength_name.values) + ("" if unit == "1" else f" ({unit})")
+        logarithmic = bool(value.min() > 0 and high.max() > 8 * low.min())
+        ax.set(xscale="log", yscale="log" if logarithmic else "linear")
+        ax.set_ylabel(label, fontsize=8)
+        ax.set_title(name, loc="left", fontsize=9)
+        ax.tick_params(which="both", labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    for ax in axes[-1]:
+        ax.set_xlabel("noise level $\\sigma$ (data units)", fontsize=8)
+    return figure
+
+
+def plot_memory(data: Any) -> "Figure":
+    """Losses on training and held-out points, and the share of memorised points, against the noise level."""
+    figure, axes = new_figure(1, 2, (8, 2.8))
+    loss, share = axes[0]
+    sigma = data.sigma.values
+    for name, label, colour in (
+        ("network_training_loss", "training points", COLOURS[1]),
+        ("network_loss", "held-out points", COLOURS[0]),
+    ):
+        band(loss, sigma, data[name].values, data[f"{name}_se"].values, colour, label)
+    loss.set(xscale="log", yscale="log", ylabel="denoising loss (squared data units)")
+    loss.legend(frameon=False, fontsize=8)
+    error = 2 * data.memorized_share_se.values
+    share.errorbar(sigma, data.memorized_share.values, error, fmt="o-", color=COLOURS[2], ms=4)
+    share.axhline(0, color="#999999", lw=0.8)
+    share.axhline(1, color="#999999", lw=0.8)
+    share.set(xscale="log", ylabel="memorised share")
+    for ax in (loss, share):
+        ax.set_xlabel("noise level $\\sigma$ (data units)")
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure

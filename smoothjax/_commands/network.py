@@ -1,0 +1,226 @@
+"""Networks as users of the command line name them: a function in a file, a folder of weights."""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import interop, processes
+from .._checks import import_optional
+from .._files.checkpoint import CONFIGURATION
+from ..datasets import Dataset
+from ..denoisers import AbstractDenoiser, Denoiser
+from ..learning import load_denoiser
+
+FORMS = (
+    "`file.py:function` or `package.module:function` that returns a network, a folder written by `smoothjax train`, "
+    "or a folder of diffusers with `unet` and `scheduler`"
+)
+PROCESSES: dict[str, Callable[[], processes.AbstractProcess]] = {
+    "edm": processes.EDM,
+    "variance-exploding": processes.VarianceExploding,
+    "variance-preserving": lambda: processes.VariancePreserving.from_drift_rate(0.1, 20.0),
+    "flow-matching": processes.FlowMatching,
+    "brownian": processes.Brownian,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is to be understood, where it does not say so itself.
+
+    Attributes:
+        prediction: what it predicts; None for the clean point, or for what a folder says.
+        process: which times it is given, one of `PROCESSES`.
+        weights: a file of PyTorch's weights, .safetensors or .pt, loaded without executing anything.
+        layout: of the images that it takes.
+        label: class of all points.
+    """
+
+    prediction: str | None = None
+    process: str | None = None
+    weights: Path | None = None
+    layout: str = "chw"
+    label: int | None = None
+
+
+def load_network(specification: str, train: Dataset, options: NetworkOptions) -> Denoiser:
+    """The denoiser that a specification names.
+
+    Args:
+        specification: see `FORMS`.
+        train: its training set, for the shape of its points.
+        options: what it does not say itself.
+
+    Raises:
+        ValueError: for a specification of another form, options that do not apply to it, or a network that cannot be called.
+        FileNotFoundError: for a file or a folder that is not there.
+    """
+    path = Path(specification)
+    if path.is_dir():
+        return _of_folder(path, train, options)
+    place, colon, name = specification.rpartition(":")
+    if not colon or not name.isidentifier():
+        if path.exists():
+            raise ValueError(
+                f"`network` must be {FORMS}; got the file '{specification}'. Name a function in it: "
+                f"'{specification}:function'."
+            )
+        raise FileNotFoundError(f"`network` must be {FORMS}; there is no '{specification}'.")
+    function = _function_in(place, name)
+    try:
+        found = function() if _takes_nothing(function) else function
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` of '{place}' must return a network; it raised {type(error).__name__}: {error}"
+        ) from error
+    return _of_object(found, train, options)
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """Whether the function makes a network; else it is one: a module, or a denoiser (u, sigma)."""
+    if isinstance(function, AbstractDenoiser) or _is_module(function):
+        return False
+    parameters = inspect.signature(function).parameters.values()
+    return not any(
+        p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters
+    )
+
+
+def _function_in(place: str, name: str) -> Callable[..., Any]:
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise FileNotFoundError(f"`network` must name a file that is there; got '{place}'.")
+        description = importlib.util.spec_from_file_location(path.stem, path)
+        assert description is not None and description.loader is not None
+        module = importlib.util.module_from_spec(description)
+        # What the file imports lies beside it, as when Python runs it.
+        sys.path.insert(0, str(path.parent.resolve()))
+        try:
+            description.loader.exec_module(module)
+        except Exception as error:
+            raise ValueError(
+                f"'{place}' cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            sys.path.remove(str(path.parent.resolve()))
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ImportError as error:
+            raise ValueError(
+                f"`network` must be {FORMS}; '{place}' cannot be imported: {error}."
+            ) from error
+    if not callable(getattr(module, name, None)):
+        functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise ValueError(
+            f"'{place}' must have a function called {name!r}; it has: {', '.join(functions) or 'none'}."
+        )
+    return getattr(module, name)
+
+
+def _is_module(value: Any) -> bool:
+    """Whether it is a module of PyTorch, which need not be installed."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _of_object(found: Any, train: Dataset, options: NetworkOptions) -> Denoiser:
+    process = None if options.process is None else _process(options.process)
+    if _is_module(found):
+        if options.weights is not None:
+            _load_weights(found, options.weights)
+        found.eval()
+        shape = train.dim if train.image_shape is None else train.image_shape
+        if hasattr(found, "sigma_min") and options.prediction is None and process is None:
+            return interop.from_edm(found, shape, labels=options.label)
+        return interop.from_torch(
+            found,
+            shape,
+            prediction=options.prediction or "x0",
+            process=process,
+            layout=options.layout,  # pyright: ignore[reportArgumentType]
+            labels=options.label,
+        )
+    if options.weights is not None:
+        raise ValueError(
+            f"`weights` are for a module of PyTorch; got {options.weights} for a {type(found).__name__}."
+        )
+    if isinstance(found, AbstractDenoiser) and options.prediction is None and process is None:
+        return found
+    if not callable(found):
+        raise ValueError(
+            "`network` must return a denoiser (u, sigma), a module of PyTorch, or a function (x, t) of NumPy arrays; "
+            f"got {type(found).__name__}."
+        )
+    if options.prediction is None and process is None:
+        return found  # pyright: ignore[reportReturnType]
+    return interop.from_numpy(
+        found, train.dim, prediction=options.prediction or "x0", process=process
+    )
+
+
+def _of_folder(folder: Path, train: Dataset, options: NetworkOptions) -> Denoiser:
+    given = [
+        name for name in ("prediction", "process", "weights") if getattr(options, name) is not None
+    ]
+    if given:
+        raise ValueError(
+            f"`{given[0]}` is what the folder '{folder}' says itself; leave it out, or name a function."
+        )
+    if (folder / CONFIGURATION).exists():
+        if options.label is not None:
+            raise ValueError(
+                "`label` is for networks of classes; that of `smoothjax train` has none."
+            )
+        return load_denoiser(folder).model
+    if (folder / "unet" / "config.json").exists():
+        diffusers = import_optional("diffusers", extra="bench")
+        unet = diffusers.UNet2DModel.from_pretrained(
+            folder / "unet", use_safetensors=True, local_files_only=True
+        ).eval()
+        path = folder / "scheduler" / "scheduler_config.json"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"'{folder}' must hold scheduler/scheduler_config.json; it does not."
+            )
+        scheduler = diffusers.DDPMScheduler.from_config(json.loads(path.read_text()))
+        channels = unet.config.out_channels == 2 * unet.config.in_channels
+        return interop.from_diffusers(
+            unet, scheduler, labels=options.label, learned_variance=channels
+        )
+    raise ValueError(f"`network` must be {FORMS}; the folder '{folder}' is neither.")
+
+
+def _process(name: str) -> Any:
+    if name not in PROCESSES:
+        raise ValueError(f"`process` must be one of {', '.join(PROCESSES)}; got {name!r}.")
+    return PROCESSES[name]()
+
+
+def _load_weights(module: Any, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"`weights` must be a file that is there; got '{path}'.")
+    if path.suffix == ".safetensors":
+        state = import_optional("safetensors.torch", extra="torch").load_file(path)
+    else:
+        try:
+            state = import_optional("torch").load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"`weights` must hold tensors by name, as torch.save(module.state_dict(), path) writes; '{path}' cannot be "
+                f"read as such: {type(error).__name__}."
+            ) from error
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        what = str(error).splitlines()[:2]
+        raise ValueError(
+            f"`weights` in '{path}' are not the network's: {' '.join(what)}"
+        ) from error

@@ -1,0 +1,81 @@
+"""HTML pages that need no other file: one style, tables, pictures inside."""
+
+import base64
+import html
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
+h3 {{ font-size: 1rem; margin-bottom: .3rem; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+th, td {{ text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #ddd; }}
+th {{ border-bottom: 2px solid #222; }} .summary tr:last-child td {{ color: #666; }}
+.levels table {{ font-size: .85rem; }} .levels th, .levels td {{ padding-right: .7rem; }}
+.scroll {{ overflow-x: auto; }} figure {{ margin: 1rem 0; }} img {{ max-width: 100%; height: auto; }}
+figcaption, footer, li {{ color: #444; font-size: .93rem; }}
+pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+<h2>How this was made</h2>
+<details><summary>Configuration and versions</summary><pre>{manifest}</pre></details>
+<footer>Every number of this page is in <code>results.nc</code>, labelled.</footer>
+</body>
+</html>
+"""
+
+
+def page(title: str, parts: Iterable[str], manifest: Mapping[str, Any]) -> str:
+    """A page of parts that are HTML already, and the manifest of how it was made."""
+    return _PAGE.format(
+        title=html.escape(title),
+        body="\n".join(parts),
+        manifest=html.escape(json.dumps(manifest, indent=2)),
+    )
+
+
+def heading(text: str, level: int = 2) -> str:
+    """A heading."""
+    return f"<h{level}>{html.escape(text)}</h{level}>"
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def items(texts: Iterable[str]) -> str:
+    """A list of plain texts."""
+    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
+
+
+def table(header: list[str], rows: list[list[str]], kind: str = "levels") -> str:
+    """A table that scrolls where it is too wide; `kind` is "summary", whose last row is a null, "verdicts" or "levels"."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="scroll {kind}"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def picture(png: bytes, caption: str) -> str:
+    """A picture with its caption, which is its text for those who cannot see it."""
+    text = html.escape(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )

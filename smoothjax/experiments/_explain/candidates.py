@@ -1,0 +1,292 @@
+"""Candidates: a mechanism at any strength, its outputs at noisy points, and the strength that fits a network best."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import stdtrit
+
+from ..._calls import as_argument, denoised
+from ...datasets import Dataset
+from ...denoisers import AbstractDenoiser, Denoiser, ScheduledDenoiser
+from ...mechanisms import Mechanism
+from .settings import require_strength
+
+# A search ends where it knows the place to this share of the distance of two grid values.
+RESOLUTION = 0.01
+# Derivatives by a strength are differences over this share of that distance: their bias is its square, and what single
+# precision rounds off, divided by its square, still small.
+DIFFERENCE = 0.05
+
+
+@eqx.filter_jit
+def _batch(denoiser: Denoiser, u: Float[Array, "n d"], sigma: Array) -> Float[Array, "n d"]:
+    return jax.vmap(lambda u: denoised(denoiser, u, sigma))(u)
+
+
+@eqx.filter_jit
+def _batch_at(
+    make: Callable[[Any], Denoiser], value: Array, u: Float[Array, "n d"], sigma: Array
+) -> Float[Array, "n d"]:
+    return _batch(make(value), u, sigma)
+
+
+def outputs_of(denoiser: Denoiser, u: np.ndarray, sigma: float, batch_size: int) -> np.ndarray:
+    """What a denoiser makes of the rows of `u`, (n, d), in batches of one shape: one compilation."""
+    return _in_equal_batches(
+        lambda u, sigma: _batch(as_argument(denoiser), u, sigma), u, sigma, batch_size
+    )
+
+
+def _in_equal_batches(
+    run: Callable[[Array, Array], Array], u: np.ndarray, sigma: float, batch_size: int
+) -> np.ndarray:
+    """`run(batch, sigma)` over the rows of `u`; the last batch repeats its last row."""
+    level, outputs = jnp.asarray(sigma, u.dtype), []
+    for start in range(0, len(u), batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), len(u) - 1)
+        outputs.append(np.asarray(run(jnp.asarray(u[rows]), level)))
+    return np.concatenate(outputs)[: len(u)]
+
+
+class Fit(NamedTuple):
+    """A strength fitted to a network at one noise level.
+
+    Attributes:
+        value, low, high: the fitted value, and the ends of its interval.
+        grid_outputs: at the calibration points, for each value that the search began with, (values, n, d).
+        outputs: at calibration and evaluation points, at the fitted value, (n, d).
+    """
+
+    value: float
+    low: float
+    high: float
+    grid_outputs: np.ndarray
+    outputs: np.ndarray
+
+
+class Candidate:
+    """A mechanism of a training set whose strength is free."""
+
+    def __init__(self, mechanism: Mechanism, train: Dataset, seed: int, batch_size: int):
+        strength = require_strength(mechanism).strength
+        assert strength is not None
+        self.mechanism, self.strength = mechanism, strength
+        self.values = tuple(float(value) for value in strength.values(train))
+        if not self.values or not np.all(np.diff(self.values) > 0):
+            raise ValueError(
+                f"`values` of the strength of {mechanism.name!r} must be one or more and increase; got {self.values}."
+            )
+        if strength.is_logarithmic and self.values[0] <= 0:
+            raise ValueError(
+                f"`values` of the strength of {mechanism.name!r} must be positive, as its logarithm is used; "
+                f"got {self.values}."
+            )
+        self._train, self._seed, self._batch_size = train, seed, batch_size
+        self._make: Callable[[Any], Denoiser] | None = None
+        self._built: dict[float, Denoiser] = {}
+
+    @property
+    def name(self) -> str:
+        return self.mechanism.name
+
+    @property
+    def make(self) -> Callable[[Any], Denoiser]:
+        """`value -> denoiser`; what it needs for all values is computed when it is asked for first."""
+        if self._make is None:
+            self._make = self.strength.at(self._train, self._seed)
+        return self._make
+
+    def denoiser(self, value: float) -> Denoiser:
+        """The denoiser at one strength. Those of a discrete strength are kept."""
+        if self.strength.is_continuous:
+            return self.make(jnp.asarray(value, self._train.points.dtype))
+        if value not in self._built:
+            self._built[value] = self.make(value)
+        return self._built[value]
+
+    def outputs(self, value: float, u: np.ndarray, sigma: float) -> np.ndarray:
+        """At the rows of `u`, (n, d)."""
+        if not self.strength.is_continuous:
+            return outputs_of(self.denoiser(value), u, sigma, self._batch_size)
+        at = jnp.asarray(value, self._train.points.dtype)
+        run = lambda u, sigma: _batch_at(self.make, at, u, sigma)  # noqa: E731
+        return _in_equal_batches(run, u, sigma, self._batch_size)
+
+    def place(self, value: Any) -> Any:
+        """Where a value lies on the axis in which searches and intervals are even."""
+        return np.log(value) if self.strength.is_logarithmic else np.asarray(value, float)
+
+    def value_at(self, place: Any) -> Any:
+        """The value there, within the bounds."""
+        value = np.exp(place) if self.strength.is_logarithmic else np.asarray(place, float)
+        return np.clip(value, self.values[0], self.values[-1])
+
+    def scheduled(self, levels: np.ndarray, fitted: np.ndarray) -> Denoiser:
+        """The denoiser whose strength at each noise level is the fitted one; between them interpolated, or the nearest."""
+        if self.strength.is_continuous:
+            dtype = self._train.points.dtype
+            return InterpolatedStrength(
+                self.make,
+                jnp.asarray(np.log(levels), dtype),
+                jnp.asarray(self.place(fitted), dtype),
+                self.strength.is_logarithmic,
+                self._train.dim,
+            )
+        starts = [0, *(i for i in range(1, len(fitted)) if fitted[i] != fitted[i - 1])]
+        switches = [math.sqrt(levels[i - 1] * levels[i]) for i in starts[1:]]
+        denoisers = [self.denoiser(float(fitted[i])) for i in starts]
+        return denoisers[0] if not switches else ScheduledDenoiser(denoisers, np.array(switches))
+
+    def fit(
+        self,
+        network: np.ndarray,
+        u: np.ndarray,
+        sigma: float,
+        num_calibration: int,
+        coverage: float,
+    ) -> Fit:
+        """The strength of least mean square difference from the network's outputs at the first `num_calibration` points.
+
+        The interval is for the strength at which the mean over the population of points is least. It holds the strengths at
+        which Student's test of the single points' derivatives does not rule out that their mean is zero, as far as they join
+        the fitted one: no linear approximation, and the same on any axis. For a discrete strength it is the span of the
+        values that a paired test does not tell from the best.
+        """
+        noisy, target = u[:num_calibration], network[:num_calibration]
+        grid = np.stack([self.outputs(value, noisy, sigma) for value in self.values])
+        squares = np.mean((np.asarray(grid, np.float64) - target) ** 2, axis=2)
+        best = int(np.argmin(squares.mean(axis=1)))
+        if len(self.values) == 1:
+            value = low = high = self.values[0]
+        elif self.strength.is_continuous:
+            value, low, high = self._search(best, target, noisy, sigma, coverage)
+        else:
+            value = self.values[best]
+            low, high = _span(self.values, squares, best, coverage)
+        return Fit(value, low, high, grid, self.outputs(value, u, sigma))
+
+    def _search(
+        self, best: int, target: np.ndarray, u: np.ndarray, sigma: float, coverage: float
+    ) -> tuple[float, float, float]:
+        places = self.place(np.array(self.values))
+        left, right = places[max(best - 1, 0)], places[min(best + 1, len(places) - 1)]
+        step = right - left
+
+        def differences(place: float) -> np.ndarray:
+            outputs = self.outputs(float(self.value_at(place)), u, sigma)
+            return np.asarray(outputs, np.float64) - target
+
+        found = minimize_scalar(
+            lambda place: np.mean(differences(place) ** 2),
+            bounds=(left, right),
+            method="bounded",
+            options={"xatol": RESOLUTION * step},
+        )
+        place = float(found.x)  # pyright: ignore[reportAttributeAccessIssue]
+        # One step of Newton's method from there.
+        h = DIFFERENCE * step
+        inside = lambda place: min(max(place, places[0] + h), places[-1] - h)  # noqa: E731
+        middle = inside(place)
+        before, at, after = (differences(middle + k * h) for k in (-1, 0, 1))
+        slopes, curvature = _derivatives(before, at, after, h)
+        half = math.inf
+        if curvature > 0:
+            newton = middle - np.mean(slopes) / curvature
+            place = float(
+                np.clip(newton, max(left, place - step / 4), min(right, place + step / 4))
+            )
+            half = float(np.std(slopes, ddof=1)) / math.sqrt(len(slopes)) / curvature
+
+        def statistic(place: float) -> float:
+            middle = inside(place)
+            before, after = (np.mean(differences(middle + k * h) ** 2, axis=1) for k in (-1, 1))
+            return _student(after - before)
+
+        bound = float(stdtrit(len(slopes) - 1, (1 + coverage) / 2))
+        first = min(bound * half, step)
+        low = _last_kept(statistic, place, -first, places[0], bound)
+        high = _last_kept(statistic, place, first, places[-1], bound)
+        value, low, high = (float(x) for x in self.value_at(np.array([place, low, high])))
+        return value, low, high
+
+
+def _derivatives(
+    before: np.ndarray, at: np.ndarray, after: np.ndarray, h: float
+) -> tuple[np.ndarray, float]:
+    """Of half the mean square of differences (n, d) by the place: slopes, one a point, and the mean second derivative."""
+    first, second = (after - before) / (2 * h), (after - 2 * at + before) / h**2
+    slopes = np.mean(at * first, axis=1)
+    return slopes, float(np.mean(first**2 + at * second))
+
+
+def _student(values: np.ndarray) -> float:
+    """Mean over standard error; zero where all are zero, which tells nothing."""
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) / error if error > 0 else 0.0
+
+
+def _last_kept(
+    statistic: Callable[[float], float], place: float, step: float, end: float, bound: float
+) -> float:
+    """Where the statistic passes the bound for the first time on the way from the fitted place to an end, or the end."""
+    kept, beyond = place, None
+    while beyond is None and kept != end:
+        ahead = kept + step
+        ahead = max(ahead, end) if step < 0 else min(ahead, end)
+        if abs(statistic(ahead)) > bound:
+            beyond = ahead
+        else:
+            kept, step = ahead, 2 * step
+    if beyond is None:
+        return end
+    sign = math.copysign(1.0, step)
+    excess = lambda x: sign * statistic(x) - bound  # noqa: E731
+    if excess(kept) >= 0 or excess(beyond) <= 0:
+        return beyond
+    root = brentq(excess, kept, beyond, xtol=0.02 * abs(beyond - place), maxiter=20)
+    return float(root)  # pyright: ignore[reportArgumentType]
+
+
+def _span(
+    values: tuple[float, ...], squares: np.ndarray, best: int, coverage: float
+) -> tuple[float, float]:
+    """The least and the greatest value that is not worse than the best one by a paired Student test."""
+    excess = squares - squares[best]
+    num = squares.shape[1]
+    error = np.std(excess, axis=1, ddof=1) / math.sqrt(num)
+    bound = float(stdtrit(num - 1, (1 + coverage) / 2))
+    kept = np.flatnonzero(np.mean(excess, axis=1) <= bound * error)
+    return values[kept[0]], values[kept[-1]]
+
+
+class InterpolatedStrength(AbstractDenoiser):
+    """A mechanism whose strength is interpolated between noise levels, and constant beyond them.
+
+    Attributes:
+        make: `value -> denoiser`.
+        log_levels: of the noise levels, increasing, shape (k,).
+        places: the strength at them, shape (k,), or its logarithm.
+        is_logarithmic: which of the two.
+    """
+
+    make: Callable[[Any], Denoiser]
+    log_levels: Float[Array, " k"]
+    places: Float[Array, " k"]
+    is_logarithmic: bool = eqx.field(static=True)
+    _dim: int = eqx.field(static=True)
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def __call__(self, u: Float[Array, " d"], sigma: Any) -> Float[Array, " d"]:
+        u, sigma = self._point(u, sigma)
+        place = jnp.interp(jnp.log(sigma), self.log_levels, self.places)
+        return self.make(jnp.exp(place) if self.is_logarithmic else place)(u, sigma)

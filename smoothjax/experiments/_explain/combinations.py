@@ -1,0 +1,180 @@
+"""Two candidates at once: the convex combination of both, at strengths of their own, that is nearest to a network."""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+from .candidates import DIFFERENCE, Candidate
+
+# Rounds of the joint search; each halves its step at most so often until the mean square falls.
+ROUNDS, HALVINGS = 8, 6
+
+
+class Combination(NamedTuple):
+    """`weight first + (1 - weight) second` at one noise level.
+
+    Attributes:
+        names: of the two candidates.
+        strengths: of each.
+        weight, low, high: of the first, and the ends of its interval.
+        outputs: at calibration and evaluation points, (n, d).
+    """
+
+    names: tuple[str, str]
+    strengths: tuple[float, float]
+    weight: float
+    low: float
+    high: float
+    outputs: np.ndarray
+
+
+def nearest_combination(
+    candidates: list[Candidate],
+    grids: list[np.ndarray],
+    network: np.ndarray,
+    u: np.ndarray,
+    sigma: float,
+    num_calibration: int,
+    coverage: float,
+) -> Combination | None:
+    """The best of all pairs, by the values that searches begin with; its strengths and weight are then fitted together.
+
+    Weights are those of posterior means: they are not negative and sum to one, so that the difference from the network is
+    the same combination of the two differences, and nothing cancels.
+
+    Args:
+        candidates: two or more; of fewer there is no pair, and None comes.
+        grids: of each, outputs at the calibration points for each value of its strength, (values, n, d).
+        network: outputs at all points, (n, d).
+        u: the noisy points, the first `num_calibration` of them for calibration.
+        sigma: their noise level.
+        num_calibration, coverage: as in `Candidate.fit`.
+    """
+    if len(candidates) < 2:
+        return None
+    target = np.asarray(network[:num_calibration], np.float64)
+    differences = [(np.asarray(grid, np.float64) - target).reshape(len(grid), -1) for grid in grids]
+    best = (math.inf, 0, 0, 0, 0)
+    for first, second in itertools.combinations(range(len(candidates)), 2):
+        a, b = differences[first], differences[second]
+        aa, bb, ab = (a**2).mean(axis=1)[:, None], (b**2).mean(axis=1)[None], a @ b.T / a.shape[1]
+        weight = _best_weight(aa, bb, ab)
+        left = 1 - weight
+        squares = weight**2 * aa + left**2 * bb + 2 * weight * left * ab
+        i, j = np.unravel_index(np.argmin(squares), squares.shape)
+        best = min(best, (float(squares[i, j]), first, second, int(i), int(j)))
+    _, first, second, i, j = best
+    pair = (candidates[first], candidates[second])
+    start = (pair[0].values[i], pair[1].values[j])
+    return _Search(pair, target, u, sigma, num_calibration).run(start, coverage)
+
+
+def _best_weight(aa: Any, bb: Any, ab: Any) -> np.ndarray:
+    """Of the first difference, from the mean products of both: least squares, between zero and one."""
+    curvature = aa + bb - 2 * ab
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = np.where(curvature > 0, (bb - ab) / curvature, 0.5)
+    return np.clip(weight, 0, 1)
+
+
+class _Search:
+    """Gauss and Newton's method for the places of two strengths and the weight of the first candidate."""
+
+    def __init__(
+        self,
+        pair: tuple[Candidate, Candidate],
+        target: np.ndarray,
+        u: np.ndarray,
+        sigma: float,
+        num_calibration: int,
+    ):
+        self._pair, self._target, self._all, self._sigma = pair, target, u, sigma
+        self._u = u[:num_calibration]
+        self._places = [one.place(np.array(one.values)) for one in pair]
+        self._steps = [
+            DIFFERENCE * float(np.mean(np.diff(places))) if len(places) > 1 else 0.0
+            for places in self._places
+        ]
+
+    def run(self, start: tuple[float, float], coverage: float) -> Combination:
+        """The fitted combination, from the strengths given."""
+        places = [float(one.place(v)) for one, v in zip(self._pair, start, strict=True)]
+        first, second = (self._difference(k, places[k]) for k in range(2))
+        aa, bb, ab = np.mean(first**2), np.mean(second**2), np.mean(first * second)
+        point = np.array([float(_best_weight(aa, bb, ab)), *places])
+        square, jacobian = np.mean(self._residual(point) ** 2), self._jacobian(point)
+        for _ in range(ROUNDS):
+            step = self._newton_step(point, jacobian)
+            for _ in range(HALVINGS):
+                ahead = self._within(point + step)
+                lower = np.mean(self._residual(ahead) ** 2)
+                if lower < square:
+                    break
+                step = step / 2
+            else:
+                break
+            gain, point, square = (square - lower) / square, ahead, lower
+            jacobian = self._jacobian(point)
+            if gain < 1e-4:
+                break
+        half = self._half_width(point, jacobian, coverage)
+        weight = float(point[0])
+        strengths = tuple(
+            float(one.value_at(place)) for one, place in zip(self._pair, point[1:], strict=True)
+        )
+        outputs = [
+            one.outputs(value, self._all, self._sigma)
+            for one, value in zip(self._pair, strengths, strict=True)
+        ]
+        return Combination(
+            (self._pair[0].name, self._pair[1].name),
+            (strengths[0], strengths[1]),
+            weight,
+            max(weight - half, 0.0),
+            min(weight + half, 1.0),
+            weight * outputs[0] + (1 - weight) * outputs[1],
+        )
+
+    def _difference(self, k: int, place: float) -> np.ndarray:
+        one = self._pair[k]
+        outputs = one.outputs(float(one.value_at(place)), self._u, self._sigma)
+        return np.asarray(outputs, np.float64) - self._target
+
+    def _residual(self, point: np.ndarray) -> np.ndarray:
+        weight, first, second = point
+        return weight * self._difference(0, first) + (1 - weight) * self._difference(1, second)
+
+    def _jacobian(self, point: np.ndarray) -> np.ndarray:
+        """Derivatives of the residual by weight and places, (3, n, d); zero by the strength of a discrete candidate."""
+        weights = (point[0], 1 - point[0])
+        columns = [self._difference(0, point[1]) - self._difference(1, point[2])]
+        for k, one in enumerate(self._pair):
+            h, places = self._steps[k], self._places[k]
+            if not one.strength.is_continuous or h == 0:
+                columns.append(np.zeros_like(self._target))
+                continue
+            middle = min(max(point[1 + k], places[0] + h), places[-1] - h)
+            ahead, behind = self._difference(k, middle + h), self._difference(k, middle - h)
+            columns.append(weights[k] * (ahead - behind) / (2 * h))
+        return np.stack(columns)
+
+    def _newton_step(self, point: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+        rows = jacobian.reshape(3, -1)
+        return -np.linalg.pinv(rows @ rows.T) @ (rows @ self._residual(point).ravel())
+
+    def _within(self, point: np.ndarray) -> np.ndarray:
+        low = [0.0, *(places[0] for places in self._places)]
+        high = [1.0, *(places[-1] for places in self._places)]
+        return np.clip(point, low, high)
+
+    def _half_width(self, point: np.ndarray, jacobian: np.ndarray, coverage: float) -> float:
+        """Of Student's interval for the weight, by the sandwich formula over points."""
+        num = len(self._u)
+        slopes = np.einsum("pnd,nd->np", jacobian, self._residual(point))
+        rows = jacobian.reshape(3, -1)
+        inverse = np.linalg.pinv(rows @ rows.T)
+        covariance = inverse @ (slopes.T @ slopes) @ inverse * num / (num - 1)
+        return float(stdtrit(num - 1, (1 + coverage) / 2)) * math.sqrt(max(covariance[0, 0], 0.0))

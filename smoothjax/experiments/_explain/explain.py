@@ -1,0 +1,309 @@
+"""Which mechanism explains a network, at each noise level, how strongly, and how sure."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ... import mechanisms
+from ..._checks import import_optional
+from ..._files.checkpoint import refuse_training
+from ..._files.store import Arrays, ResultStore
+from ..._jax.host_errors import raising_host_errors
+from ..._keys import key_of
+from ..._kinds import checks_kinds
+from ..._noise import initial_noise
+from ...datasets import Dataset
+from ...denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
+from ...flows import sample
+from .._compare.compare import fingerprint
+from .._compare.units import spread_of
+from .affine import affine_outputs
+from .candidates import Candidate, Fit, outputs_of
+from .combinations import nearest_combination
+from .explanation import Explanation, labelled
+from .settings import ExplainSettings
+
+NETWORK, OTHER = "network", "other"
+
+
+@checks_kinds
+@raising_host_errors
+def explain(
+    network: Denoiser,
+    train: Dataset,
+    held_out: Dataset,
+    settings: ExplainSettings | None = None,
+    *,
+    other: Denoiser | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Explanation:
+    """Asks of every mechanism, at each noise level, whether it explains a network, and at which strength.
+
+    Args:
+        network: any callable `(u, sigma) -> (d,)`: a network of this library, one of `smoothjax.interop`, a function.
+        train: the training set of the network.
+        held_out: fresh points of the same population.
+        settings: see `ExplainSettings`.
+        other: a second network of the same training, from another seed, say. Candidates that are no farther from the network
+            than that are said to be at the floor.
+        out: folder in which every finished part is kept. Called again with the same arguments, a job that was killed goes on
+            where it was and ends with identical numbers. Bare callables are known by their name only.
+        progress: show a progress bar.
+
+    **What is computed.** At each noise level, at held-out points plus noise, each candidate's strength is fitted to the
+    network's outputs on some of the points, and its distance from the network is measured on the others. The verdict names
+    the nearest candidate, and all that cannot be told from it by paired differences over points, simultaneously over
+    candidates. It names none where the nearest is farther from the network than the other candidates are from it, by the
+    median; or farther than the network is from the clean points; or where it explains less than two thirds of the network's
+    departure from an untrained one, `mean + s^2 / (s^2 + sigma^2) (u - mean)` with the data's spread s, which is what a
+    preconditioned network does before it has learned anything.
+
+    Besides: the nearest convex combination of two candidates, with strengths of its own; how much of the network's departure
+    from the best affine denoiser each candidate explains; the network's denoising loss on training and held-out points, and
+    what share of the training points a memoriser of as large a difference would hold; and samples from the same noises.
+
+    Returns:
+        An `Explanation`: `.verdicts`, `.dataset`, `.samples`, `.report(path)`, and a table when printed.
+
+    Raises:
+        ValueError: for data of different dimensions, too few points, a network whose outputs have another shape or are not
+            finite, or an `out` that holds results of something else.
+
+    Source: Kamb and Ganguli 2025 and Niedoba et al. 2024 (strengths calibrated against a network); Li, Dai and Qu 2024 (the
+    affine reference); Buchanan et al. 2025 (memorised points by the training loss). The verdicts are this library's.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> train, held_out = sj.datasets.digits().split(1500, seed=0)
+        >>> network = sj.TemperedDenoiser(train.points, 3.0)  # a memoriser in disguise
+        >>> settings = sj.ExplainSettings(levels=(1.0,), candidates=("empirical", "gaussian"), num_samples=0)
+        >>> verdict = sj.explain(network, train, held_out, settings, progress=False).verdicts[0]
+        >>> verdict.best, round(verdict.strength, 2)
+        ('empirical', 3.0)
+    """
+    import_optional("xarray")
+    settings = (ExplainSettings() if settings is None else settings).suited_to(train, held_out)
+    configuration = {
+        "explain": {**dataclasses.asdict(settings)},
+        NETWORK: fingerprint(network),
+        OTHER: None if other is None else fingerprint(other),
+        "data": train.name,
+        "num_train": len(train),
+        "num_held_out": len(held_out),
+        "dim": train.dim,
+        "dtype": str(train.points.dtype),
+        "train_sha256": fingerprint(train.points),
+        "held_out_sha256": fingerprint(held_out.points),
+    }
+    refuse_training(out)
+    store = ResultStore(out, configuration)
+    job = _Job(network, other, train, held_out, settings, store)
+    parts = job.parts()
+    bar = import_optional("tqdm").tqdm(parts, disable=None if progress else True)
+    for name, compute in bar:
+        bar.set_description(name)
+        compute()
+    return Explanation(
+        labelled(job.found(), job.candidates, train, settings),
+        train,
+        settings,
+        store.manifest,
+        job.denoisers(),
+    )
+
+
+class _Job:
+    """The parts of an explanation, each a function of its inputs alone, so that it can be kept and taken up again."""
+
+    def __init__(
+        self,
+        network: Denoiser,
+        other: Denoiser | None,
+        train: Dataset,
+        held_out: Dataset,
+        settings: ExplainSettings,
+        store: ResultStore,
+    ):
+        self._networks = {NETWORK: network} | ({} if other is None else {OTHER: other})
+        self._train, self._settings, self._store = train, settings, store
+        seed, size = settings.seed, settings.batch_size
+        self.candidates = [
+            Candidate(mechanisms.get(name), train, seed, size) for name in settings.candidates
+        ]
+        # A key for each use, so that no part's numbers depend on which parts were computed before.
+        self._keys = {use: jax.random.fold_in(key_of(seed), i) for i, use in enumerate(_USES)}
+        num = settings.num_calibration + settings.num_evaluation
+        self._clean = np.asarray(held_out.points[:num])
+        self._known = np.asarray(train.points[: settings.num_training])
+        dtype = train.points.dtype
+        self._noise, self._known_noise = (
+            np.asarray(initial_noise(self._keys[use], len(points), train.dim, dtype=dtype))
+            for use, points in (("noise", self._clean), ("training noise", self._known))
+        )
+
+    def parts(self) -> list[tuple[str, Callable[[], Any]]]:
+        """Names and what computes them, in an order in which each finds what it needs."""
+        levels = range(len(self._settings.levels))
+        parts: list[tuple[str, Callable[[], Any]]] = []
+        add = lambda name, function, *arguments: parts.append(  # noqa: E731
+            (name, functools.partial(function, *arguments))
+        )
+        for name in self._networks:
+            for i in levels:
+                add(f"{name}, level {i + 1}", self._network, name, i)
+        for i in levels:
+            add(f"reference, level {i + 1}", self._reference, i)
+        for candidate in self.candidates:
+            for i in levels:
+                add(f"{candidate.name}, level {i + 1}", self._fit, candidate, i)
+        for i in levels:
+            add(f"pairs, level {i + 1}", self._pair, i)
+        if self._settings.num_samples:
+            for name in (*self._networks, *(candidate.name for candidate in self.candidates)):
+                add(f"samples of {name}", self._samples, name)
+        return parts
+
+    def found(self) -> dict[str, Any]:
+        """All parts, in the order of noise levels and candidates."""
+        levels = range(len(self._settings.levels))
+        networks = {name: [self._network(name, i) for i in levels] for name in self._networks}
+        models = (*self._networks, *(candidate.name for candidate in self.candidates))
+        return {
+            "clean": self._clean,
+            "mean": np.mean(np.asarray(self._train.points, np.float64), axis=0),
+            "spread": spread_of(self._train.points),
+            "noise": self._noise,
+            "known": self._known,
+            "networks": networks,
+            "references": [self._reference(i) for i in levels],
+            "fits": [[self._fit(one, i) for i in levels] for one in self.candidates],
+            "pairs": [self._pair(i) for i in levels],
+            "samples": {name: self._samples(name)["samples"] for name in models}
+            if self._settings.num_samples
+            else {},
+        }
+
+    def denoisers(self) -> dict[str, Denoiser]:
+        """Each candidate as one denoiser, at the strengths that were fitted."""
+        levels = np.array(self._settings.levels)
+        return {
+            one.name: one.scheduled(
+                levels, np.array([self._fit(one, i).value for i in range(len(levels))])
+            )
+            for one in self.candidates
+        }
+
+    def _noisy(self, level: int) -> np.ndarray:
+        sigma = np.asarray(self._settings.levels[level], self._clean.dtype)
+        return self._clean + sigma * self._noise
+
+    def _known_noisy(self, level: int) -> np.ndarray:
+        sigma = np.asarray(self._settings.levels[level], self._known.dtype)
+        return self._known + sigma * self._known_noise
+
+    def _network(self, name: str, level: int) -> Arrays:
+        def compute() -> Arrays:
+            sigma, size = self._settings.levels[level], self._settings.batch_size
+            found = {
+                "outputs": outputs_of(self._networks[name], self._noisy(level), sigma, size),
+                "training_outputs": outputs_of(
+                    self._networks[name], self._known_noisy(level), sigma, size
+                ),
+            }
+            for values in found.values():
+                if not np.all(np.isfinite(values)):
+                    raise ValueError(
+                        f"`{name}` must be finite at the noise levels asked for; at {sigma:.4g} it is not. "
+                        "Give `levels` that it was trained for."
+                    )
+            return found
+
+        return self._store.get(f"{name}-{level}", compute)
+
+    def _reference(self, level: int) -> Arrays:
+        """What a memoriser makes of the noisy training points, and the best affine denoiser near the network."""
+
+        def compute() -> Arrays:
+            settings, sigma = self._settings, self._settings.levels[level]
+            found = self._network(NETWORK, level)
+            known = self._known_noisy(level)
+            memoriser = EmpiricalDenoiser(self._train.points)
+            return {
+                "training_outputs": outputs_of(memoriser, known, sigma, settings.batch_size),
+                "affine_outputs": affine_outputs(
+                    GaussianDenoiser.fit(self._train.points),
+                    np.concatenate([known, self._noisy(level)]),
+                    np.concatenate([found["training_outputs"], found["outputs"]]),
+                    sigma,
+                    len(known),
+                    settings.num_calibration,
+                )[len(known) :],
+            }
+
+        return self._store.get(f"reference-{level}", compute)
+
+    def _fit(self, candidate: Candidate, level: int) -> Fit:
+        def compute() -> Arrays:
+            return candidate.fit(
+                self._network(NETWORK, level)["outputs"],
+                self._noisy(level),
+                self._settings.levels[level],
+                self._settings.num_calibration,
+                self._settings.coverage,
+            )._asdict()
+
+        found = self._store.get(f"fit-{candidate.name}-{level}", compute)
+        numbers = {name: float(found[name]) for name in ("value", "low", "high")}
+        return Fit(**numbers, grid_outputs=found["grid_outputs"], outputs=found["outputs"])
+
+    def _pair(self, level: int) -> Arrays:
+        def compute() -> Arrays:
+            found = nearest_combination(
+                self.candidates,
+                [self._fit(one, level).grid_outputs for one in self.candidates],
+                self._network(NETWORK, level)["outputs"],
+                self._noisy(level),
+                self._settings.levels[level],
+                self._settings.num_calibration,
+                self._settings.coverage,
+            )
+            return {} if found is None else found._asdict()
+
+        return self._store.get(f"pair-{level}", compute)
+
+    def _samples(self, name: str) -> Arrays:
+        settings = self._settings
+
+        def compute() -> Arrays:
+            high, low = settings.sigma_max, settings.sigma_min
+            assert high is not None and low is not None
+            networks = self._networks
+            denoiser = networks[name] if name in networks else self.denoisers()[name]
+            # The same starting states for all.
+            drawn = sample(
+                denoiser,
+                self._keys["samples"],
+                settings.num_samples,
+                shape_or_dim=self._train.dim,
+                sigma_max=high,
+                sigma_min=low,
+                solver=diffrax.Euler(),
+                steps=settings.steps,
+                mean=jnp.mean(jnp.asarray(self._train.points), axis=0),
+                batch_size=settings.batch_size,
+                dtype=self._train.points.dtype,
+            )
+            return {"samples": drawn}
+
+        return self._store.get(f"samples-{name}", compute)
+
+
+_USES = ("noise", "training noise", "samples")

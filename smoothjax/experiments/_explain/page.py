@@ -1,0 +1,157 @@
+"""An explanation as files: the page with its figures, labelled numbers, and a table."""
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ... import mechanisms
+from ..._checks import import_optional
+from ..._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
+from ..._page import heading, items, page, paragraph, picture, table
+from .figures import CAPTIONS, figures_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .explanation import Explanation
+
+
+def write(explanation: "Explanation", folder: str | os.PathLike[str]) -> Path:
+    """See `Explanation.report`."""
+    import_optional("h5netcdf")
+    import_optional("h5py")
+    folder = require_folder(folder, "folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "results.nc", netcdf_of(explanation.dataset))
+    write_text(folder / "table.txt", f"{explanation!r}\n")
+    pictures = {}
+    for name, figure in figures_of(explanation).items():
+        pictures[name] = png_of(figure, dpi=150)
+        write_bytes(folder / f"{name}.png", pictures[name])
+        write_bytes(folder / f"{name}.pdf", _pdf_of(figure))
+    path = folder / "report.html"
+    write_text(path, _page(explanation, pictures))
+    return path
+
+
+def _pdf_of(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf")
+    return buffer.getvalue()
+
+
+def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
+    data = explanation.dataset
+    parts = [
+        heading("Verdict"),
+        items(explanation.summary().splitlines()),
+        table(*explanation.rows(), kind="verdicts"),
+        items(_notes(explanation)),
+        *(picture(png, CAPTIONS[name]) for name, png in pictures.items()),
+        heading("How much it memorises"),
+        paragraph(
+            "Denoising loss of the network at noisy training and held-out points, and the share of the training points "
+            "that a model would have to hold for as large a difference, if it were a perfect memoriser there and the "
+            "network elsewhere. No share is given where a memoriser is no better than the network."
+        ),
+        table(*_memory_table(explanation)),
+        heading("What the candidates are"),
+        items(_candidate(explanation, str(name)) for name in data.candidate.values),
+        heading("Distances from the network"),
+        table(*_distances(explanation)),
+    ]
+    title = f"Which mechanism explains a network trained on {explanation.train.name}"
+    return page(title, parts, explanation.manifest)
+
+
+def _notes(explanation: "Explanation") -> list[str]:
+    settings, data = explanation.settings, explanation.dataset
+    notes = [
+        f"{len(explanation.train)} training points in {explanation.train.dim} dimensions. Strengths are fitted at "
+        f"{settings.num_calibration} held-out points plus noise; everything else is measured at {settings.num_evaluation} "
+        "others.",
+        f"Distance: root mean square a coordinate, in data units. Intervals of strengths and weights: "
+        f"{settings.coverage:.0%}. What cannot be told from the best: paired over points, simultaneously over candidates at "
+        f"{settings.confidence:.0%}.",
+        "None: the nearest candidate is farther from the network than the others are from it by the median, or farther than "
+        "the network is from the clean points, or explains less than two thirds of the network's departure from an "
+        "untrained one, the posterior mean of an isotropic Gaussian.",
+        "Combination: of two candidates, at strengths of their own, shown where it is nearer than each single candidate.",
+    ]
+    if "is_at_floor" in data:
+        at = [
+            f"{', '.join(str(n) for n in data.candidate.values[kept])} at {float(sigma):.3g}"
+            for sigma, kept in zip(
+                data.sigma.values,
+                data.is_at_floor.transpose("sigma", "candidate").values,
+                strict=True,
+            )
+            if np.any(kept)
+        ]
+        notes.append(
+            "No farther from the network than the second network is: "
+            + ("; ".join(at) or "none")
+            + "."
+        )
+    return notes
+
+
+def _memory_table(explanation: "Explanation") -> tuple[list[str], list[list[str]]]:
+    data = explanation.dataset
+    header = ["noise level", "training loss", "held-out loss", "difference", "memorised share"]
+    rows = []
+    for i in range(data.sizes["sigma"]):
+        at = data.isel(sigma=i)
+        share, error = float(at.memorized_share), float(at.memorized_share_se)
+        rows.append(
+            [
+                f"{float(at.sigma):.3g}",
+                f"{float(at.network_training_loss):.3g}",
+                f"{float(at.network_loss):.3g}",
+                f"{float(at.gap):.2g} ± {float(at.gap_se):.2g}",
+                "-" if np.isnan(share) else f"{share:.2f} ± {error:.2f}",
+            ]
+        )
+    return header, rows
+
+
+def _candidate(explanation: "Explanation", name: str) -> str:
+    mechanism = mechanisms.get(name)
+    assert mechanism.strength is not None
+    at = explanation.dataset.sel(candidate=name)
+    unit = "" if mechanism.strength.unit == "1" else f" ({mechanism.strength.unit})"
+    fitted = ", ".join(f"{value:.3g}" for value in at.strength.values)
+    return f"{name}: {mechanism.description}. Its {mechanism.strength.name}{unit}, fitted, by rising noise level: {fitted}."
+
+
+def _distances(explanation: "Explanation") -> tuple[list[str], list[list[str]]]:
+    data = explanation.dataset
+    header = ["noise level", *(f"{float(level):.3g}" for level in data.sigma.values)]
+    rows = [
+        [
+            str(name),
+            *(
+                f"{value:.3g} ± {error:.1g}"
+                for value, error in zip(
+                    data.rmse.sel(candidate=name).values,
+                    data.rmse_se.sel(candidate=name).values,
+                    strict=True,
+                )
+            ),
+        ]
+        for name in data.candidate.values
+    ]
+    for label, name in (
+        ("best affine denoiser", "affine_rmse"),
+        ("best combination", "combination_rmse"),
+        ("untrained network", "untrained_rmse"),
+        ("second network", "other_rmse"),
+        ("clean points", "own_error"),
+        ("of candidates from the nearest", "spread"),
+    ):
+        if name in data:
+            rows.append([label, *(f"{value:.3g}" for value in data[name].values)])
+    return header, rows

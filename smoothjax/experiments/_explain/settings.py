@@ -1,0 +1,139 @@
+"""What decides the numbers of an explanation besides the network and the data."""
+
+import dataclasses
+
+import numpy as np
+
+from ... import mechanisms
+from ..._checks import as_integer, as_positive_integer, require_positive
+from ...datasets import Dataset
+from ...mechanisms import Mechanism
+from .._compare.settings import require_different_points
+from .._compare.units import spread_of
+
+# From where a network sees its single training images to where it sees little but their mean, in units of their spread.
+LOWEST, HIGHEST, NUM_LEVELS = 0.05, 10.0, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainSettings:
+    """What decides the numbers of `smoothjax.explain` besides the network and the data.
+
+    Attributes:
+        levels: noise levels, increasing, in data units. By default eight from a twentieth to ten times the data's standard
+            deviation a coordinate.
+        candidates: mechanisms by name (`smoothjax.mechanisms.names()`). By default all that have a strength and suit the
+            data.
+        num_calibration: held-out points on which strengths are fitted.
+        num_evaluation: other held-out points, on which what is reported is measured.
+        num_training: training points at which the network's loss is held against that at held-out points.
+        num_samples: samples of the network and of each candidate, from the same noises; 0 for none.
+        steps: denoiser calls of each sample.
+        sigma_max, sigma_min: noise levels of its first and last call; by default ten times the highest of `levels`, and a
+            hundredth of the data's spread.
+        confidence: of verdicts: the probability that the best candidate is among those that cannot be told from it.
+        coverage: of the intervals of strengths and weights.
+        batch_size: points at a time: memory grows with it, numbers do not depend on it.
+        seed: of every random number.
+
+    Raises:
+        ValueError: for numbers out of range, levels that do not increase, or a candidate that is no mechanism or has no
+            strength.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> settings = sj.ExplainSettings(levels=(0.1, 0.5, 2.0), candidates=("empirical", "gaussian"), num_samples=0)
+        >>> settings.num_calibration, settings.coverage
+        (32, 0.9)
+    """
+
+    levels: tuple[float, ...] = ()
+    candidates: tuple[str, ...] = ()
+    num_calibration: int = 32
+    num_evaluation: int = 64
+    num_training: int = 64
+    num_samples: int = 32
+    steps: int = 18
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+    confidence: float = 0.95
+    coverage: float = 0.9
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self):
+        levels = np.asarray(self.levels, float)
+        if levels.ndim != 1 or not (np.all(levels > 0) and np.all(np.diff(levels) > 0)):
+            raise ValueError(f"`levels` must be positive and increase strictly; got {self.levels}.")
+        if not np.all(np.isfinite(levels)):
+            raise ValueError(f"`levels` must be finite; got {self.levels}.")
+        for name in self.candidates:
+            require_strength(mechanisms.get(name))
+        # One observation has no standard error.
+        for name in ("num_calibration", "num_evaluation", "num_training"):
+            if as_positive_integer(getattr(self, name), name) < 2:
+                raise ValueError(f"`{name}` must be at least 2; got {getattr(self, name)}.")
+        if as_integer(self.num_samples, "num_samples") < 0 or self.num_samples == 1:
+            raise ValueError(
+                f"`num_samples` must be at least 2, or 0 for none; got {self.num_samples}."
+            )
+        for name in ("steps", "batch_size"):
+            as_positive_integer(getattr(self, name), name)
+        as_integer(self.seed, "seed")
+        for name in ("sigma_max", "sigma_min"):
+            if getattr(self, name) is not None:
+                require_positive(getattr(self, name), name)
+        for name in ("confidence", "coverage"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must lie between 0 and 1; got {getattr(self, name)}.")
+
+    def suited_to(self, train: Dataset, held_out: Dataset) -> "ExplainSettings":
+        """The same with what is left open filled in for these data, or `ValueError` where they do not suffice."""
+        require_different_points(train.points)
+        if train.dim != held_out.dim:
+            raise ValueError(
+                f"`train` and `held_out` must have one dimension; got {train.dim} and {held_out.dim}."
+            )
+        if self.num_calibration + self.num_evaluation > len(held_out):
+            raise ValueError(
+                "`num_calibration` and `num_evaluation` must not exceed the held-out points together; got "
+                f"{self.num_calibration} and {self.num_evaluation} of {len(held_out)}."
+            )
+        spread = spread_of(train.points)
+        levels = self.levels or tuple(
+            float(x) for x in np.geomspace(LOWEST * spread, HIGHEST * spread, NUM_LEVELS)
+        )
+        high = 10 * levels[-1] if self.sigma_max is None else self.sigma_max
+        low = min(0.01 * spread, levels[0]) if self.sigma_min is None else self.sigma_min
+        if not low < high:
+            raise ValueError(f"`sigma_min` must lie below `sigma_max`; got {low} and {high}.")
+        names = self.candidates or tuple(
+            name for name in mechanisms.names() if _suits(mechanisms.get(name), train)
+        )
+        return dataclasses.replace(
+            self,
+            levels=levels,
+            candidates=names,
+            num_training=min(self.num_training, len(train)),
+            sigma_max=high,
+            sigma_min=low,
+        )
+
+
+def require_strength(mechanism: Mechanism) -> Mechanism:
+    """The mechanism, or `ValueError` where it has no strength to fit."""
+    if mechanism.strength is None:
+        having = [name for name in mechanisms.names() if mechanisms.get(name).strength is not None]
+        raise ValueError(
+            f"`candidates` must have a strength; {mechanism.name!r} has none. There are: {', '.join(having)}."
+        )
+    return mechanism
+
+
+def _suits(mechanism: Mechanism, train: Dataset) -> bool:
+    if mechanism.strength is None:
+        return False
+    try:
+        return len(mechanism.strength.values(train)) > 0
+    except ValueError:  # no images, say
+        return False
