@@ -294,6 +294,11 @@ def _patch_sizes(train: Dataset) -> tuple[float, ...]:
     return tuple(size for size in PATCH_SIZES if size <= side)
 
 
+def _thresholds(train: Dataset) -> tuple[float, ...]:
+    _images(train)  # raises where there are none
+    return THRESHOLDS
+
+
 def _of_patches(kind: Callable[..., Denoiser]) -> Strength:
     """The patch size of a denoiser of patches."""
     make = lambda train, seed: lambda size: kind(_images(train), int(size), layout="hwc")  # noqa: E731
@@ -441,7 +446,7 @@ register(
         by_default=lambda train: False,
         strength=Strength(
             "threshold",
-            lambda train: THRESHOLDS,
+            _thresholds,
             lambda train, seed: (
                 lambda value: WienerMaskDenoiser(_images(train), value, layout="hwc")
             ),

@@ -30,6 +30,9 @@ _ANY = "any number means something"
 _WHOLE = "the refusal is about what it makes of the other arguments"
 # What is right to take, or to refuse without a name, beside what `_is_meant` knows: (name, argument): kinds and why.
 LEGAL: dict[tuple[str, str], tuple[str, str]] = {
+    ("ExplainSettings", "candidates"): ("empty list", "those that suit the data"),
+    ("ExplainSettings", "levels"): ("empty list", "those that suit the data"),
+    ("ExplainSettings", "num_samples"): ("0", "none"),
     ("KernelLaw.gradient_flow", "duration"): ("huge", _WHOLE),
     ("PiecewiseLinearDenoiser", "kappa"): ("0", _ZERO),
     ("WienerMaskDenoiser", "threshold"): ("0", _ZERO),

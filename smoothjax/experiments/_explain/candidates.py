@@ -22,7 +22,7 @@ from .settings import require_strength
 RESOLUTION = 0.01
 # Derivatives by a strength are differences over this share of that distance: their bias is its square, and what single
 # precision rounds off, divided by its square, still small.
-DIFFERENCE = 0.05
+DIFFERENCE = 0.02
 
 
 @eqx.filter_jit
@@ -204,6 +204,10 @@ class Candidate:
             )
             half = float(np.std(slopes, ddof=1)) / math.sqrt(len(slopes)) / curvature
 
+        # At a bound, or where Newton's method went wrong.
+        if np.mean(differences(places[best]) ** 2) <= np.mean(differences(place) ** 2):
+            place = float(places[best])
+
         def statistic(place: float) -> float:
             middle = inside(place)
             before, after = (np.mean(differences(middle + k * h) ** 2, axis=1) for k in (-1, 1))
@@ -250,7 +254,7 @@ def _last_kept(
     excess = lambda x: sign * statistic(x) - bound  # noqa: E731
     if excess(kept) >= 0 or excess(beyond) <= 0:
         return beyond
-    root = brentq(excess, kept, beyond, xtol=0.02 * abs(beyond - place), maxiter=20)
+    root = brentq(excess, kept, beyond, xtol=0.005 * abs(beyond - place), maxiter=20)
     return float(root)  # pyright: ignore[reportArgumentType]
 
 

@@ -11,6 +11,8 @@ from .candidates import DIFFERENCE, Candidate
 
 # Rounds of the joint search; each halves its step at most so often until the mean square falls.
 ROUNDS, HALVINGS = 8, 6
+# Directions of less than this share of the largest curvature are rounding of the differences that derivatives are taken by.
+SINGULAR = 1e-5
 
 
 class Combination(NamedTuple):
@@ -163,7 +165,7 @@ class _Search:
 
     def _newton_step(self, point: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
         rows = jacobian.reshape(3, -1)
-        return -np.linalg.pinv(rows @ rows.T) @ (rows @ self._residual(point).ravel())
+        return -_inverse(rows) @ (rows @ self._residual(point).ravel())
 
     def _within(self, point: np.ndarray) -> np.ndarray:
         low = [0.0, *(places[0] for places in self._places)]
@@ -175,6 +177,15 @@ class _Search:
         num = len(self._u)
         slopes = np.einsum("pnd,nd->np", jacobian, self._residual(point))
         rows = jacobian.reshape(3, -1)
-        inverse = np.linalg.pinv(rows @ rows.T)
+        inverse = _inverse(rows)
         covariance = inverse @ (slopes.T @ slopes) @ inverse * num / (num - 1)
         return float(stdtrit(num - 1, (1 + coverage) / 2)) * math.sqrt(max(covariance[0, 0], 0.0))
+
+
+def _inverse(rows: np.ndarray) -> np.ndarray:
+    """Of the products of the derivatives; a direction in which nothing changes is left alone."""
+    products = rows @ rows.T
+    scale = np.sqrt(np.diag(products))
+    scale = np.where(scale > 0, scale, 1.0)
+    inverse = np.linalg.pinv(products / np.outer(scale, scale), rcond=SINGULAR, hermitian=True)
+    return inverse / np.outer(scale, scale)

@@ -33,6 +33,17 @@ class Explanation:
         settings: with everything filled in that was left open.
         manifest: configuration, versions, fingerprints of data and network.
         denoisers: each candidate as one denoiser, whose strength at each noise level is the fitted one.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> train, held_out = sj.datasets.digits().split(1500, seed=0)
+        >>> network = sj.GaussianDenoiser.fit(train.points).shrunk(0.3)
+        >>> settings = sj.ExplainSettings(levels=(1.0,), candidates=("empirical", "gaussian"), num_samples=0)
+        >>> found = sj.explain(network, train, held_out, settings, progress=False)
+        >>> print(found.summary())
+        At noise level 1 it is gaussian, and nothing else.
+        >>> print(found.dataset.strength.sel(candidate="gaussian").values.round(3))
+        [0.3]
     """
 
     dataset: "xarray.Dataset"

@@ -1,11 +1,13 @@
 """What decides the numbers of an explanation besides the network and the data."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 
 from ... import mechanisms
-from ..._checks import as_integer, as_positive_integer, require_positive
+from ..._checks import as_integer, as_positive_integer, require_positive, shown
+from ..._kinds import require_kinds_of_fields
 from ...datasets import Dataset
 from ...mechanisms import Mechanism
 from .._compare.settings import require_different_points
@@ -62,11 +64,18 @@ class ExplainSettings:
     seed: int = 0
 
     def __post_init__(self):
+        require_kinds_of_fields(self)
+        for name, kind in (("levels", numbers.Real), ("candidates", str)):
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(x, kind) for x in given):
+                what = "numbers" if kind is numbers.Real else "names of mechanisms"
+                raise ValueError(f"`{name}` must be a tuple of {what}; got {shown(given)}.")
+            object.__setattr__(self, name, tuple(given))
         levels = np.asarray(self.levels, float)
-        if levels.ndim != 1 or not (np.all(levels > 0) and np.all(np.diff(levels) > 0)):
-            raise ValueError(f"`levels` must be positive and increase strictly; got {self.levels}.")
-        if not np.all(np.isfinite(levels)):
-            raise ValueError(f"`levels` must be finite; got {self.levels}.")
+        if not (np.all((levels > 0) & np.isfinite(levels)) and np.all(np.diff(levels) > 0)):
+            raise ValueError(
+                f"`levels` must be positive, finite and increase strictly; got {shown(self.levels)}."
+            )
         for name in self.candidates:
             require_strength(mechanisms.get(name))
         # One observation has no standard error.

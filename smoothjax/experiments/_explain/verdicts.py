@@ -64,6 +64,13 @@ class Verdict:
         interval: of that strength.
         rmse: distance of the nearest from the network, root mean square a coordinate, in data units.
         reason: in words, what the verdict rests on.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> said = ("gaussian", "mixture")
+        >>> one = sj.experiments.Verdict(0.5, "gaussian", said, 0.1, (0.0, 0.2), 0.03, "0.03 away")
+        >>> one.best in one.indistinguishable
+        True
     """
 
     sigma: float

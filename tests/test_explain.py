@@ -1,0 +1,420 @@
+"""Which mechanism explains a network: fits and verdicts against closed forms, planted answers, repeated draws."""
+
+import dataclasses
+import json
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import smoothjax as sj
+from smoothjax import mechanisms
+from smoothjax.experiments._explain.affine import affine_outputs
+from smoothjax.experiments._explain.candidates import Candidate
+from smoothjax.experiments._explain.combinations import nearest_combination
+from smoothjax.experiments._explain.verdicts import indistinguishable
+from smoothjax.mechanisms import Mechanism, Strength
+
+DIM, LEVEL = 6, 0.5
+
+
+def _train(num=40, dim=DIM):
+    points = np.random.default_rng(0).normal(size=(num, dim))
+    return sj.datasets.Dataset("points", points)
+
+
+class _Scaled(eqx.Module):
+    """`value * g(u)`: least squares for the value has a closed form."""
+
+    value: jax.Array
+    of: str = eqx.field(static=True)
+
+    def __call__(self, u, sigma):
+        return self.value * (jnp.tanh(u) if self.of == "tanh" else jnp.cos(u))
+
+
+def _scaled(name, values=(0.5, 1.0, 2.0, 4.0), **options):
+    strength = Strength(
+        "size",
+        lambda train: values,
+        lambda train, seed: Partial(lambda value: _Scaled(value, name)),
+        is_continuous=True,
+        **options,
+    )
+    return Mechanism(name, name, lambda train, seed: _Scaled(jnp.ones(()), name), strength=strength)
+
+
+def _noisy(num, seed):
+    return np.random.default_rng(seed).normal(size=(num, DIM))
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_a_strength_is_that_of_least_squares(logarithmic):
+    candidate = Candidate(_scaled("tanh", is_logarithmic=logarithmic), _train(), 0, 16)
+    u, rng = _noisy(24, 1), np.random.default_rng(2)
+    network = 1.37 * np.tanh(u) + 0.2 * rng.normal(size=u.shape)
+    found = candidate.fit(network, u, LEVEL, 20, 0.9)
+    x, y = np.tanh(u[:20]), network[:20]
+    expected = np.sum(x * y) / np.sum(x * x)
+    # One step of Newton's from a place that is known to a hundredth of the grid's distance, log 4 or 1.5: what is left is
+    # of the order of the square of a hundredth.
+    assert found.value == pytest.approx(expected, rel=3e-4)
+    np.testing.assert_allclose(found.outputs, found.value * np.tanh(u), rtol=1e-6, atol=1e-6)
+    # The strengths at which Student's statistic of the slopes is its quantile: roots of a quadratic, exactly.
+    a, b = np.mean(x * x, axis=1), np.mean(x * y, axis=1)
+    quantile = 1.729132811521367  # of Student's law with 19 degrees of freedom, at 0.95 (tables)
+    values = np.linspace(found.low * 0.9, found.high * 1.1, 200001)
+    slopes = a[:, None] * values - b[:, None]
+    kept = np.abs(slopes.mean(axis=0)) <= quantile * slopes.std(axis=0, ddof=1) / math.sqrt(20)
+    width = found.high - found.low
+    assert abs(found.low - values[kept][0]) < 0.03 * width
+    assert abs(found.high - values[kept][-1]) < 0.03 * width
+
+
+def test_intervals_cover_as_often_as_they_say():
+    candidate = Candidate(_scaled("tanh"), _train(), 0, 32)
+    covered, rng = 0, np.random.default_rng(5)
+    for repeat in range(200):
+        u = _noisy(20, 100 + repeat)
+        # Errors of a size that differs from point to point, as those of networks do.
+        error = rng.normal(size=u.shape) * rng.exponential(0.3, size=(20, 1))
+        found = candidate.fit(1.7 * np.tanh(u) + error, u, LEVEL, 20, 0.9)
+        covered += found.low <= 1.7 <= found.high
+    # Three standard deviations of a binomial with 200 draws: .064.
+    assert abs(covered / 200 - 0.9) < 0.064
+
+
+def test_a_strength_at_its_bound():
+    candidate = Candidate(_scaled("tanh"), _train(), 0, 16)
+    u = _noisy(20, 3)
+    found = candidate.fit(9.0 * np.tanh(u), u, LEVEL, 20, 0.9)
+    assert (found.value, found.high) == pytest.approx((4.0, 4.0), rel=1e-6)
+
+
+def test_where_a_strength_does_nothing_its_interval_is_everything():
+    # Of two points far apart and little noise: the nearest, at every temperature.
+    train = sj.datasets.Dataset("two", np.array([[-100.0], [100.0]]))
+    candidate = Candidate(mechanisms.get("empirical"), train, 0, 4)
+    u = np.array([[-100.1], [99.9], [100.1], [-99.9]])
+    found = candidate.fit(np.sign(u) * 100 + 0.01 * u, u, 0.1, 4, 0.9)
+    assert found.low == pytest.approx(candidate.values[0]), found
+    assert found.high == pytest.approx(candidate.values[-1])
+
+
+def _pair(network, u, coverage=0.9):
+    train = _train()
+    candidates = [Candidate(_scaled(name), train, 0, 32) for name in ("tanh", "cos")]
+    grids = [np.stack([c.outputs(v, u, LEVEL) for v in c.values]) for c in candidates]
+    return nearest_combination(candidates, grids, network, u, LEVEL, len(u), coverage)
+
+
+def test_a_combination_is_that_of_least_squares():
+    u, rng = _noisy(40, 4), np.random.default_rng(6)
+    # Both strengths and the weight: three numbers for two products, so that one strength is at its bound.
+    network = 0.3 * 2.0 * np.tanh(u) + 0.7 * 4.0 * np.cos(u) + 0.05 * rng.normal(size=u.shape)
+    found = _pair(network, u)
+    assert found is not None and found.names == ("tanh", "cos")
+    columns = np.stack([np.tanh(u).ravel(), np.cos(u).ravel()], axis=1)
+    first, second = np.linalg.lstsq(columns, network.ravel(), rcond=None)[0]
+    assert found.weight * found.strengths[0] == pytest.approx(first, rel=2e-3)
+    assert (1 - found.weight) * found.strengths[1] == pytest.approx(second, rel=2e-3)
+
+
+def test_weights_are_covered_as_often_as_intervals_say():
+    train, rng = _train(), np.random.default_rng(8)
+    # Strengths with one value each: the weight alone is free.
+    candidates = [Candidate(_scaled(n, values=(1.0,)), train, 0, 32) for n in ("tanh", "cos")]
+    covered = 0
+    for repeat in range(200):
+        u = _noisy(30, 500 + repeat)
+        network = 0.3 * np.tanh(u) + 0.7 * np.cos(u) + 0.5 * rng.normal(size=u.shape)
+        grids = [np.stack([c.outputs(1.0, u, LEVEL)]) for c in candidates]
+        found = nearest_combination(candidates, grids, network, u, LEVEL, 30, 0.9)
+        assert found is not None
+        covered += found.low <= 0.3 <= found.high
+    assert abs(covered / 200 - 0.9) < 0.064  # three standard deviations
+
+
+def test_of_one_candidate_there_is_no_combination():
+    assert nearest_combination([Candidate(_scaled("tanh"), _train(), 0, 8)], [], *[None] * 5) is None
+
+
+def test_the_best_is_kept_as_often_as_it_should_be():
+    kept, alone = 0, 0
+    rng = np.random.default_rng(0)
+    for repeat in range(300):
+        common = rng.exponential(size=30)
+        squares = common + 0.3 * rng.normal(size=(5, 30)) + np.array([1.0, 1.0, 1.05, 1.1, 3.0])[:, None]
+        found = indistinguishable(squares, 0.95, repeat)
+        kept += found[0]
+        alone += not found[4]
+    # The first and the second are equally good: each may leave in one of twenty, at most.
+    assert kept / 300 > 0.95 - 3 * math.sqrt(0.05 * 0.95 / 300)
+    # The last is two away, twenty-five standard errors.
+    assert alone == 300
+
+
+def test_equal_candidates_are_told_apart_by_nothing():
+    squares = np.random.default_rng(0).exponential(size=(1, 20))
+    assert indistinguishable(np.concatenate([squares, squares, 2 * squares]), 0.95, 0).tolist() == [
+        *(True, True, False)
+    ]
+
+
+def test_an_affine_network_is_its_own_affine_reference():
+    rng, train = np.random.default_rng(0), _train(200)
+    matrix, offset = rng.normal(size=(DIM, DIM)), rng.normal(size=DIM)
+    u = rng.normal(size=(150, DIM))
+    gaussian = sj.GaussianDenoiser.fit(train.points)
+    network = u @ matrix.T + offset
+    found = affine_outputs(gaussian, u, network, LEVEL, 100, 20)
+    # The least penalty of the search is 1e-4 of the mean eigenvalue of the kernel, 1 / 100 of its trace: of the directions
+    # of least variance it leaves at most some per cent.
+    assert np.sqrt(np.mean((found - network) ** 2)) < 0.03 * np.sqrt(np.mean(network**2))
+    # A network that is the Gaussian denoiser itself leaves nothing to fit.
+    exact = np.asarray(jax.vmap(lambda x: gaussian(x, LEVEL))(jnp.asarray(u)))
+    np.testing.assert_allclose(affine_outputs(gaussian, u, exact, LEVEL, 100, 20), exact, atol=2e-6)
+
+
+DIGITS = sj.datasets.digits().split(600, seed=0)
+QUICK = sj.ExplainSettings(
+    levels=(0.3, 1.0), candidates=("empirical", "gaussian"), num_samples=0, num_training=32
+)
+
+
+class _Counted:
+    """A network that counts its calls, on the host."""
+
+    def __init__(self, inner):
+        self.inner, self.calls = inner, 0
+
+    def __call__(self, u, sigma):
+        jax.debug.callback(self._count)
+        return self.inner(u, sigma)
+
+    def _count(self):
+        self.calls += 1
+
+
+def _smooth(dim, spread, seed):
+    """A random map whose values at points of a set are about independent: cosines of short waves."""
+    rng = np.random.default_rng(seed)
+    waves, phases = rng.normal(size=(dim, 4 * dim)), rng.uniform(0, 2 * np.pi, 4 * dim)
+    out = rng.normal(size=(4 * dim, dim)) / math.sqrt(2 * dim)
+    arrays = [jnp.asarray(x, DIGITS[0].points.dtype) for x in (waves, phases, out)]
+
+    def map_(u, sigma):
+        length = 0.25 * jnp.sqrt(dim * (spread**2 + sigma**2)).astype(u.dtype)
+        return jnp.cos(u @ arrays[0] / length + arrays[1]) @ arrays[2]
+
+    return map_
+
+
+@pytest.mark.parametrize(
+    ("family", "strength"), [("empirical", 3.3), ("gaussian", 0.27), ("mixture", 5.0)]
+)
+def test_a_planted_mechanism_is_found(family, strength):
+    train, held_out = DIGITS
+    made = mechanisms.get(family).strength.at(train, 0)(strength)
+    disturb = _smooth(train.dim, 0.5, 3)
+    network = lambda u, sigma: made(u, sigma) + 0.015 * disturb(u, sigma)  # noqa: E731
+    settings = dataclasses.replace(QUICK, candidates=("empirical", "gaussian", "mixture"))
+    found = sj.explain(network, train, held_out, settings, progress=False)
+    for verdict in found.verdicts:
+        assert verdict.best == family and verdict.indistinguishable == (family,), verdict
+        low, high = verdict.interval
+        # Half a width beyond the 90 % interval: 99 %, twice.
+        slack = 0.5 * (high - low)
+        assert low - slack <= strength <= high + slack, verdict
+        # All that is left is what disturbs, of root mean square .015 but for the draw of its amplitudes (a part in ten).
+        assert verdict.rmse == pytest.approx(0.015, rel=0.3)
+    assert found.dataset.explained.sel(candidate=family).min() > 0.5 or family == "gaussian"
+
+
+def test_a_random_map_is_none_of_them():
+    train, held_out = DIGITS
+    map_, mean = _smooth(train.dim, 0.5, 0), jnp.mean(train.points, axis=0)
+    found = sj.explain(lambda u, s: mean + 0.5 * map_(u, s), train, held_out, QUICK, progress=False)
+    assert [verdict.best for verdict in found.verdicts] == [None, None]
+    assert "no mechanism explains the network" in found.summary()
+
+
+def test_an_untrained_network_is_none_of_them():
+    train, held_out = DIGITS
+    spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
+    mean = jnp.mean(train.points, axis=0)
+    network = lambda u, s: mean + (u - mean) / (1 + (s / spread) ** 2).astype(u.dtype)  # noqa: E731
+    found = sj.explain(network, train, held_out, QUICK, progress=False)
+    # It is the Gaussian one of shrinkage 1 to rounding, and nothing of its training is explained by that.
+    np.testing.assert_allclose(found.dataset.strength.sel(candidate="gaussian"), 1.0, atol=2e-3)
+    assert float(found.dataset.untrained_rmse.max()) < 1e-6
+    assert [verdict.best for verdict in found.verdicts] == [None, None]
+
+
+def test_memorised_share():
+    train, held_out = DIGITS
+    settings = dataclasses.replace(QUICK, levels=(0.3,), num_evaluation=200, num_training=200)
+    memoriser = sj.EmpiricalDenoiser(train.points)
+    one = sj.explain(memoriser, train, held_out, settings, progress=False).dataset
+    # The memoriser itself has memorised all, whatever the points.
+    np.testing.assert_allclose(one.memorized_share, 1.0, rtol=1e-6)
+    known = held_out.points[300:]  # neither trained on nor measured at
+    other = sj.GaussianDenoiser.fit(known)
+    one = sj.explain(other, train, held_out, settings, progress=False).dataset
+    assert abs(float(one.memorized_share[0])) < 4 * float(one.memorized_share_se[0])
+    assert float(one.memorized_share_se[0]) < 0.2
+    # Half of the training points: the memoriser of those, and elsewhere the other one.
+    half = sj.EmpiricalDenoiser(train.points[:300])
+
+    def mixed(u, sigma):
+        near = jnp.min(jnp.sum((train.points[:300] - u[None]) ** 2, axis=1)) < 1.5 * train.dim * sigma**2
+        return jnp.where(near, half(u, sigma), other(u, sigma))
+
+    settings = dataclasses.replace(settings, num_training=600)
+    one = sj.explain(mixed, train, held_out, settings, progress=False).dataset
+    assert float(one.memorized_share[0]) == pytest.approx(
+        0.5, abs=4 * float(one.memorized_share_se[0]) + 0.05
+    )
+
+
+def test_losses_and_distances_are_those_of_the_functions():
+    train, held_out = DIGITS
+    network = sj.TemperedDenoiser(train.points, 2.0)
+    one = sj.explain(network, train, held_out, QUICK, progress=False).dataset
+    clean = np.asarray(held_out.points[32:96], np.float64)
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    noise = np.asarray(sj.initial_noise(key, 96, train.dim, dtype=train.points.dtype))[32:]
+    for i, sigma in enumerate(QUICK.levels):
+        u = jnp.asarray(clean + sigma * noise, train.points.dtype)
+        outputs = np.asarray(jax.vmap(lambda x: network(x, sigma))(u), np.float64)
+        loss = np.mean((outputs - clean) ** 2)
+        np.testing.assert_allclose(one.network_loss[i], loss, rtol=1e-5)
+        gaussian = sj.GaussianDenoiser.fit(train.points).shrunk(
+            float(one.strength.sel(candidate="gaussian")[i])
+        )
+        other = np.asarray(jax.vmap(lambda x: gaussian(x, sigma))(u), np.float64)
+        rmse = np.sqrt(np.mean((outputs - other) ** 2))
+        at = one.sel(candidate="gaussian").isel(sigma=i)
+        np.testing.assert_allclose(at.rmse, rmse, rtol=1e-4)
+        np.testing.assert_allclose(at.rmse_noise, rmse / sigma, rtol=1e-4)
+        np.testing.assert_allclose(at.rmse_score, rmse / sigma**2, rtol=1e-4)
+
+
+def test_the_floor_of_a_second_network():
+    train, held_out = DIGITS
+    made = mechanisms.get("gaussian").strength.at(train, 0)(0.2)
+    first, second = (_smooth(train.dim, 0.5, seed) for seed in (1, 2))
+    network, other = (
+        (lambda u, s, d=d: made(u, s) + 0.02 * d(u, s)) for d in (first, second)
+    )
+    one = sj.explain(network, train, held_out, QUICK, other=other, progress=False).dataset
+    # The other one differs by both disturbances.
+    np.testing.assert_allclose(one.other_rmse, 0.02 * math.sqrt(2), rtol=0.2)
+    assert one.is_at_floor.sel(candidate="gaussian").values.all()
+    assert not one.is_at_floor.sel(candidate="empirical").values.any()
+
+
+def test_samples_from_the_same_noises_and_the_report(tmp_path):
+    train, held_out = DIGITS
+    network = sj.GaussianDenoiser.fit(train.points).shrunk(0.1)
+    settings = dataclasses.replace(QUICK, num_samples=4, steps=8)
+    found = sj.explain(network, train, held_out, settings, out=tmp_path, progress=False)
+    # Where the candidate is the network, so are its samples; a fitted strength is known to some 1e-4.
+    drawn = found.samples
+    np.testing.assert_allclose(
+        drawn.sel(model="gaussian"), drawn.sel(model="network"), atol=5e-3 * float(drawn.std())
+    )
+    assert float(found.dataset.mean_r2.sel(measure="pearson", candidate="gaussian")) > 0.999
+    page = found.report(tmp_path)
+    text = page.read_text()
+    assert "At noise levels 0.3 to 1 it is gaussian, and nothing else." in text
+    for name in ("map", "strengths", "memory", "samples"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+        assert (tmp_path / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+    import xarray
+
+    with xarray.open_dataset(tmp_path / "results.nc") as stored:
+        np.testing.assert_allclose(stored.rmse, found.dataset.rmse)
+    assert (tmp_path / "table.txt").read_text() == f"{found!r}\n"
+
+
+def test_what_was_finished_is_not_computed_again(tmp_path):
+    train, held_out = DIGITS
+    network = _Counted(sj.TemperedDenoiser(train.points, 2.0))
+    first = sj.explain(network, train, held_out, QUICK, out=tmp_path, progress=False)
+    jax.effects_barrier()
+    calls = network.calls
+    # Two levels of 96 held-out and 32 training points, in batches of 32.
+    assert calls == 2 * (3 + 1)
+    (tmp_path / "parts" / "fit-gaussian-1.npz").unlink()
+    again = sj.explain(network, train, held_out, QUICK, out=tmp_path, progress=False)
+    jax.effects_barrier()
+    assert network.calls == calls
+    assert first.dataset.equals(again.dataset) and first.table() == again.table()
+
+
+def test_another_configuration_is_refused(tmp_path):
+    train, held_out = DIGITS
+    network = sj.GaussianDenoiser.fit(train.points)
+    sj.explain(network, train, held_out, QUICK, out=tmp_path, progress=False)
+    other = dataclasses.replace(QUICK, seed=1)
+    with pytest.raises(ValueError, match="another configuration"):
+        sj.explain(network, train, held_out, other, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": (1.0, 0.5)}, "`levels` must be positive, finite and increase"),
+        ({"levels": (0.0, 1.0)}, "`levels` must be positive"),
+        ({"candidates": ("none-such",)}, "no mechanism called 'none-such'"),
+        ({"candidates": ("ledoit-wolf",)}, "must have a strength; 'ledoit-wolf' has none"),
+        ({"num_calibration": 1}, "`num_calibration` must be at least 2"),
+        ({"num_samples": 1}, "`num_samples` must be at least 2, or 0 for none"),
+        ({"confidence": 1.0}, "`confidence` must lie between 0 and 1"),
+    ],
+)
+def test_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        sj.ExplainSettings(**change)
+
+
+def test_data_are_refused():
+    train, held_out = DIGITS
+    network = sj.GaussianDenoiser.fit(train.points)
+    many = dataclasses.replace(QUICK, num_evaluation=5000)
+    with pytest.raises(ValueError, match="must not exceed the held-out points together"):
+        sj.explain(network, train, held_out, many)
+    with pytest.raises(ValueError, match="must have one dimension"):
+        sj.explain(network, train, _train(), QUICK)
+    one = sj.datasets.Dataset("one", np.ones((3, train.dim)))
+    with pytest.raises(ValueError, match="two different training points"):
+        sj.explain(network, one, held_out, QUICK)
+    with pytest.raises(ValueError, match="`network` must be finite"):
+        sj.explain(lambda u, sigma: u / 0.0 * 0.0, train, held_out, QUICK, progress=False)
+    with pytest.raises(ValueError, match=r"one point of shape \(64,\)"):
+        sj.explain(lambda u, sigma: u[:3], train, held_out, QUICK, progress=False)
+
+
+def test_on_a_line():
+    train, held_out = sj.experiments.train_and_held_out(sj.datasets.load("two-points"))
+    settings = sj.ExplainSettings(num_samples=4, num_calibration=16, num_evaluation=32)
+    network = sj.TemperedDenoiser(train.points, 2.0)
+    found = sj.explain(network, train, held_out, settings, progress=False)
+    # At noise of a third to thrice of half the gap, where a temperature is seen.
+    seen = [v for v in found.verdicts if 0.3 < v.sigma < 3]
+    assert seen and all("empirical" in v.indistinguishable for v in seen)
+    assert all(v.strength == pytest.approx(2.0, rel=1e-2) for v in seen if v.best == "empirical")
+
+
+def test_a_mechanism_of_ones_own(own_registry):
+    mechanisms.register(_scaled("tanh"))
+    settings = dataclasses.replace(QUICK, candidates=("tanh", "gaussian"))
+    network = lambda u, sigma: 1.5 * jnp.tanh(u)  # noqa: E731
+    found = sj.explain(network, *DIGITS, settings, progress=False)
+    np.testing.assert_allclose(found.dataset.strength.sel(candidate="tanh"), 1.5, rtol=1e-3)
+    assert json.dumps(found.manifest)
