@@ -156,7 +156,6 @@ def matter(points, moves, u, sigma, dtype):
     return np.sum(np.any(logits > logits.max(axis=0) + np.log(np.finfo(dtype).eps), axis=1))
 
 
-@pytest.mark.usefixtures("mixed_dtypes")
 def test_however_many_points_matter(dtype):
     """The points that matter fit the smaller share, the larger or none."""
     rng = np.random.default_rng(5)

@@ -25,6 +25,7 @@ differences to the largest, until what is left over is tolerated; and a perturba
 by itself.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -286,14 +287,16 @@ def _indices(flags: Bool[Array, " n"], size: int) -> Int[Array, " size"]:
     """`jnp.nonzero` of at most `size` flags, n beyond: without a running sum over all."""
     n = len(flags)
     blocks = jnp.pad(flags, (0, -n % BLOCK)).reshape(-1, BLOCK).astype(jnp.int32)
-    ends = jnp.cumsum(jnp.sum(blocks, axis=1))
+    # NumPy's rules would count in 64 bits where JAX may.
+    count = functools.partial(jnp.sum, axis=1, dtype=jnp.int32)
+    ends = jnp.cumsum(count(blocks), dtype=jnp.int32)
     wanted = jnp.arange(size, dtype=jnp.int32)
     block = jnp.searchsorted(ends, wanted, side="right")
     inside = blocks[jnp.minimum(block, len(blocks) - 1)]
-    before = ends[jnp.minimum(block, len(blocks) - 1)] - jnp.sum(inside, axis=1)
+    before = ends[jnp.minimum(block, len(blocks) - 1)] - count(inside)
     # Flags up to and with each, of the block.
-    running = jnp.cumsum(inside, axis=1)
-    place = jnp.sum(running <= (wanted - before)[:, None], axis=1)
+    running = jnp.cumsum(inside, axis=1, dtype=jnp.int32)
+    place = count(running <= (wanted - before)[:, None])
     return jnp.where(block < len(blocks), block * BLOCK + place, n)
 
 
