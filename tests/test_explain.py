@@ -257,7 +257,9 @@ def test_an_untrained_network_is_none_of_them():
 
 def test_memorised_share():
     train, held_out = DIGITS
-    settings = dataclasses.replace(QUICK, levels=(0.3,), num_evaluation=200, num_training=200)
+    settings = dataclasses.replace(
+        QUICK, levels=(0.3,), candidates=("gaussian",), num_evaluation=200, num_training=200
+    )
     memoriser = sj.EmpiricalDenoiser(train.points)
     one = sj.explain(memoriser, train, held_out, settings, progress=False).dataset
     # The memoriser itself has memorised all, whatever the points.
@@ -402,7 +404,10 @@ def test_data_are_refused():
 
 def test_on_a_line():
     train, held_out = sj.experiments.train_and_held_out(sj.datasets.load("two-points"))
-    settings = sj.ExplainSettings(num_samples=4, num_calibration=16, num_evaluation=32)
+    settings = sj.ExplainSettings(
+        candidates=("empirical", "gaussian"), num_samples=4, num_calibration=16, num_evaluation=32
+    )
+    assert "local" not in sj.ExplainSettings().suited_to(train, held_out).candidates
     network = sj.TemperedDenoiser(train.points, 2.0)
     found = sj.explain(network, train, held_out, settings, progress=False)
     # At noise of a third to thrice of half the gap, where a temperature is seen.

@@ -1,0 +1,162 @@
+"""Planted answers: networks that are one mechanism at a strength on no grid, disturbed; does `explain` name it?
+
+    python benchmarks/planted_answers.py --plants 20 --out runs/planted
+
+Each network is a mechanism of the training set at a random strength within the bounds of its search, plus a random smooth
+map (cosines of waves a quarter as long as noisy points are apart, so that single points are independent draws) of 3 % of the
+size of the mechanism's output about the data's mean. A cell, a plant at a noise level, counts where an answer exists, which
+is decided before the network is looked at, from the undisturbed mechanism alone: the nearest other candidate differs from
+it by twice the disturbance at least, and an untrained network too.
+
+Prints, for each family and over all: in how many cells the verdict contains the planted one, is it alone, and how often the
+interval of its strength covers the planted value (continuous strengths).
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import smoothjax as sj
+
+SHARE = 0.03
+
+
+class Planted(eqx.Module):
+    """A denoiser plus a smooth random map: `exp(log_sizes)` at the noise levels `exp(log_levels)`, root mean square."""
+
+    base: eqx.Module
+    waves: jax.Array
+    phases: jax.Array
+    out: jax.Array
+    spread: jax.Array
+    log_levels: jax.Array
+    log_sizes: jax.Array
+
+    def __call__(self, u, sigma):
+        dim = u.shape[0]
+        length = 0.25 * jnp.sqrt(dim * (self.spread**2 + sigma**2))
+        waves = jnp.cos(u @ self.waves / length + self.phases) @ self.out
+        return (
+            self.base(u, sigma)
+            + jnp.exp(jnp.interp(jnp.log(sigma), self.log_levels, self.log_sizes)) * waves
+        )
+
+
+def planted(base, dim, spread, levels, sizes, seed, dtype):
+    """That of a seed. Its waves are a quarter as long as noisy points are apart."""
+    rng = np.random.default_rng(seed)
+    arrays = (
+        rng.normal(size=(dim, 4 * dim)),
+        rng.uniform(0, 2 * np.pi, 4 * dim),
+        rng.normal(size=(4 * dim, dim)) / math.sqrt(2 * dim),
+        spread,
+        np.log(levels),
+        np.log(sizes),
+    )
+    return Planted(base, *(jnp.asarray(x, dtype) for x in arrays))
+
+
+def sizes_of(denoiser, held_out, levels, mean):
+    """Root mean square a coordinate of the outputs about the mean, at each noise level."""
+    points = held_out.points[:64]
+    noise = sj.initial_noise(jax.random.key(99), len(points), held_out.dim, dtype=points.dtype)
+
+    def at(sigma):
+        outputs = jax.vmap(lambda u: denoiser(u, sigma))(points + sigma * noise)
+        return jnp.sqrt(jnp.mean((outputs - mean) ** 2))
+
+    return np.array([float(jax.jit(at)(jnp.asarray(level, points.dtype))) for level in levels])
+
+
+def run(train, held_out, families, num_plants, levels, out):
+    """One row a plant and noise level."""
+    mean = jnp.mean(train.points, axis=0)
+    spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
+    settings = sj.ExplainSettings(levels=levels, candidates=families, num_samples=0)
+    rows = []
+    for family in families:
+        strength = sj.mechanisms.get(family).strength
+        make, values = strength.at(train, 0), np.array(strength.values(train))
+        for plant in range(num_plants):
+            seed = 1000 * families.index(family) + plant
+            rng = np.random.default_rng(seed)
+            if strength.is_continuous:
+                place = np.log(values) if strength.is_logarithmic else values
+                place = rng.uniform(place[1], place[-2])
+                value = float(np.exp(place) if strength.is_logarithmic else place)
+                base = make(jnp.asarray(value, train.points.dtype))
+            else:
+                value = float(rng.choice(values))
+                base = make(value)
+            sizes = SHARE * sizes_of(base, held_out, levels, mean)
+            network = planted(base, train.dim, spread, levels, sizes, seed, train.points.dtype)
+            alone = sj.explain(base, train, held_out, settings, progress=False).dataset
+            found = sj.explain(network, train, held_out, settings, progress=False)
+            others = alone.rmse.drop_sel(candidate=family).min("candidate").values
+            for i, verdict in enumerate(found.verdicts):
+                exists = min(others[i], float(alone.untrained_rmse[i])) >= 2 * sizes[i]
+                at = found.dataset.sel(candidate=family).isel(sigma=i)
+                rows.append(
+                    {
+                        "family": family,
+                        "level": float(levels[i]),
+                        "value": value,
+                        "exists": bool(exists),
+                        "contains": verdict.best is not None
+                        and family in verdict.indistinguishable,
+                        "alone": verdict.best == family and verdict.indistinguishable == (family,),
+                        "covers": bool(at.strength_low <= value <= at.strength_high),
+                        "continuous": strength.is_continuous,
+                        "fitted": [
+                            float(at.strength),
+                            float(at.strength_low),
+                            float(at.strength_high),
+                        ],
+                    }
+                )
+            out.write_text(json.dumps(rows, indent=1))
+            print(summary([row for row in rows if row["family"] == family]), family, flush=True)
+    return rows
+
+
+def summary(rows):
+    """Counts and fractions of the cells in which an answer exists."""
+    cells = [row for row in rows if row["exists"]]
+    fits = [row["covers"] for row in rows if row["continuous"]]
+    part = lambda name: np.mean([row[name] for row in cells]) if cells else math.nan  # noqa: E731
+    covered = f"{np.mean(fits):.2f} of {len(fits)}" if fits else "-"
+    return (
+        f"{len(cells)} of {len(rows)} cells; contains {part('contains'):.2f}, alone {part('alone'):.2f}; "
+        f"intervals cover {covered}:"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--num-train", type=int, default=1200)
+    parser.add_argument("--plants", type=int, default=20)
+    parser.add_argument(
+        "--families", nargs="+", default=["empirical", "gaussian", "mixture", "smoothed"]
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/planted"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train, held_out = sj.datasets.load(arguments.data).split(arguments.num_train, seed=0)
+    spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
+    levels = tuple(float(x) for x in np.geomspace(0.05 * spread, 10 * spread, 8))
+    rows = run(
+        *(train, held_out, tuple(arguments.families), arguments.plants, levels),
+        arguments.out / "planted.json",
+    )
+    print(summary(rows), "all")
+
+
+if __name__ == "__main__":
+    main()
