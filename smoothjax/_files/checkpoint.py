@@ -10,6 +10,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array
 
+from .configuration import as_read_back, require_same
+
 CONFIGURATION, STATE = "configuration.json", "state.eqx"
 
 
@@ -23,13 +25,7 @@ def open_folder(folder: str | os.PathLike[str], configuration: dict[str, Any]) -
         text = json.dumps(configuration, indent=2) + "\n"
         _replace(path / CONFIGURATION, lambda file: file.write(text.encode()))
         return path
-    before, now = read_configuration(path), json.loads(json.dumps(configuration))
-    differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    if differing:
-        changes = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differing)
-        raise ValueError(
-            f"{path} holds the training of another configuration ({changes}). Choose another folder, or delete that one."
-        )
+    require_same(read_configuration(path), as_read_back(configuration), path, "the training")
     return path
 
 
