@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .configuration import as_read_back, require_same
+from .output import replacing
 
 CONFIGURATION, STATE = "configuration.json", "state.eqx"
 
@@ -63,16 +64,10 @@ def load_state(folder: Path, like: Any) -> Any | None:
 
 def _replace(path: Path, write: Any) -> None:
     # One name: what a killed process left behind is overwritten by the next.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, f".{path.name}.tmp") as temporary, open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fingerprint(array: Array) -> str:
