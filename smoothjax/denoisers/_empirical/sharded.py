@@ -24,7 +24,7 @@ from ..._checks import (
     require_finite_rows,
 )
 from ..._files.npy import Unreadable, map_array
-from ..._jax.batching import batched, flattened
+from ..._jax.batching import over_queries
 from ..._jax.precision import HIGHEST, common_dtype
 from ..._kinds import checks_kinds
 from .._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
@@ -453,12 +453,7 @@ def _dividing(layout: _Layout) -> Callable[..., PosteriorSummary]:
     assert layout.queries is not None
     num_groups = layout.mesh.shape[layout.queries]
 
-    @jax.custom_batching.custom_vmap
-    def one(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
-        return _replicated(layout, points, u, sigma)
-
-    @jax.custom_batching.custom_vmap
-    def many(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+    def group(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
         num = u.shape[0]
         # Whole groups: the last query repeats.
         taken = jnp.minimum(jnp.arange(-(-num // num_groups) * num_groups), num - 1)
@@ -466,17 +461,8 @@ def _dividing(layout: _Layout) -> Callable[..., PosteriorSummary]:
         result = _on_each(layout, local, P(layout.queries))(points, u[taken], sigma[taken])
         return jax.tree.map(lambda x: x[:num], result)
 
-    @one.def_vmap
-    def _(axis_size, in_batched, points, u, sigma):
-        whole = functools.partial(_replicated, layout)
-        return batched(whole, many, axis_size, in_batched, points, u, sigma)
-
-    @many.def_vmap
-    def _(axis_size, in_batched, points, u, sigma):
-        whole = jax.vmap(functools.partial(_replicated, layout), (None, 0, 0))
-        return batched(whole, flattened(many), axis_size, in_batched, points, u, sigma)
-
-    return one
+    whole = functools.partial(_replicated, layout)
+    return over_queries(group, each=whole, alone=whole)
 
 
 @functools.partial(jax.jit, static_argnums=0)

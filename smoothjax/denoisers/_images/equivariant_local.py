@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._checks import RealScalar, as_positive_integer, is_concrete
-from ..._jax.batching import batched, flattened
+from ..._jax.batching import over_queries
 from ..._jax.derivatives import is_zero
 from ..._jax.precision import HIGHEST
 from ..._kinds import checks_kinds
@@ -422,23 +422,8 @@ def _averages(derivative: bool):
         same = jnp.all(denoiser.images == denoiser._merged.images)
         return lax.cond(same, distinct, every, u, sigma)
 
-    def alone(denoiser, u, sigma):
-        return jax.tree.map(lambda x: x[0], of_batch(denoiser, u[None], sigma[None]))
-
-    batch = jax.custom_batching.custom_vmap(of_batch)
-
-    @batch.def_vmap
-    def _(axis_size, in_batched, denoiser, u, sigma):
-        return batched(of_batch, flattened(batch), axis_size, in_batched, denoiser, u, sigma)
-
-    one = jax.custom_batching.custom_vmap(alone)
-
-    @one.def_vmap
-    def _(axis_size, in_batched, denoiser, u, sigma):
-        return batched(alone, batch, axis_size, in_batched, denoiser, u, sigma)
-
     # As a whole, so that a second call outside `jax.jit` finds it compiled.
-    return jax.jit(one)
+    return jax.jit(over_queries(of_batch))
 
 
 _values, _moments = _averages(derivative=False), _averages(derivative=True)

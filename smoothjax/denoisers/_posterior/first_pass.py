@@ -10,6 +10,7 @@ and keeps the second largest logit, which certifies most of them; only the other
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from ..._jax.batching import batched, flattened
+from ..._jax.batching import over_queries
 from ..._jax.branches import update_if
 from ..._jax.largest import two_largest
 from ..._jax.precision import HIGHEST
@@ -177,21 +178,6 @@ def _quick_pass(points: PointSet, u: Array, sigma: Array) -> tuple[tuple[Anchor,
     return (anchor, sums), _Doubts(doubtful, all_largest - end.highest > negligible)
 
 
-@jax.custom_batching.custom_vmap
-def first_pass(points: PointSet, u: Array, sigma: Array) -> tuple[Anchor, Sums]:
-    """The anchor and the sums over all points: quickly, and carefully for the queries that need it.
-
-    `vmap` would run both for all queries as soon as one needs it; hence a rule of its own.
-    """
-    return jax.tree.map(lambda x: x[0], _first_passes(points, u[None], sigma[None]))
-
-
-@first_pass.def_vmap
-def _first_pass_of_batch(axis_size, in_batched, points, u, sigma):
-    return batched(_careful_pass, _first_passes, axis_size, in_batched, points, u, sigma)
-
-
-@jax.custom_batching.custom_vmap
 def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[Anchor, Sums]:
     """`first_pass` of a batch of queries."""
     if points.points.shape[1] < QUICK_DIMENSION:
@@ -220,7 +206,9 @@ def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[Anchor, Sum
     return lax.while_loop(lambda loop: jnp.any(loop[0]), functools.partial(careful, small), loop)[1]
 
 
-@_first_passes.def_vmap
-def _first_passes_of_batch(axis_size, in_batched, points, u, sigma):
-    careful = jax.vmap(_careful_pass, (None, 0, 0))
-    return batched(careful, flattened(_first_passes), axis_size, in_batched, points, u, sigma)
+first_pass: Callable[[PointSet, Array, Array], tuple[Anchor, Sums]]
+first_pass = over_queries(_first_passes, each=_careful_pass)
+"""The anchor and the sums over all points: quickly, and carefully for the queries that need it.
+
+`vmap` would run both for all queries as soon as one needs it; hence a rule of its own.
+"""

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._jax.batching import batched, flattened
+from ..._jax.batching import over_queries
 from ..._jax.derivatives import differentiated_as
 from ..._jax.largest import largest
 from ..._jax.precision import HIGHEST
@@ -118,24 +118,6 @@ def _one_by_one(set_: Perturbed, u: Array, sigma: Array) -> Array:
     return jnp.mean(summaries.mean, axis=0)
 
 
-@jax.jit
-@differentiated_as(_one_by_one)
-def perturbed_mean(set_: Perturbed, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Array:
-    """The average of the posterior means at `u + p_m`, relative to the points' centre, shape (d,)."""
-    return _average(set_, u, sigma)
-
-
-@jax.custom_batching.custom_vmap
-def _average(set_: Perturbed, u: Array, sigma: Array) -> Array:
-    return _averages(set_, u[None], sigma[None])[0]
-
-
-@_average.def_vmap
-def _average_of_batch(axis_size, in_batched, set_, u, sigma):
-    return batched(_one_by_one, _averages, axis_size, in_batched, set_, u, sigma)
-
-
-@jax.custom_batching.custom_vmap
 def _averages(set_: Perturbed, u: Array, sigma: Array) -> Array:
     num, n = len(u), len(set_.points.points)
     together = max(1, min(num, ALL_AT_ONCE // n))
@@ -152,10 +134,14 @@ def _averages(set_: Perturbed, u: Array, sigma: Array) -> Array:
     return means.reshape(-1, u.shape[-1])[:num]
 
 
-@_averages.def_vmap
-def _averages_of_batch(axis_size, in_batched, set_, u, sigma):
-    many = jax.vmap(_one_by_one, (None, 0, 0))
-    return batched(many, flattened(_averages), axis_size, in_batched, set_, u, sigma)
+_average = over_queries(_averages, each=_one_by_one)
+
+
+@jax.jit
+@differentiated_as(_one_by_one)
+def perturbed_mean(set_: Perturbed, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Array:
+    """The average of the posterior means at `u + p_m`, relative to the points' centre, shape (d,)."""
+    return _average(set_, u, sigma)
 
 
 class _Part(NamedTuple):
