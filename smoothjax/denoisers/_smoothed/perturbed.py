@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._jax.batching import over_queries
 from ..._jax.derivatives import differentiated_as
+from ..._jax.groups import Group, over_flagged
 from ..._jax.largest import largest
 from ..._jax.precision import HIGHEST
 from .._posterior.anchored import anchored_logit
@@ -340,16 +341,16 @@ def _log_mass(
 def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting, total):
     """Adds the weights of the waiting perturbations, their largest logits from differences; and which stay doubtful."""
     k, m = logits.shape
-    group, num_largest = min(TOGETHER, m), min(LARGEST, k)
+    num_largest = min(LARGEST, k)
 
-    def some(loop):
-        waiting, doubtful, total = loop
-        (these,) = jnp.nonzero(waiting, size=group, fill_value=m)
+    def some(group: Group, state):
+        doubtful, total = state
+        these = group.these
         taken = jnp.minimum(these, m - 1)
         columns = logits[:, taken].T
         values, where = largest(columns, num_largest)
         relative = (columns - values[:, :1]) / query.sigma**2
-        left = jnp.full(group, left_out)
+        left = jnp.full(len(these), left_out)
         if num_largest < k:
             rest = jnp.sum(jnp.where(columns <= values[:, -1:], jnp.exp(relative), 0), axis=1)
             most = (values[:, -1] - values[:, 0]) / query.sigma**2
@@ -364,15 +365,14 @@ def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting
             own = points.log_weights[visited]
             anchored += own - own[:, :1]
         anchored = jnp.where(values > -jnp.inf, anchored, -jnp.inf)
-        relative = relative.at[jnp.arange(group)[:, None], where].set(anchored)
+        relative = relative.at[jnp.arange(len(these))[:, None], where].set(anchored)
         weights = jnp.exp(relative - jnp.max(relative, axis=1, keepdims=True))
         share = jnp.where(precise, 1 / jnp.sum(weights, axis=1), 0)
         total += jnp.dot(share, weights, precision=HIGHEST)
-        doubtful = doubtful.at[these].set(~precise, mode="drop")
-        return waiting.at[these].set(False, mode="drop"), doubtful, total
+        return group.put(doubtful, ~precise), total
 
-    init = (waiting, jnp.zeros_like(waiting), total)
-    _, doubtful, total = lax.while_loop(lambda loop: jnp.any(loop[0]), some, init)
+    state = (jnp.zeros_like(waiting), total)
+    doubtful, total = over_flagged(some, waiting, state, TOGETHER)
     return total, doubtful
 
 
@@ -381,20 +381,11 @@ def _again(
 ) -> Float[Array, "q d"]:
     """Sums of the posterior means of the doubtful pairs of a query and a perturbation, each by itself."""
     num, m = doubtful.shape
-    group = min(num * m, GROUP)
 
-    def some(loop):
-        waiting, total = loop
-        (pairs,) = jnp.nonzero(waiting, size=group, fill_value=num * m)
-        # A group that is not full repeats its first pair, and drops the result.
-        query, move = jnp.divmod(jnp.where(pairs < num * m, pairs, pairs[0]), m)
-        # Tied to the loop, or XLA computes it whether or not the loop runs.
-        _, at, level = lax.optimization_barrier(
-            (waiting, u[query] + set_.perturbations[move], sigma[query])
-        )
+    def some(group: Group, total):
+        query, move = jnp.divmod(group.taken, m)
+        at, level = group.tied((u[query] + set_.perturbations[move], sigma[query]))
         means = jax.vmap(posterior_summary, (None, 0, 0))(set_.points, at, level).mean
-        total = total.at[jnp.where(pairs < num * m, query, num)].add(means, mode="drop")
-        return waiting.at[pairs].set(False, mode="drop"), total
+        return total.at[jnp.where(group.these < num * m, query, num)].add(means, mode="drop")
 
-    init = (doubtful.ravel(), jnp.zeros_like(u))
-    return lax.while_loop(lambda loop: jnp.any(loop[0]), some, init)[1]
+    return over_flagged(some, doubtful.ravel(), jnp.zeros_like(u), GROUP)
