@@ -25,19 +25,19 @@ from ..._checks import (
 )
 from ..._files.npy import Unreadable, map_array
 from ..._jax.batching import over_queries
-from ..._jax.precision import HIGHEST, common_dtype
+from ..._jax.derivatives import is_zero
+from ..._jax.precision import HIGHEST
 from ..._kinds import checks_kinds
-from .._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from .._posterior.merge import merge_over_devices, partial_posterior, summary
 from .._posterior.point_posterior import (
     PosteriorSummary,
-    at_own_level,
     over_weighted_chunks,
     posterior_tangents,
     tangent_sums,
 )
 from .._posterior.point_set import PointSet
 from .empirical import add_scatter, equal_chunks
+from .over_points import AbstractPointsDenoiser
 
 EVERYWHERE = P()
 
@@ -50,7 +50,7 @@ class _Layout(NamedTuple):
     queries: str | None
 
 
-class ShardedDenoiser(AbstractPosteriorDenoiser):
+class ShardedDenoiser(AbstractPointsDenoiser):
     """The denoiser of `EmpiricalDenoiser`, with the training set spread over one axis of a device mesh.
 
     Each device holds n/m of the points (m devices along the axis; points of weight zero fill up), weighs them, and sends the
@@ -204,10 +204,6 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         return self
 
     @property
-    def dim(self) -> int:
-        return self._points.points.shape[1]
-
-    @property
     def mesh(self) -> Mesh:
         """The devices."""
         return self._layout.mesh
@@ -234,47 +230,8 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         # Uniform weights are kept as ones, which rounds nothing.
         return 0.0 if self._is_weighted else math.log(self._num_points)
 
-    def _query(self, u: Any, sigma: Any) -> tuple[Array, Array]:
-        u, sigma = self._point(u, sigma)
-        dtype = common_dtype(u.dtype, self.data.dtype)
-        u, sigma = u.astype(dtype), sigma.astype(dtype)
-        distance = jnp.sum(jnp.abs(u - self._points.centre))
-        return u, representable_noise_level(self._points.radius, distance, sigma)
-
-    def _summary(self, u: Any, sigma: Any) -> PosteriorSummary:
-        return _posterior_summary(self._layout, self._points, *self._query(u, sigma))
-
-    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
-        return self._points.centre + self._summary(u, sigma).mean
-
-    def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        """Log density, in nats, of a training point plus noise, as precise as that of `EmpiricalDenoiser`."""
-        (u, level), sigma = self._query(u, sigma), self._point(u, sigma)[1].astype(u.dtype)
-        log_evidence = _posterior_summary(self._layout, self._points, u, level).log_evidence
-        log_density = at_own_level(log_evidence, level, sigma)
-        log_density -= self.dim * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
-        return log_density - self._log_prior_mass
-
-    def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        return self._summary(u, sigma).variance
-
-    def mean_and_variance(
-        self, u: Float[Array, " d"], sigma: RealScalar
-    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        summary = self._summary(u, sigma)
-        return self._points.centre + summary.mean, summary.variance
-
-    def posterior_entropy(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        """Entropy, in nats, of the posterior over the training points. Its exponential counts effective neighbours."""
-        return self._summary(u, sigma).entropy
-
-    def posterior_covariance_product(
-        self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
-    ) -> Float[Array, " d"]:
-        u, sigma = self._query(u, sigma)
-        # The rule of differentiation of the posterior mean is the covariance, in closed form.
-        mean = lambda u: _posterior_summary(self._layout, self._points, u, sigma).mean  # noqa: E731
-        return sigma**2 * jax.jvp(mean, (u,), (as_vector(vector, u),))[1]
+    def _summary_of(self, u: Array, sigma: Array) -> PosteriorSummary:
+        return _posterior_summary(self._layout, self._points, u, sigma)
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         return _covariance(self._layout, self._points, *self._query(u, sigma))
@@ -432,7 +389,6 @@ def _divided_jvp(layout: _Layout, primals, tangents):
     # JAX cannot transpose a function that has its own rule for batches, so that this one has none. Only what moves is
     # differentiated: tangents of points that do not would be as large as they are.
     values, tree = jax.tree.flatten(primals)
-    is_zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)  # noqa: E731
     dots = jax.tree.leaves(tangents, is_leaf=is_zero)
     moving = [i for i, dot in enumerate(dots) if not is_zero(dot)]
 
