@@ -31,9 +31,7 @@ class MeshLayout(NamedTuple):
     queries: str | None
 
 
-def layout_of(mesh: Any, axis_name: str | None, query_axis: str | None) -> MeshLayout:
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"`mesh` must be a jax.sharding.Mesh; got {type(mesh).__name__}.")
+def layout_of(mesh: Mesh, axis_name: str | None, query_axis: str | None) -> MeshLayout:
     axes = tuple(str(name) for name in mesh.axis_names)
     if axis_name is None:
         if len(axes) != 1:

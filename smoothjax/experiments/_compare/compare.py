@@ -70,9 +70,6 @@ def compare(
     """
     xarray = import_optional("xarray")
     tqdm = import_optional("tqdm").tqdm if progress else None
-    if not isinstance(denoisers, Mapping):
-        kind = type(denoisers).__name__
-        raise ValueError(f"`denoisers` must map names to denoisers, as a dictionary; got {kind}.")
     if not denoisers:
         raise ValueError("`denoisers` must hold at least one denoiser.")
     if train.dim != held_out.dim:
