@@ -20,6 +20,7 @@ their exponentials by the number of terms added one after another, times eps. Lo
 by twice the first and by 0.01 and more for the second, upper bounds by M_b and v_b rounded outwards.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -82,35 +83,9 @@ def averages(
     (num, width), dtype, eps = x.shape, x.dtype, jnp.finfo(x.dtype).eps
     merged = jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, merged)
     num_blocks, block = merged.place.shape
-    inverse = 0.5 / sigma / sigma
     # What lies outside of an image is zero, of training windows and of queries.
-    bounds = jnp.minimum(jnp.min(merged.images), 0), jnp.maximum(jnp.max(merged.images), 0)
-    inside, beyond = _divided(x, *bounds)
-    middle = inside - merged.centre[None]
-    reach = jnp.sqrt(jnp.sum(middle**2, -1)) * (1 + width * eps) + merged.radius
-    doubt = 2 * (width + 8) * eps * reach * (reach + jax.vmap(length)(beyond)) * inverse
-    # Queries so far beyond the values that squares might overflow are bounded by what does not depend on that.
-    is_far = jnp.max(jnp.abs(beyond), -1) > FAR * reach
-    out = jnp.where(is_far[:, None], 0, 0.5 * beyond)
-    square_out = jnp.where(is_far, jnp.inf, jnp.sum(out**2, -1) * (1 + (width + 8) * eps))
-    v = middle + out
-    reach = jnp.sqrt(jnp.sum(v**2, -1)) * (1 + width * eps) + merged.radius
-    directions = merged.basis.shape[1]
-    coordinates = coordinates_of(v, merged.basis).T
-    slack = 2 * eps * (math.sqrt(directions) * (2 * width + directions + 8) + width + 12) * reach
-
-    def upper(b: Array) -> Float[Array, " queries"]:
-        """Logarithms of bounds U_qb of the block's weight."""
-        low, high = merged.low[b], merged.high[b]
-        outside = (
-            jnp.maximum(jnp.maximum(low[j] - q, q - high[j]), 0) for j, q in enumerate(coordinates)
-        )
-        square = functools.reduce(jnp.add, (x**2 for x in outside))
-        distance = jnp.maximum(jnp.sqrt(square / merged.stretch) - slack, 0)
-        least = jnp.maximum(distance**2 * (1 - 8 * eps) - square_out, 0)
-        bound = merged.log_mass[b] - least * inverse
-        return jnp.where(label == merged.label[b], bound, -jnp.inf)
-
+    values = jnp.minimum(jnp.min(merged.images), 0), jnp.maximum(jnp.max(merged.images), 0)
+    queries = _queries(merged, x, label, sigma, values)
     # Noise and the width of a block together decide whether a product is accurate enough for it.
     noise = jnp.min(sigma)
     ratio = merged.reach + width**0.5 * noise
@@ -121,100 +96,16 @@ def averages(
     # Highest exponent, weights and weighted columns; with `about`, the largest weight, and those of each difference.
     num_sums = num_columns + 2 + (num_values > 0) + num_values * (num_columns + 1)
 
-    lower, nearest = _by_jensen(merged, middle, beyond, label, inverse, doubt)
-    # Where the spread within blocks makes it loose, a bound from the windows of one block.
-    loose = jnp.mean(merged.spread) > 4 * jnp.min(sigma) ** 2
-    lower = jnp.maximum(
-        lower,
-        lax.cond(
-            loose,
-            lambda: _by_one_block(merged, windows_of, inside, beyond, inverse, nearest),
-            lambda: jnp.full(num, -jnp.inf, dtype),
-        ),
-    )
-    rows = [x, inverse[:, None], lower[:, None]]
+    lower = _lower(merged, windows_of, queries, sigma)
+    rows = [x, queries.inverse[:, None], lower[:, None]]
     rows = jnp.concatenate(rows if about is None else [*rows, about], -1)
     # One more, for chunks that are not full.
     rows = jnp.pad(rows, ((0, 1), (0, 0)))
-
-    def visit(b: Array, active: Bool[Array, " queries"], near: Array, sums: Array) -> Array:
-        """Adds a block to the sums of the active queries: highest exponent, weights, weighted columns."""
-        rank = _cumulative(active)
-        windows, count = windows_of(merged.place[b]), merged.log_count[b]
-        columns = jnp.concatenate([jnp.ones_like(windows[:, :1]), columns_of(windows)], -1)
-        middle = merged.centre + merged.mean[b]
-        # About the block's mean: short vectors, and a small error.
-        y = windows - middle[None]
-        half_square = 0.5 * jnp.sum(y**2, -1)
-        y = jnp.stack([*y.T, half_square, jnp.ones_like(count), count], -1)
-
-        def by_product(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
-            inside, beyond = _divided(x, *bounds)
-            inside = inside - middle[None]
-            x = x - middle[None]
-            squares = inside * (inside + beyond)
-            far = jnp.dot(squares, jnp.full((width, 1), -1, dtype), precision=HIGHEST)
-            # Of windows that are all zero, not infinity times that.
-            along = jnp.clip(2 * inverse * x, jnp.finfo(dtype).min, jnp.finfo(dtype).max)
-            factors = [along, -2 * inverse, far * inverse, jnp.ones_like(far)]
-            return inner_products(jnp.concatenate(factors, -1), y)
-
-        def by_differences(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
-            inside, beyond = (a.T for a in _divided(x, *bounds))
-            y = windows.T
-
-            def add(k: Array, squares: Array) -> Array:
-                difference = inside[k][:, None] - y[k][None]
-                return squares + difference * (difference + beyond[k][:, None])
-
-            squares = jnp.zeros((inside.shape[1], block), dtype)
-            return count[None] - inverse * lax.fori_loop(0, width, add, squares)
-
-        def chunk(size: int, loop):
-            first, sums = loop
-            which = jnp.searchsorted(
-                rank, first + 1 + jnp.arange(size, dtype=rank.dtype), method="scan_unrolled"
-            )
-            # Once, not for every number that is gathered.
-            which = lax.optimization_barrier(which)
-            row, old = rows[which], sums[which]
-            x, inverse = row[:, :width], row[:, width : width + 1]
-            lowest = row[:, width + 1 : width + 2]
-            logits = lax.cond(trusted[b], by_product, by_differences, x, inverse)
-            # Any number will do that is neither far above the highest nor below what must not overflow.
-            shift = lax.cond(near, lambda _: lowest, lambda x: jnp.max(x, 1, keepdims=True), logits)
-            weights = jnp.exp(logits - shift)
-            found = [jnp.dot(weights, columns, precision=HIGHEST)]
-            for k in range(num_values):
-                rest = columns[None, :, 1 + k] - row[:, width + 2 + k, None]
-                found.append(jnp.dot(weights * rest, columns, precision=HIGHEST))
-            if num_values:
-                found.append(jnp.max(weights, 1, keepdims=True))
-            found = jnp.concatenate(found, -1)
-            highest = jnp.maximum(old[:, :1], shift)
-            before, now = (
-                old[:, 1:] * jnp.exp(old[:, :1] - highest),
-                found * jnp.exp(shift - highest),
-            )
-            total = before + now
-            if num_values:
-                total = total.at[:, -1].set(jnp.maximum(before[:, -1], now[:, -1]))
-            new = jnp.concatenate([highest, total], -1)
-            return first + size, sums.at[which].set(new, mode="promise_in_bounds")
-
-        # Many at a time, and what is left over in small chunks.
-        loop = jnp.zeros((), rank.dtype), sums
-        for size, least in zip(CHUNKS, (CHUNKS[0] // 2, 0), strict=True):
-            loop = lax.while_loop(
-                lambda loop, least=least: rank[-1] - loop[0] > least,
-                functools.partial(chunk, size),
-                loop,
-            )
-        return loop[1]
+    visit = _Visit(merged, windows_of, columns_of, values, trusted, rows, num_values)
 
     def every(b, loop):
         sums, used, visited = loop
-        excess = upper(b) - lower
+        excess = _upper(merged, queries, b) - lower
         part = jnp.exp(excess)
         # Where nothing is known this is not a number, and the block is visited.
         small = part * jnp.minimum(num_blocks - b, SHARES) <= tolerance - used
@@ -228,7 +119,7 @@ def averages(
     sums = sums[:num]
     # What was summed may be a better bound of the normaliser.
     rounding = 0.01 + (num_blocks + block) * eps
-    total = sums[:, 0] + jnp.log(sums[:, 1]) - 2 * doubt - rounding
+    total = sums[:, 0] + jnp.log(sums[:, 1]) - 2 * queries.doubt - rounding
     used = (1 + rounding) * used * jnp.minimum(jnp.exp(lower - total), 1)
     found = sums[:, 2:] / sums[:, 1:2]
     if num_values:
@@ -236,6 +127,169 @@ def averages(
         differences = jnp.where(alone[:, None], 0, found[:, num_columns:-1])
         found = jnp.concatenate([found[:, :num_columns], differences], -1)
     return Averages(found, used, visited)
+
+
+class _Queries(NamedTuple):
+    """The queries' windows as the bounds of blocks take them."""
+
+    label: Int[Array, " queries"]
+    inverse: Float[Array, " queries"]  # 1 / 2 sigma^2
+    inside: Float[Array, "queries window"]  # what lies in the range of the images' values
+    beyond: Float[Array, "queries window"]  # twice the rest
+    middle: Float[Array, "queries window"]  # what lies inside, about the centre
+    doubt: Float[Array, " queries"]  # of exponents, nats
+    coordinates: Float[Array, "coordinates queries"]
+    slack: Float[Array, " queries"]  # of distances from boxes
+    square_out: Float[Array, " queries"]  # by which squares of these distances may be too large
+
+
+def _queries(
+    merged: DistinctWindows, x: Array, label: Array, sigma: Array, values: tuple[Array, Array]
+) -> _Queries:
+    width, eps = x.shape[1], jnp.finfo(x.dtype).eps
+    inverse = 0.5 / sigma / sigma
+    inside, beyond = _divided(x, *values)
+    middle = inside - merged.centre[None]
+    reach = jnp.sqrt(jnp.sum(middle**2, -1)) * (1 + width * eps) + merged.radius
+    doubt = 2 * (width + 8) * eps * reach * (reach + jax.vmap(length)(beyond)) * inverse
+    # Queries so far beyond the values that squares might overflow are bounded by what does not depend on that.
+    is_far = jnp.max(jnp.abs(beyond), -1) > FAR * reach
+    out = jnp.where(is_far[:, None], 0, 0.5 * beyond)
+    square_out = jnp.where(is_far, jnp.inf, jnp.sum(out**2, -1) * (1 + (width + 8) * eps))
+    v = middle + out
+    reach = jnp.sqrt(jnp.sum(v**2, -1)) * (1 + width * eps) + merged.radius
+    directions = merged.basis.shape[1]
+    coordinates = jnp.transpose(coordinates_of(v, merged.basis))
+    slack = 2 * eps * (math.sqrt(directions) * (2 * width + directions + 8) + width + 12) * reach
+    return _Queries(label, inverse, inside, beyond, middle, doubt, coordinates, slack, square_out)
+
+
+def _upper(merged: DistinctWindows, queries: _Queries, b: Array) -> Float[Array, " queries"]:
+    """Logarithms of bounds U_qb of the block's weight."""
+    low, high = merged.low[b], merged.high[b]
+    outside = (
+        jnp.maximum(jnp.maximum(low[j] - q, q - high[j]), 0)
+        for j, q in enumerate(queries.coordinates)
+    )
+    square = functools.reduce(jnp.add, (x**2 for x in outside))
+    distance = jnp.maximum(jnp.sqrt(square / merged.stretch) - queries.slack, 0)
+    eps = jnp.finfo(distance.dtype).eps
+    least = jnp.maximum(distance**2 * (1 - 8 * eps) - queries.square_out, 0)
+    bound = merged.log_mass[b] - least * queries.inverse
+    return jnp.where(queries.label == merged.label[b], bound, -jnp.inf)
+
+
+def _lower(
+    merged: DistinctWindows, windows_of: Callable, queries: _Queries, sigma: Array
+) -> Float[Array, " queries"]:
+    """Lower bounds of the logarithm of the normaliser."""
+    _, inverse, inside, beyond, middle, doubt, *_ = queries
+    lower, nearest = _by_jensen(merged, middle, beyond, queries.label, inverse, doubt)
+    # Where the spread within blocks makes it loose, a bound from the windows of one block.
+    loose = jnp.mean(merged.spread) > 4 * jnp.min(sigma) ** 2
+    of_block = lax.cond(
+        loose,
+        lambda: _by_one_block(merged, windows_of, inside, beyond, inverse, nearest),
+        lambda: jnp.full(len(lower), -jnp.inf, lower.dtype),
+    )
+    return jnp.maximum(lower, of_block)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Visit:
+    """Adds a block to the sums of the active queries: highest exponent, weights, weighted columns."""
+
+    merged: DistinctWindows
+    windows_of: Callable[[Array], Array]
+    columns_of: Callable[[Array], Array]
+    values: tuple[Array, Array]  # the range of the images' values
+    trusted: Bool[Array, " blocks"]  # whether a product is accurate enough
+    rows: Float[Array, "queries row"]  # window, 1 / 2 sigma^2, lower bound, and `about`
+    num_values: int
+
+    def __call__(
+        self, b: Array, active: Bool[Array, " queries"], near: Array, sums: Array
+    ) -> Array:
+        rank = _cumulative(active)
+        windows, count = self.windows_of(self.merged.place[b]), self.merged.log_count[b]
+        columns = jnp.concatenate([jnp.ones_like(windows[:, :1]), self.columns_of(windows)], -1)
+        exponents = self._exponents(b, windows, count)
+        chunk = functools.partial(self._chunk, exponents, columns, rank, near)
+        # Many at a time, and what is left over in small chunks.
+        loop = jnp.zeros((), rank.dtype), sums
+        for size, least in zip(CHUNKS, (CHUNKS[0] // 2, 0), strict=True):
+            loop = lax.while_loop(
+                lambda loop, least=least: rank[-1] - loop[0] > least,
+                functools.partial(chunk, size),
+                loop,
+            )
+        return loop[1]
+
+    def _exponents(self, b: Array, windows: Float[Array, "block window"], count: Array):
+        """`(x, 1 / 2 sigma^2) -> exponents` of some queries and the windows of a block."""
+        (block, width), dtype = windows.shape, windows.dtype
+        middle = self.merged.centre + self.merged.mean[b]
+        # About the block's mean: short vectors, and a small error.
+        y = windows - middle[None]
+        half_square = 0.5 * jnp.sum(y**2, -1)
+        y = jnp.stack([*y.T, half_square, jnp.ones_like(count), count], -1)
+
+        def by_product(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
+            inside, beyond = _divided(x, *self.values)
+            inside = inside - middle[None]
+            x = x - middle[None]
+            squares = inside * (inside + beyond)
+            far = jnp.dot(squares, jnp.full((width, 1), -1, dtype), precision=HIGHEST)
+            # Of windows that are all zero, not infinity times that.
+            along = jnp.clip(2 * inverse * x, jnp.finfo(dtype).min, jnp.finfo(dtype).max)
+            factors = [along, -2 * inverse, far * inverse, jnp.ones_like(far)]
+            return inner_products(jnp.concatenate(factors, -1), y)
+
+        def by_differences(x: Array, inverse: Array) -> Float[Array, "chunk block"]:
+            inside, beyond = (a.T for a in _divided(x, *self.values))
+            y = windows.T
+
+            def add(k: Array, squares: Array) -> Array:
+                difference = inside[k][:, None] - y[k][None]
+                return squares + difference * (difference + beyond[k][:, None])
+
+            squares = jnp.zeros((inside.shape[1], block), dtype)
+            return count[None] - inverse * lax.fori_loop(0, width, add, squares)
+
+        return lambda x, inverse: lax.cond(self.trusted[b], by_product, by_differences, x, inverse)
+
+    def _chunk(
+        self, exponents: Callable, columns: Array, rank: Array, near: Array, size: int, loop
+    ):
+        """The next active queries, so many."""
+        width = self.merged.mean.shape[1]
+        first, sums = loop
+        which = jnp.searchsorted(
+            rank, first + 1 + jnp.arange(size, dtype=rank.dtype), method="scan_unrolled"
+        )
+        # Once, not for every number that is gathered.
+        which = lax.optimization_barrier(which)
+        row, old = self.rows[which], sums[which]
+        x, inverse = row[:, :width], row[:, width : width + 1]
+        lowest = row[:, width + 1 : width + 2]
+        logits = exponents(x, inverse)
+        # Any number will do that is neither far above the highest nor below what must not overflow.
+        shift = lax.cond(near, lambda _: lowest, lambda x: jnp.max(x, 1, keepdims=True), logits)
+        weights = jnp.exp(logits - shift)
+        found = [jnp.dot(weights, columns, precision=HIGHEST)]
+        for k in range(self.num_values):
+            rest = columns[None, :, 1 + k] - row[:, width + 2 + k, None]
+            found.append(jnp.dot(weights * rest, columns, precision=HIGHEST))
+        if self.num_values:
+            found.append(jnp.max(weights, 1, keepdims=True))
+        found = jnp.concatenate(found, -1)
+        highest = jnp.maximum(old[:, :1], shift)
+        before, now = old[:, 1:] * jnp.exp(old[:, :1] - highest), found * jnp.exp(shift - highest)
+        total = before + now
+        if self.num_values:
+            total = total.at[:, -1].set(jnp.maximum(before[:, -1], now[:, -1]))
+        new = jnp.concatenate([highest, total], -1)
+        return first + size, sums.at[which].set(new, mode="promise_in_bounds")
 
 
 def _divided(x: Array, low: Array, high: Array) -> tuple[Array, Array]:
