@@ -146,7 +146,7 @@ def flow_solution(
             raise ValueError(
                 "`rtol` and `atol` belong to the adaptive solver; a grid (`steps`, `levels`) has none."
             )
-        solver = diffrax.Heun() if solver is None else require_ode_solver(solver)
+        solver = diffrax.Heun() if solver is None else _require_ode_solver(solver)
         multistep = isinstance(solver, ExponentialMultistep)
         grid, to_zero = _grid(start, end, steps, levels, multistep)
         if dense and multistep:
@@ -162,7 +162,7 @@ def flow_solution(
             found = on_grid(denoiser, u, grid, to_zero, solver, dense, adjoint)
             return _delivered(found, throw)
     rtol, atol = tolerances(u.dtype, rtol, atol)
-    solver = default_solver(rtol, dense) if solver is None else require_ode_solver(solver)
+    solver = default_solver(rtol, dense) if solver is None else _require_ode_solver(solver)
     if isinstance(solver, ExponentialMultistep) and solver.grid_order not in (None, 2):
         raise ValueError(
             f"An ExponentialMultistep with error control is of order 2; got order={solver.grid_order}. "
@@ -205,12 +205,9 @@ def _advice_on_forward_mode() -> Iterator[None]:
         ) from error
 
 
-def require_ode_solver(solver: Any) -> Any:
+def _require_ode_solver(solver: diffrax.AbstractSolver) -> Any:
     """`solver`, or `ValueError` if it is not one for a single ordinary differential equation."""
-    if (
-        not isinstance(solver, diffrax.AbstractSolver)
-        or getattr(solver, "term_structure", None) is not diffrax.AbstractTerm
-    ):
+    if getattr(solver, "term_structure", None) is not diffrax.AbstractTerm:
         raise ValueError(
             "`solver` must be a diffrax solver of ordinary differential equations, such as diffrax.Tsit5() or "
             f"smoothjax.ExponentialMultistep(); got {solver!r}."
