@@ -83,7 +83,7 @@ def own_measures(monkeypatch):
     """Measures that a test registers are not there for others."""
     from smoothjax.measures import _registry
 
-    monkeypatch.setattr(_registry, "_REGISTRY", dict(_registry._REGISTRY))
+    monkeypatch.setattr(_registry._REGISTRY, "entries", dict(_registry._REGISTRY.entries))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def own_registry(monkeypatch):
     """Mechanisms that a test registers are not there for others."""
     from smoothjax import mechanisms
 
-    monkeypatch.setattr(mechanisms, "_REGISTRY", dict(mechanisms._REGISTRY))
+    monkeypatch.setattr(mechanisms._REGISTRY, "entries", dict(mechanisms._REGISTRY.entries))
 
 
 @pytest.fixture

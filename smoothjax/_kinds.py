@@ -105,7 +105,8 @@ def _require_axes(value: Any, annotation: Any, name: str, sizes: dict[str, int])
 
 
 def _require(value: Any, kinds: tuple[Any, ...], name: str) -> None:
-    if isinstance(value, jax.core.Tracer) or _is_any(value, kinds):
+    is_traced = isinstance(value, jax.core.Tracer)
+    if any(map(_may_be_traced, kinds)) if is_traced else _is_any(value, kinds):
         return
     # What `_checks` knows more of, it refuses itself.
     asked = [kind for kind in kinds if kind is not None]
@@ -214,6 +215,11 @@ def _is(value: Any, kind: Any) -> bool:
             return False
         return True
     return isinstance(value, kind)
+
+
+def _may_be_traced(kind: Any) -> bool:
+    """Whether an array that is being traced may stand for it: for numbers and keys, or what they are found to be later."""
+    return kind is bool or kind in _REFUSED_BY or isinstance(kind, _SequenceOf)
 
 
 def _is_sequence(value: Any) -> bool:

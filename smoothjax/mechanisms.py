@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from . import measures
 from ._keys import key_of
 from ._kinds import checks_kinds, require_kinds_of_fields
+from ._registry import Registry
 from .datasets import Dataset
 from .denoisers import (
     Denoiser,
@@ -105,7 +106,7 @@ class Mechanism:
         require_kinds_of_fields(self)
 
 
-_REGISTRY: dict[str, Mechanism] = {}
+_REGISTRY: Registry[Mechanism] = Registry("mechanism")
 
 
 @checks_kinds
@@ -130,12 +131,7 @@ def register(mechanism: Mechanism, *, replace: bool = False) -> Mechanism:
         >>> register(shrunk, replace=True).name
         'shrunk-gaussian'
     """
-    if mechanism.name in _REGISTRY and not replace:
-        raise ValueError(
-            f"A mechanism called {mechanism.name!r} is registered already; `replace=True` takes its place."
-        )
-    _REGISTRY[mechanism.name] = mechanism
-    return mechanism
+    return _REGISTRY.register(mechanism, replace=replace)
 
 
 def names() -> tuple[str, ...]:
@@ -146,7 +142,7 @@ def names() -> tuple[str, ...]:
         >>> {"empirical", "gaussian"} <= set(sj.mechanisms.names())
         True
     """
-    return tuple(_REGISTRY)
+    return _REGISTRY.names()
 
 
 @checks_kinds
@@ -159,7 +155,9 @@ def defaults(train: Dataset) -> tuple[str, ...]:
         >>> "empirical" in chosen, set(chosen) <= set(sj.mechanisms.names())
         (True, True)
     """
-    return tuple(name for name, mechanism in _REGISTRY.items() if mechanism.by_default(train))
+    return tuple(
+        name for name, mechanism in _REGISTRY.entries.items() if mechanism.by_default(train)
+    )
 
 
 @checks_kinds
@@ -172,9 +170,7 @@ def get(name: str) -> Mechanism:
         >>> type(build(sj.datasets.two_points(), 0)).__name__
         'EmpiricalDenoiser'
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"There is no mechanism called {name!r}; there are: {', '.join(names())}.")
-    return _REGISTRY[name]
+    return _REGISTRY.get(name)
 
 
 # Beyond the first few dozen, the directions of a class of small images are noise of its small sample.

@@ -11,6 +11,7 @@ import pytest
 import smoothjax as sj
 from smoothjax.denoisers._images import distinct_windows as distinct
 from smoothjax.denoisers._images import equivariant_local as equivariant_local
+from smoothjax.denoisers._images import window_averages, window_classes
 
 # Compiles for minutes in all: not a second time in the suite at default precision.
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ LEVELS = np.array([1e-4, 0.05, 0.4, 2.0, 50.0])
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(distinct, "BLOCK", 16)
-    monkeypatch.setattr(distinct, "CHUNKS", (32, 8))
+    monkeypatch.setattr(window_averages, "CHUNKS", (32, 8))
 
 
 @pytest.mark.parametrize("size, boundary, shape", CASES)
@@ -111,7 +112,7 @@ def test_every_window_is_counted_once(dtype):
     images = sparse_images(40, (7, 8, 2)).astype(dtype)
     D = sj.EquivariantLocalDenoiser(images, 3)
     merged = D._merged
-    classes = equivariant_local._classes((7, 8), 3, "clipped")
+    classes = window_classes.classes_of((7, 8), 3, "clipped")
     counts = np.exp(np.asarray(merged.log_count, np.float64))
     sizes = np.bincount(classes.label) * 40
     found_sizes = np.bincount(np.asarray(merged.label), counts.sum(1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax.flows._probability_flow import _velocity
+from smoothjax.flows._integration import velocity
 
 SOLVER = sj.ExponentialMultistep()
 
@@ -24,7 +24,7 @@ def test_exact_where_the_denoiser_is_constant(dtype):
 
 def on_equal_steps(denoiser, u, high, low, num):
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_velocity),
+        diffrax.ODETerm(velocity),
         SOLVER,
         t0=np.log(high),
         t1=np.log(low),

@@ -14,6 +14,7 @@ import pytest
 
 import smoothjax as sj
 from smoothjax.denoisers._empirical import row_file as _row_file
+from smoothjax.denoisers._empirical import row_source as _row_source
 from smoothjax.denoisers._empirical import streamed as _streamed
 from smoothjax.denoisers._posterior import merge as _merge
 from smoothjax.denoisers._posterior.point_set import PointSet
@@ -257,7 +258,7 @@ def test_rows_are_weighed_where_they_were_read(tmp_path, monkeypatch):
         D._source, "_read", lambda i, b, *a: buffers.append(b.ctypes.data) or read(i, b, *a)
     )
     D.denoise(queries, 0.5)
-    assert len(set(buffers)) == _streamed.BUFFERS
+    assert len(set(buffers)) == _row_source.BUFFERS
     assert buffers[3:] == buffers[:-3]
     # As far into a page as in the file, after its header of 128 bytes.
     in_file = [128 + 10 * 16 * points.itemsize * i for i in range(8)]
@@ -334,7 +335,7 @@ def test_who_waits_decides_how_to_read(tmp_path, monkeypatch, ahead):
     np.save(tmp_path / "points.npy", np.ones((40, 4), np.float32))
     source = sj.StreamedDenoiser(tmp_path / "points.npy", 4)._source
     read, ways = source._read, []
-    monkeypatch.setattr(_streamed, "ThreadPoolExecutor", Thread)
+    monkeypatch.setattr(_row_source, "ThreadPoolExecutor", Thread)
     monkeypatch.setattr(
         source, "_read", lambda i, b, f, past: ways.append(past) or read(i, b, f, past)
     )

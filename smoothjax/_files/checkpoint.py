@@ -10,6 +10,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array
 
+from .configuration import as_read_back, require_same
+from .output import replacing
+
 CONFIGURATION, STATE = "configuration.json", "state.eqx"
 
 
@@ -23,13 +26,7 @@ def open_folder(folder: str | os.PathLike[str], configuration: dict[str, Any]) -
         text = json.dumps(configuration, indent=2) + "\n"
         _replace(path / CONFIGURATION, lambda file: file.write(text.encode()))
         return path
-    before, now = read_configuration(path), json.loads(json.dumps(configuration))
-    differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    if differing:
-        changes = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differing)
-        raise ValueError(
-            f"{path} holds the training of another configuration ({changes}). Choose another folder, or delete that one."
-        )
+    require_same(read_configuration(path), as_read_back(configuration), path, "the training")
     return path
 
 
@@ -67,16 +64,10 @@ def load_state(folder: Path, like: Any) -> Any | None:
 
 def _replace(path: Path, write: Any) -> None:
     # One name: what a killed process left behind is overwritten by the next.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, f".{path.name}.tmp") as temporary, open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fingerprint(array: Array) -> str:

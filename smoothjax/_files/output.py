@@ -24,24 +24,29 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when all went well: readers never see half a file."""
-    name = None
+def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when all went well: readers never see half a file.
+
+    By default a file that nobody else has; or one of this name, to be made by the caller.
+    """
+    temporary = None if name is None else path.with_name(name)
     try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
-        os.close(handle)
-        # Temporary files are made private; what takes their place should be readable as any other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        yield Path(name)
-        os.replace(name, path)
+        if temporary is None:
+            handle, made = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+            )
+            temporary = Path(made)
+            os.close(handle)
+            # Temporary files are made private; what takes their place should be readable as any other file.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+        yield temporary
+        os.replace(temporary, path)
     except BaseException as error:
-        if name is not None:
+        if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(name)
+                os.unlink(temporary)
         if isinstance(error, OSError) and error.errno is not None:
             # Of a full disk Python says no name, and of others one that is gone.
             error.filename, error.filename2 = str(path), None

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .configuration import as_read_back, require_same
 from .output import require_folder, write_bytes, write_text
 
 # Whatever NumPy can store; arrays once they are read back.
@@ -56,17 +57,9 @@ class ResultStore:
             before = dict(found["configuration"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a manifest of this program: {error!r}.") from error
-        now = json.loads(json.dumps(self.manifest["configuration"]))
+        now = as_read_back(self.manifest["configuration"])
         before = {"precision": now["precision"], **before}  # not said in the first manifests
-        differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if differing:
-            changes = "; ".join(
-                f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differing
-            )
-            raise ValueError(
-                f"{self._folder} holds results of another configuration ({changes}). "
-                "Choose another folder, or delete that one."
-            )
+        require_same(before, now, path.parent, "results")
         self.manifest = found
 
     def get(self, name: str, compute: Callable[[], Arrays]) -> Arrays:

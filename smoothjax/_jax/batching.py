@@ -1,4 +1,4 @@
-"""What the rules of `jax.custom_batching.custom_vmap` for queries of a training set have in common."""
+"""Rules of `jax.custom_batching.custom_vmap` for queries of a training set."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-def batched(one, many, axis_size, in_batched, points, u, sigma):
+def _batched(one, many, axis_size, in_batched, points, u, sigma):
     """`many` for a batch of queries; `one` for each element of a batch of training sets."""
     points_batched, *queries_batched = in_batched
     if any(jax.tree.leaves(points_batched)):
@@ -22,7 +22,7 @@ def batched(one, many, axis_size, in_batched, points, u, sigma):
     return result, jax.tree.map(lambda _: True, result)
 
 
-def flattened(many):
+def _flattened(many):
     """`many` for batches of batches of queries, which it sees as one."""
 
     def of_batches(points, u, sigma):
@@ -32,29 +32,35 @@ def flattened(many):
     return of_batches
 
 
-def over_queries(group: Callable[..., Any]) -> Callable[..., Any]:
+def over_queries(
+    group: Callable[..., Any],
+    each: Callable[..., Any] | None = None,
+    alone: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
     """A function of one query, all of a batch of which are computed at once, by `group(points, u, sigma)`.
 
     Batches of batches are one to it; of a batch of training sets each has its own.
+
+    Args:
+        group: of a batch of queries, which `vmap` may not see through.
+        each: the same of one query, by other means: for batches of training sets. By default by `group`.
+        alone: the same of one query that comes without others. By default by `group`.
     """
 
-    def alone(points, u, sigma):
+    def first(points, u, sigma):
         return jax.tree.map(lambda x: x[0], group(points, u[None], sigma[None]))
 
-    @jax.custom_batching.custom_vmap
-    def many(points, u, sigma):
-        return group(points, u, sigma)
-
-    @many.def_vmap
-    def _of_batches(axis_size, in_batched, points, u, sigma):
-        return batched(group, flattened(many), axis_size, in_batched, points, u, sigma)
-
-    @jax.custom_batching.custom_vmap
-    def one(points, u, sigma):
-        return jax.tree.map(lambda x: x[0], many(points, u[None], sigma[None]))
+    many = jax.custom_batching.custom_vmap(group)
+    one = jax.custom_batching.custom_vmap(first if alone is None else alone)
+    one_of_a_set = first if each is None else each
+    many_of_a_set = group if each is None else jax.vmap(each, (None, 0, 0))
 
     @one.def_vmap
     def _of_batch(axis_size, in_batched, points, u, sigma):
-        return batched(alone, many, axis_size, in_batched, points, u, sigma)
+        return _batched(one_of_a_set, many, axis_size, in_batched, points, u, sigma)
+
+    @many.def_vmap
+    def _of_batches(axis_size, in_batched, points, u, sigma):
+        return _batched(many_of_a_set, _flattened(many), axis_size, in_batched, points, u, sigma)
 
     return one

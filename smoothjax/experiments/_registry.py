@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from .._kinds import checks_kinds
+from .._registry import Registry
 
 if TYPE_CHECKING:
     import xarray
@@ -35,7 +36,8 @@ class Experiment:
     plot: "Callable[[xarray.Dataset], Figure]"
 
 
-EXPERIMENTS: dict[str, Experiment] = {}
+_REGISTRY: Registry[Experiment] = Registry("experiment", taken="is there already")
+EXPERIMENTS: dict[str, Experiment] = _REGISTRY.entries
 
 
 def experiment(
@@ -44,9 +46,7 @@ def experiment(
     """Makes the function below it an experiment with a name: for the command line, documentation, figures and tests."""
 
     def named(run: _Run) -> _Run:
-        if name in EXPERIMENTS:
-            raise ValueError(f"An experiment called {name!r} is there already.")
-        EXPERIMENTS[name] = Experiment(name, description, run, plot)
+        _REGISTRY.register(Experiment(name, description, run, plot))
         return run
 
     return named
@@ -61,8 +61,4 @@ def get_experiment(name: str) -> Experiment:
         >>> sj.experiments.get_experiment("target-noise").run is sj.experiments.target_noise
         True
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(
-            f"There is no experiment called {name!r}; there are: {', '.join(EXPERIMENTS)}."
-        )
-    return EXPERIMENTS[name]
+    return _REGISTRY.get(name)

@@ -8,11 +8,11 @@ from ._gaussian_flow import gaussian_sampler as gaussian_sampler
 from ._gaussian_flow import gaussian_sampler_bias as gaussian_sampler_bias
 from ._gaussian_flow import gaussian_sampler_factors as gaussian_sampler_factors
 from ._gaussian_flow import gaussian_sampler_law as gaussian_sampler_law
+from ._integration import FlowSolution as FlowSolution
 from ._likelihood import LikelihoodSolution as LikelihoodSolution
 from ._likelihood import likelihood_solution as likelihood_solution
 from ._likelihood import log_likelihood as log_likelihood
 from ._piecewise_linear_flow import piecewise_linear_flow as piecewise_linear_flow
-from ._probability_flow import FlowSolution as FlowSolution
 from ._probability_flow import flow as flow
 from ._probability_flow import flow_solution as flow_solution
 from ._replay import Replay as Replay

@@ -158,10 +158,6 @@ def likelihood_solution(
     high = as_level(sigma_max, "sigma_max", u.dtype)
     given = f"; got {sigma_min} and {sigma_max}"
     low = checked(low, low >= high, "`sigma_min` must lie below `sigma_max`", given)
-    if not isinstance(prior, GaussianDenoiser | None):
-        raise ValueError(
-            f"`prior` must be a GaussianDenoiser, e.g. GaussianDenoiser.fit(data); got {type(prior).__name__}."
-        )
     if prior is None and not isinstance(denoiser, AbstractPosteriorDenoiser):
         raise ValueError(
             "`prior` is needed for a denoiser whose law has no moments in closed form, "

@@ -81,11 +81,6 @@ def replay(
         (True, True)
     """
     key = as_key(key)
-    if not isinstance(denoiser, TruncatedDenoiser | GaussianSmoothedDenoiser):
-        raise ValueError(
-            "`denoiser` must be a TruncatedDenoiser or a GaussianSmoothedDenoiser of the training set; got "
-            f"{type(denoiser).__name__}."
-        )
     base = denoiser.exact if isinstance(denoiser, TruncatedDenoiser) else denoiser.base
     if not isinstance(base, EmpiricalDenoiser):
         raise ValueError(

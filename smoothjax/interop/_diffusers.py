@@ -9,7 +9,8 @@ from .._checks import import_optional
 from .._kinds import checks_kinds
 from ._prediction import PredictionDenoiser
 from ._schedule import DDPMSchedule, IndexRule
-from ._torch import Labels, TorchNetwork, denoiser_of, require_module
+from ._torch import Labels, TorchNetwork, denoiser_of
+from ._torch_modules import require_module
 
 
 @checks_kinds

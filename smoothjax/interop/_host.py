@@ -102,9 +102,6 @@ class HostFunction(eqx.Module):
 
     @checks_kinds
     def __init__(self, function: Callable[..., Any], jvp: Callable[..., Any] | None = None):
-        for name, value in (("function", function), ("jvp", jvp)):
-            if not callable(value) and (name == "function" or value is not None):
-                raise ValueError(f"`{name}` must be callable; got {type(value).__name__}.")
         self.function, self.jvp, self._record = function, jvp, _Record()
 
     @property

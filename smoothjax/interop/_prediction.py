@@ -71,8 +71,6 @@ class PredictionDenoiser(AbstractDenoiser):
         prediction: Prediction | str = "x0",
         process: AbstractProcess | DDPMSchedule | None = None,
     ):
-        if not callable(network):
-            raise ValueError(f"`network` must be callable; got {type(network).__name__}.")
         self.network, self._dim = network, as_positive_integer(dim, "dim")
         self.prediction, self.process = _as_prediction(prediction, process)
         if isinstance(network, HostFunction):
@@ -146,11 +144,6 @@ def _as_prediction(prediction: Any, process: Any) -> tuple[Prediction, Any]:
                 "another; got None. Give DDPMSchedule.linear(), VariancePreserving(), EDM(), FlowMatching() or another."
             )
         process = EDM()
-    if not isinstance(process, AbstractProcess | DDPMSchedule):
-        raise ValueError(
-            f"`process` must be a process or a DDPMSchedule; got {type(process).__name__}. "
-            "For a scheduler of diffusers give DDPMSchedule.from_diffusers(scheduler)."
-        )
     owners = {"v": (VariancePreserving, DDPMSchedule), "velocity": (FlowMatching,)}
     if prediction in owners and not isinstance(process, owners[prediction]):
         needed = " or ".join(owner.__name__ for owner in owners[prediction])

@@ -1,8 +1,6 @@
 """PyTorch modules as functions of NumPy arrays."""
 
 import contextlib
-import dis
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -13,9 +11,17 @@ from .._checks import as_host_floats, as_positive_integer, import_optional
 from .._kinds import checks_kinds
 from ..parametrization import Prediction
 from ..processes import AbstractProcess
-from ._host import HostFunction, Refusal, described, first_line
+from ._host import HostFunction, Refusal, described
 from ._prediction import PredictionDenoiser
 from ._schedule import DDPMSchedule
+from ._torch_modules import (
+    cut,
+    floating,
+    floating_dtypes,
+    owners_of,
+    require_module,
+    require_usable,
+)
 
 Layout = Literal["chw", "hwc"]
 Labels = int | Float[ArrayLike, " k"] | None
@@ -56,9 +62,9 @@ class TorchNetwork:
         self.labels, self.label_argument = _as_labels(labels), label_argument
         self.levels, self.is_step_function_of_sigma = levels, is_step_function_of_sigma
         require_module(module, "module")
-        self._owners = _owners_of(module, torch.nn.Module)
+        self._owners = owners_of(module, torch.nn.Module)
         for owner in self._owners:
-            _require_usable(owner)
+            require_usable(owner)
 
     def __repr__(self) -> str:
         shape = self.dim if self.image_shape is None else self.image_shape
@@ -102,9 +108,9 @@ class TorchNetwork:
         """What the module was called with when it raised, and what may help."""
         like = self._like()
         images = self._images(self._points(x, like))
-        labels = "" if self.labels is None else f" and labels {_cut(self.labels)}"
+        labels = "" if self.labels is None else f" and labels {cut(self.labels)}"
         called = f"called once with {described((images, self._times(t, like)))}{labels}."
-        dtypes = _floating_dtypes(self._owners)
+        dtypes = floating_dtypes(self._owners)
         text = str(error)
         if "argument" in text and isinstance(error, TypeError):
             takes = "(x, t)" if self.labels is None else "(x, t, labels)"
@@ -140,7 +146,7 @@ class TorchNetwork:
 
     def _like(self) -> Any:
         """A tensor with the module's device and floating dtype, or None."""
-        return next(_floating(self._owners), None)
+        return next(floating(self._owners), None)
 
     def _check_call(self, t: np.ndarray) -> None:
         if any(owner.training for owner in self._owners):
@@ -242,23 +248,6 @@ class TorchNetwork:
         return value
 
 
-def require_module(module: Any, name: str) -> None:
-    """Raises for what is no callable network: a path, weights, a class, a pipeline of diffusers."""
-    if hasattr(module, "unet") and hasattr(module, "scheduler"):
-        came, advice = (
-            f"a {type(module).__name__}",
-            "Give its parts: from_diffusers(pipeline.unet, pipeline.scheduler).",
-        )
-    elif isinstance(module, type | Mapping) or not callable(module):
-        came = f"the class {module.__name__}" if isinstance(module, type) else _cut(module)
-        advice = "Make the module, load its weights by module.load_state_dict(...), and call module.eval()."
-    else:
-        return
-    raise ValueError(
-        f"`{name}` must be a torch.nn.Module or a callable of tensors; got {came}. {advice}"
-    )
-
-
 def _as_tensor(array: np.ndarray) -> Any:
     torch = import_optional("torch", extra="torch")
     try:
@@ -289,68 +278,12 @@ def _as_labels(labels: Any) -> int | np.ndarray | None:
         return int(labels)
     vector = None if isinstance(labels, bool | int | str) else as_host_floats(labels, "labels")
     if vector is None or vector.ndim != 1:
-        came = f"shape {vector.shape}" if vector is not None else _cut(labels)
+        came = f"shape {vector.shape}" if vector is not None else cut(labels)
         raise ValueError(
             f"`labels` must be one class for all points, an integer from 0 or a vector, or None; got {came}. "
             "For several classes make a denoiser for each."
         )
     return vector
-
-
-def _owners_of(module: Any, kind: type) -> list[Any]:
-    """The modules that are called: by themselves, a method, a partial call, or what names them or holds them."""
-    while isinstance(module, functools.partial):
-        module = module.func
-    holder = getattr(module, "__self__", module)  # of a method
-    if isinstance(holder, kind):
-        return [holder]
-    found = list(getattr(holder, "__dict__", {}).values())
-    if hasattr(module, "__code__") and holder is module:
-        for cell in module.__closure__ or ():
-            with contextlib.suppress(ValueError):  # a variable that has no value yet
-                found.append(cell.cell_contents)
-        code = dis.get_instructions(module)
-        names = [part.argval for part in code if part.opname == "LOAD_GLOBAL"]
-        found += [module.__globals__.get(name) for name in names]
-    return [value for value in found if isinstance(value, kind)]
-
-
-def _require_usable(module: Any) -> None:
-    training = [name for name, part in module.named_modules() if part.training]
-    if training:
-        which = (
-            "the module itself is"
-            if training[0] == ""
-            else f"{training[0]!r} ({type(module.get_submodule(training[0])).__name__}) is"
-        )
-        raise ValueError(
-            f"`module` must be in evaluation mode with all its parts, or dropout and batch statistics make it random; "
-            f"{which} in training mode. Call module.eval() first."
-        )
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_meta:
-            raise ValueError(
-                f"`module` must have its weights in memory; got {name!r} on the device 'meta'. "
-                "Call module.to_empty(device=...) and load its weights."
-            )
-
-
-def _floating(modules: list[Any]) -> Any:
-    for module in modules:
-        for tensors in (module.parameters(), module.buffers()):
-            yield from (tensor for tensor in tensors if tensor.is_floating_point())
-
-
-def _floating_dtypes(modules: list[Any]) -> list[str]:
-    return sorted({str(tensor.dtype).removeprefix("torch.") for tensor in _floating(modules)})
-
-
-def _cut(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{type(value).__name__} of {len(value)} entries"
-    if isinstance(value, str | int | float | np.ndarray):
-        return f"{type(value).__name__} {first_line(repr(value))}"
-    return type(value).__name__
 
 
 def denoiser_of(

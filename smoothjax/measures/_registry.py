@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._calls import Denoiser
 from .._checks import as_positive_integer, shown
 from .._kinds import checks_kinds, require_kinds_of_fields
+from .._registry import Registry
 from ._estimate import Estimate
 
 
@@ -84,7 +85,7 @@ class Measure:
         return dict(found)
 
 
-_REGISTRY: dict[str, Measure] = {}
+_REGISTRY: Registry[Measure] = Registry("measure")
 
 
 @checks_kinds
@@ -103,12 +104,7 @@ def register(measure: Measure, *, replace: bool = False) -> Measure:
         >>> sj.measures.register(sj.measures.get("curl"), replace=True).name
         'curl'
     """
-    if measure.name in _REGISTRY and not replace:
-        raise ValueError(
-            f"A measure called {measure.name!r} is registered already; `replace=True` takes its place."
-        )
-    _REGISTRY[measure.name] = measure
-    return measure
+    return _REGISTRY.register(measure, replace=replace)
 
 
 @checks_kinds
@@ -120,9 +116,7 @@ def get(name: str) -> Measure:
         >>> sj.measures.get("curl").calls
         6
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"There is no measure called {name!r}; there are: {', '.join(names())}.")
-    return _REGISTRY[name]
+    return _REGISTRY.get(name)
 
 
 def names() -> tuple[str, ...]:
@@ -133,7 +127,7 @@ def names() -> tuple[str, ...]:
         >>> {"linearity", "curl"} <= set(sj.measures.names())
         True
     """
-    return tuple(_REGISTRY)
+    return _REGISTRY.names()
 
 
 def defaults() -> tuple[str, ...]:
@@ -144,4 +138,4 @@ def defaults() -> tuple[str, ...]:
         >>> "linearity" in sj.measures.defaults()
         True
     """
-    return tuple(name for name, measure in _REGISTRY.items() if measure.by_default)
+    return tuple(name for name, measure in _REGISTRY.entries.items() if measure.by_default)

@@ -9,7 +9,7 @@ from ._features import Features as Features
 from ._features import FourierSeries as FourierSeries
 from ._features import GaussianBumps as GaussianBumps
 from ._features import ProductFeatures as ProductFeatures
-from ._kernel_law import KernelDenoiser as KernelDenoiser
+from ._kernel_denoiser import KernelDenoiser as KernelDenoiser
 from ._kernel_law import KernelLaw as KernelLaw
 from ._law import AbstractLaw as AbstractLaw
 from ._law import v_kernel as v_kernel

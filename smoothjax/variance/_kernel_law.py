@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +11,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import (
     RealScalar,
-    as_float_array,
     as_key,
     as_positive_integer,
     checked,
@@ -20,76 +18,21 @@ from .._checks import (
     require_positive,
 )
 from .._kinds import checks_kinds, require_kinds_of_fields
-from ..denoisers import AbstractDenoiser
-from ..parametrization import Prediction, as_prediction
+from ._kernel_denoiser import Function, Initialisation, Kernel, KernelDenoiser, kernel_column
+from ._kernel_fit import (
+    Filter,
+    drawn_problem,
+    flow_filter,
+    ridge_filter,
+    solved_in_float64,
+    weighted_gram,
+)
 from ._law import AbstractLaw
 from ._training_set import DenoisingProblem, output_form
 
 HIGHEST = jax.lax.Precision.HIGHEST
 # Largest share of the fit that the rounding of the kernel may move; the mean itself then errs by some hundredths of it.
 MOST_MOVED = 0.1
-Kernel = Callable[[Array, Array, Array, Array], Array]
-"""Any positive semi-definite `(u, sigma, v, tau) -> ()`."""
-Function = Callable[[Array, Array], Array]
-"""Any callable `(u, sigma) -> (d,)`: the output f that a prediction reads as a denoiser."""
-
-
-class KernelDenoiser(AbstractDenoiser):
-    """`D = b + c (f_0 + sum_n k(z, z_n) a_n)`, with b and c as in `LinearDenoiser`.
-
-    Args:
-        kernel: `(u, sigma, v, tau) -> ()`.
-        u, sigma: training inputs, shapes (P, d) and (P,).
-        coefficients: a, shape (P, d).
-        prediction: what the sum stands for.
-        initial: f_0, what training started from: callable `(u, sigma) -> (d,)`. By default zero.
-
-    Example:
-        >>> import jax.numpy as jnp, smoothjax as sj
-        >>> kernel = lambda u, sigma, v, tau: jnp.sum(u * v)
-        >>> D = sj.variance.KernelDenoiser(kernel, jnp.array([[3.0]]), jnp.array([1.0]), jnp.array([[0.5]]))
-        >>> print(D(jnp.array([2.0]), 1.0))  # 2 * 3 * 0.5
-        [3.]
-    """
-
-    kernel: Kernel
-    u: Float[Array, "P d"] = eqx.field(converter=lambda x: as_float_array(x, "u"))
-    sigma: Float[Array, " P"] = eqx.field(converter=lambda x: as_float_array(x, "sigma"))
-    coefficients: Float[Array, "P d"] = eqx.field(
-        converter=lambda x: as_float_array(x, "coefficients")
-    )
-    prediction: Prediction = eqx.field(static=True, default="x0", converter=as_prediction)
-    initial: Function | None = None
-
-    def __check_init__(self):
-        require_kinds_of_fields(self)
-
-    @property
-    def dim(self) -> int:
-        return self.u.shape[1]
-
-    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
-        u, sigma = self._point(u, sigma)
-        base, scale = output_form(self.prediction, u, sigma)
-        column = _column(self.kernel, self.u, self.sigma, u, sigma)
-        output = jnp.matmul(column, self.coefficients, precision=HIGHEST)
-        if self.initial is not None:
-            output = output + self.initial(u, sigma)
-        return base + scale * output
-
-
-class Initialisation(eqx.Module):
-    """Random functions that training starts from, with independent outputs of one covariance.
-
-    Args:
-        covariance: K_0 of one output, `(u, sigma, v, tau) -> ()`.
-        gram: K_0 between the training inputs, times `sqrt(w_n w_m)`.
-        model: `key -> f_0`, or None where nothing is drawn.
-    """
-
-    covariance: Kernel
-    gram: Float[Array, "P P"]
-    model: Callable[[PRNGKeyArray], Function] | None
 
 
 class KernelLaw(AbstractLaw):
@@ -239,7 +182,7 @@ class KernelLaw(AbstractLaw):
         """What each scaled target adds to the output, and the scale that turns outputs into denoisers."""
         sigma = jnp.asarray(sigma, u.dtype)
         _, scale = output_form(self.problem.prediction, u, sigma)
-        column = _column(self.kernel, self.u, self.sigma, u, sigma)
+        column = kernel_column(self.kernel, self.u, self.sigma, u, sigma)
         return jnp.matmul(column, self.smoother, precision=HIGHEST), scale
 
     def _initial_covariance(
@@ -254,7 +197,8 @@ class KernelLaw(AbstractLaw):
         )
         root = jax.vmap(self.problem.root_weight)(self.u, self.sigma)
         column, other = (
-            root * _column(covariance, self.u, self.sigma, w, s) for w, s in ((u, sigma), (v, tau))
+            root * kernel_column(covariance, self.u, self.sigma, w, s)
+            for w, s in ((u, sigma), (v, tau))
         )
         rest = column - jnp.matmul(first, self.initial.gram, precision=HIGHEST)
         return (
@@ -299,7 +243,7 @@ class KernelLaw(AbstractLaw):
         key = as_key(key)
         epsilon = require_positive(ridge, "ridge")
         P = as_positive_integer(num_train, "num_train")
-        return _smoothed(problem, kernel, P, key, _ridge_filter, epsilon * P)
+        return _smoothed(problem, kernel, P, key, ridge_filter, epsilon * P)
 
     @classmethod
     @checks_kinds
@@ -353,24 +297,11 @@ class KernelLaw(AbstractLaw):
                 raise ValueError(
                     "`initial_model` needs `initial_covariance`, the covariance of what it draws."
                 )
-            return _smoothed(problem, kernel, P, key, _flow_filter, duration / P)
-        law = _smoothed(problem, kernel, P, key, _flow_filter, duration / P)
-        gram = _weighted_gram(problem, initial_covariance, law.u, law.sigma)
+            return _smoothed(problem, kernel, P, key, flow_filter, duration / P)
+        law = _smoothed(problem, kernel, P, key, flow_filter, duration / P)
+        gram = weighted_gram(problem, initial_covariance, law.u, law.sigma)
         initial = Initialisation(initial_covariance, gram, initial_model)
         return eqx.tree_at(lambda law: law.initial, law, initial, is_leaf=lambda x: x is None)
-
-
-def _ridge_filter(values: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    return 1 / (values + strength)
-
-
-def _flow_filter(values: np.ndarray, time: np.ndarray) -> np.ndarray:
-    # (1 - exp(-omega tau / P)) / omega, and its limit tau / P where omega vanishes.
-    large = values * time > np.finfo(values.dtype).eps
-    return np.where(large, -np.expm1(-values * time) / np.where(large, values, 1), time)
-
-
-Filter = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _smoothed(
@@ -381,9 +312,9 @@ def _smoothed(
     spectrum: Filter,
     strength: Array,
 ) -> KernelLaw:
-    u, sigma, root, gram, targets, noise = _drawn(problem, kernel, P, key)
+    u, sigma, root, gram, targets, noise = drawn_problem(problem, kernel, P, key)
     given = (gram, root, targets, strength)
-    solve = functools.partial(_solved, spectrum)
+    solve = functools.partial(solved_in_float64, spectrum)
     if is_concrete(given):
         with jax.ensure_compile_time_eval():
             solved = [jnp.asarray(x) for x in solve(*(np.asarray(x) for x in given))]
@@ -413,50 +344,3 @@ def _smoothed(
 
 def _shown(value: Array) -> str:
     return f"{float(value):.2g}" if is_concrete(value) else "(not known while traced)"
-
-
-def _solved(spectrum: Filter, gram: Any, root: Any, targets: Any, strength: Any) -> Any:
-    """Smoother, mean coefficients and how far rounding moves them, in float64 by NumPy; returned in the dtype of `gram`.
-
-    Small eigenvalues decide where training is long: an eigendecomposition in single precision gives them to a rounding of
-    the largest only. What the rounding of the kernel itself does is tried: with errors E of random signs and of a machine
-    epsilon of each entry, `|S^(1/2) E S^(1/2)|`, S the filter of the Gram matrix, relative to what is fitted.
-    """
-    dtype = np.asarray(gram).dtype
-    gram, root, targets, strength = (
-        np.asarray(x, np.float64) for x in (gram, root, targets, strength)
-    )
-    values, vectors = np.linalg.eigh(gram)
-    gains = spectrum(np.maximum(values, 0), strength)
-    smoother = root[:, None] * ((vectors * gains) @ vectors.T)
-    epsilon = float(np.finfo(dtype).eps)
-    errors = epsilon * np.abs(gram) * np.random.default_rng(0).choice([-1.0, 1.0], gram.shape)
-    half = vectors * np.sqrt(gains)
-    moved = np.linalg.norm(half.T @ np.triu(errors) @ half, 2)
-    ratio = epsilon * values[-1] * gains[0]
-    return tuple(np.asarray(x, dtype) for x in (smoother, smoother @ targets, moved, ratio))
-
-
-@eqx.filter_jit
-def _drawn(problem: DenoisingProblem, kernel: Kernel, P: int, key: PRNGKeyArray) -> tuple:
-    """Training inputs, the roots of their weights, and what there is to fit."""
-    _, u, sigma = problem.draw(key, P)
-    root = jax.vmap(problem.root_weight)(u, sigma)
-    # Weighted on both sides: weights span many orders of magnitude, and dividing by them would lose the small ones.
-    gram = _weighted_gram(problem, kernel, u, sigma)
-    means = jax.vmap(problem.data)(u, sigma)
-    targets = jax.vmap(problem.target)(means, u, sigma)
-    return u, sigma, root, gram, targets, jax.vmap(problem.target_noise)(u, sigma)
-
-
-@eqx.filter_jit
-def _weighted_gram(
-    problem: DenoisingProblem, kernel: Kernel, u: Array, sigma: Array
-) -> Float[Array, "P P"]:
-    root = jax.vmap(problem.root_weight)(u, sigma)
-    gram = jax.vmap(lambda v, tau: _column(kernel, u, sigma, v, tau))(u, sigma)
-    return root[:, None] * 0.5 * (gram + gram.T) * root[None]
-
-
-def _column(kernel: Kernel, u: Array, sigma: Array, v: Any, tau: Any) -> Float[Array, " P"]:
-    return jax.vmap(lambda a, s: kernel(a, s, v, tau))(u, sigma)

@@ -49,10 +49,6 @@ class LineDenoiser(AbstractDenoiser):
         require_finite(direction, "direction")
         if is_concrete(direction) and not np.any(np.asarray(direction)):
             raise ValueError("`direction` must not be zero.")
-        if not callable(tangent_denoiser):
-            raise ValueError(
-                f"`tangent_denoiser` must be a denoiser; got {type(tangent_denoiser).__name__}."
-            )
         if getattr(tangent_denoiser, "dim", 1) != 1:
             raise ValueError(
                 f"`tangent_denoiser` must have one dimension; got {getattr(tangent_denoiser, 'dim')}."  # noqa: B009

@@ -9,17 +9,15 @@ from jaxtyping import Array, Float
 
 from ..._checks import RealScalar, as_log_weights, as_points, as_positive_integer, require_finite
 from ..._jax.largest import LANES
-from ..._jax.precision import common_dtype
 from ..._kinds import checks_kinds
-from .._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from .._posterior.point_posterior import (
     PosteriorSummary,
     WeightedChunk,
-    at_own_level,
     over_posterior,
     posterior_summary,
 )
 from .._posterior.point_set import PointSet
+from .over_points import AbstractPointsDenoiser
 
 # A chunk of 784-dimensional float32 points is 6 MB: in cache, and large enough for the matrix product (measured, for 64
 # queries and for 512: from 1000 to 2500 equally fast; faster than 500, and than 5000).
@@ -46,7 +44,7 @@ def _centred(data: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
     return jax.lax.stop_gradient((centre, half_square, jnp.sqrt(2 * jnp.max(half_square))))
 
 
-class EmpiricalDenoiser(AbstractPosteriorDenoiser):
+class EmpiricalDenoiser(AbstractPointsDenoiser):
     """Exact posterior mean `E[x_0 | u]` when `x_0` is drawn from a finite training set.
 
     This is the denoiser that minimises the denoising loss over all functions; its flow replays the training set.
@@ -105,10 +103,6 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         self._points = PointSet(data, log_weights, centre, half_square, radius, size)
 
     @property
-    def dim(self) -> int:
-        return self._points.points.shape[1]
-
-    @property
     def data(self) -> Float[Array, "n d"]:
         """The training points."""
         return self._points.points
@@ -126,52 +120,13 @@ class EmpiricalDenoiser(AbstractPosteriorDenoiser):
         """Training points visited at a time."""
         return self._points.chunk_size
 
-    def _query(self, u: Any, sigma: Any) -> tuple[Array, Array]:
-        u, sigma = self._point(u, sigma)
-        dtype = common_dtype(u.dtype, self.data.dtype)
-        u, sigma = u.astype(dtype), sigma.astype(dtype)
-        distance = jnp.sum(jnp.abs(u - self._points.centre))
-        return u, representable_noise_level(self._points.radius, distance, sigma)
+    @property
+    def _log_prior_mass(self) -> float:
+        # Uniform weights are kept as ones, which rounds nothing.
+        return 0.0 if self._points.log_weights is not None else math.log(self.data.shape[0])
 
-    def _summary(self, u: Any, sigma: Any) -> PosteriorSummary:
-        return posterior_summary(self._points, *self._query(u, sigma))
-
-    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
-        return self._points.centre + self._summary(u, sigma).mean
-
-    def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        """Log density, in nats, of a training point plus noise.
-
-        Correct to about `eps (|u - y|^2 / sigma^2 + d |log sigma| + 4096)`, with y the points that carry weight.
-        """
-        (u, level), sigma = self._query(u, sigma), self._point(u, sigma)[1].astype(u.dtype)
-        log_evidence = posterior_summary(self._points, u, level).log_evidence
-        log_density = at_own_level(log_evidence, level, sigma)
-        log_density -= self.dim * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
-        if self._points.log_weights is None:
-            log_density -= math.log(self.data.shape[0])
-        return log_density
-
-    def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        return self._summary(u, sigma).variance
-
-    def mean_and_variance(
-        self, u: Float[Array, " d"], sigma: RealScalar
-    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        summary = self._summary(u, sigma)
-        return self._points.centre + summary.mean, summary.variance
-
-    def posterior_entropy(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        """Entropy, in nats, of the posterior over the training points. Its exponential counts effective neighbours."""
-        return self._summary(u, sigma).entropy
-
-    def posterior_covariance_product(
-        self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
-    ) -> Float[Array, " d"]:
-        u, sigma = self._query(u, sigma)
-        # The rule of differentiation of the posterior mean is the covariance, in closed form.
-        mean = lambda u: posterior_summary(self._points, u, sigma).mean  # noqa: E731
-        return sigma**2 * jax.jvp(mean, (u,), (as_vector(vector, u),))[1]
+    def _summary_of(self, u: Array, sigma: Array) -> PosteriorSummary:
+        return posterior_summary(self._points, u, sigma)
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         u, sigma = self._query(u, sigma)

@@ -2,9 +2,8 @@
 
 import functools
 import math
-import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,42 +14,33 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from ..._checks import (
-    RealScalar,
-    as_host_floats,
-    as_log_weights,
-    is_concrete,
-    require_finite,
-    require_finite_rows,
-)
-from ..._files.npy import Unreadable, map_array
-from ..._jax.batching import batched, flattened
-from ..._jax.precision import HIGHEST, common_dtype
+from ..._checks import RealScalar, as_log_weights
+from ..._jax.batching import over_queries
+from ..._jax.derivatives import is_zero
+from ..._jax.precision import HIGHEST
 from ..._kinds import checks_kinds
-from .._base import AbstractPosteriorDenoiser, as_vector, representable_noise_level
 from .._posterior.merge import merge_over_devices, partial_posterior, summary
 from .._posterior.point_posterior import (
     PosteriorSummary,
-    at_own_level,
     over_weighted_chunks,
     posterior_tangents,
     tangent_sums,
 )
 from .._posterior.point_set import PointSet
-from .empirical import add_scatter, equal_chunks
+from .empirical import add_scatter
+from .over_points import AbstractPointsDenoiser
+from .spread_points import (
+    MeshLayout,
+    filled,
+    host_points,
+    layout_of,
+    local_slots,
+    on_each,
+    prepared,
+)
 
-EVERYWHERE = P()
 
-
-class _Layout(NamedTuple):
-    """Which axes of which mesh hold what; hashable."""
-
-    mesh: Mesh
-    rows: str
-    queries: str | None
-
-
-class ShardedDenoiser(AbstractPosteriorDenoiser):
+class ShardedDenoiser(AbstractPointsDenoiser):
     """The denoiser of `EmpiricalDenoiser`, with the training set spread over one axis of a device mesh.
 
     Each device holds n/m of the points (m devices along the axis; points of weight zero fill up), weighs them, and sends the
@@ -90,7 +80,7 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
     """
 
     _points: PointSet  # rows, log weights and squares are spread over the axis
-    _layout: _Layout = eqx.field(static=True)
+    _layout: MeshLayout = eqx.field(static=True)
     _num_points: int = eqx.field(static=True)
     _is_weighted: bool = eqx.field(static=True)
 
@@ -104,8 +94,8 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         weights: Any = None,
         chunk_size: int | None = None,
     ):
-        layout = _layout(mesh, axis_name, query_axis)
-        points = _host_points(data)
+        layout = layout_of(mesh, axis_name, query_axis)
+        points = host_points(data)
         n = len(points)
         log_weights = None
         if weights is not None:
@@ -117,14 +107,14 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
 
             def part(index: Any) -> np.ndarray:
                 start, stop, _ = index[0].indices(shape[0])
-                return _filled(np.asarray(array[start:stop]), stop - start, fill)
+                return filled(np.asarray(array[start:stop]), stop - start, fill)
 
             sharding = NamedSharding(layout.mesh, P(layout.rows))
             return jax.make_array_from_callback(shape, sharding, part)
 
         prior = np.zeros(n, points.dtype) if log_weights is None else log_weights
         placed = place(points, points[0]), place(prior, -np.inf)
-        self._points = _prepared(layout, *placed, chunk_size)
+        self._points = prepared(layout, *placed, chunk_size)
         self._layout, self._num_points = layout, n
         self._is_weighted = log_weights is not None
 
@@ -163,11 +153,11 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
             return cls(data, mesh, axis_name, query_axis, chunk_size=chunk_size)
         from jax.experimental import multihost_utils
 
-        layout = _layout(mesh, axis_name, query_axis)
-        slots = _local_slots(layout)
+        layout = layout_of(mesh, axis_name, query_axis)
+        slots = local_slots(layout)
         # What one process alone would raise, the others would wait for forever.
         try:
-            points, problem = _host_points(data), ""
+            points, problem = host_points(data), ""
         except ValueError as error:
             points, problem = np.zeros((0, 0), np.float32), str(error)
         mine = np.asarray([*points.shape, points.dtype.itemsize, slots], np.int32)
@@ -190,22 +180,18 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
 
         def place(array: np.ndarray, fill: Any) -> Array:
             # Spread evenly over the process's devices, rather than the last ones empty.
-            parts = [_filled(part, num_rows, fill) for part in np.array_split(array, slots, axis=0)]
+            parts = [filled(part, num_rows, fill) for part in np.array_split(array, slots, axis=0)]
             shape = (size, *array.shape[1:])
             return jax.make_array_from_process_local_data(sharding, np.concatenate(parts), shape)
 
         prior = np.zeros(len(points), points.dtype)
         placed = place(points, points[0]), place(prior, -np.inf)
         self = object.__new__(cls)
-        object.__setattr__(self, "_points", _prepared(layout, *placed, chunk_size))
+        object.__setattr__(self, "_points", prepared(layout, *placed, chunk_size))
         object.__setattr__(self, "_layout", layout)
         object.__setattr__(self, "_num_points", int(np.sum(all_of_them[:, 0])))
         object.__setattr__(self, "_is_weighted", False)
         return self
-
-    @property
-    def dim(self) -> int:
-        return self._points.points.shape[1]
 
     @property
     def mesh(self) -> Mesh:
@@ -234,47 +220,8 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
         # Uniform weights are kept as ones, which rounds nothing.
         return 0.0 if self._is_weighted else math.log(self._num_points)
 
-    def _query(self, u: Any, sigma: Any) -> tuple[Array, Array]:
-        u, sigma = self._point(u, sigma)
-        dtype = common_dtype(u.dtype, self.data.dtype)
-        u, sigma = u.astype(dtype), sigma.astype(dtype)
-        distance = jnp.sum(jnp.abs(u - self._points.centre))
-        return u, representable_noise_level(self._points.radius, distance, sigma)
-
-    def _summary(self, u: Any, sigma: Any) -> PosteriorSummary:
-        return _posterior_summary(self._layout, self._points, *self._query(u, sigma))
-
-    def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
-        return self._points.centre + self._summary(u, sigma).mean
-
-    def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        """Log density, in nats, of a training point plus noise, as precise as that of `EmpiricalDenoiser`."""
-        (u, level), sigma = self._query(u, sigma), self._point(u, sigma)[1].astype(u.dtype)
-        log_evidence = _posterior_summary(self._layout, self._points, u, level).log_evidence
-        log_density = at_own_level(log_evidence, level, sigma)
-        log_density -= self.dim * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
-        return log_density - self._log_prior_mass
-
-    def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        return self._summary(u, sigma).variance
-
-    def mean_and_variance(
-        self, u: Float[Array, " d"], sigma: RealScalar
-    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        summary = self._summary(u, sigma)
-        return self._points.centre + summary.mean, summary.variance
-
-    def posterior_entropy(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
-        """Entropy, in nats, of the posterior over the training points. Its exponential counts effective neighbours."""
-        return self._summary(u, sigma).entropy
-
-    def posterior_covariance_product(
-        self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
-    ) -> Float[Array, " d"]:
-        u, sigma = self._query(u, sigma)
-        # The rule of differentiation of the posterior mean is the covariance, in closed form.
-        mean = lambda u: _posterior_summary(self._layout, self._points, u, sigma).mean  # noqa: E731
-        return sigma**2 * jax.jvp(mean, (u,), (as_vector(vector, u),))[1]
+    def _summary_of(self, u: Array, sigma: Array) -> PosteriorSummary:
+        return _posterior_summary(self._layout, self._points, u, sigma)
 
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         return _covariance(self._layout, self._points, *self._query(u, sigma))
@@ -282,113 +229,6 @@ class ShardedDenoiser(AbstractPosteriorDenoiser):
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         mean, covariance = _mean_and_covariance(self._layout, self._points, self._log_prior_mass)
         return self._points.centre + mean, covariance
-
-
-def _layout(mesh: Any, axis_name: str | None, query_axis: str | None) -> _Layout:
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"`mesh` must be a jax.sharding.Mesh; got {type(mesh).__name__}.")
-    axes = tuple(str(name) for name in mesh.axis_names)
-    if axis_name is None:
-        if len(axes) != 1:
-            raise ValueError(f"`axis_name` is needed for a mesh of several axes: one of {axes}.")
-        (axis_name,) = axes
-    for name, axis in (("axis_name", axis_name), ("query_axis", query_axis)):
-        if axis not in axes and not (name == "query_axis" and axis is None):
-            raise ValueError(f"`{name}` must be an axis of the mesh, one of {axes}; got {axis!r}.")
-    if axis_name == query_axis:
-        raise ValueError(f"`axis_name` and `query_axis` must differ; both are {axis_name!r}.")
-    # Its axes as automatic ones, of which arrays carry nothing in their types.
-    return _Layout(Mesh(mesh.devices, mesh.axis_names), axis_name, query_axis)
-
-
-def _host_points(data: Any) -> np.ndarray:
-    """`data` as a checked NumPy array of shape (n, d), without a copy where it is one already."""
-    if not is_concrete(data):
-        raise ValueError("`data` must be known at construction, outside of jax.jit and vmap.")
-    if isinstance(data, jax.Array) and not data.is_fully_addressable:
-        raise ValueError(
-            "`data` must be readable in this process; give each process's rows to `from_process_local`."
-        )
-    if isinstance(data, str | os.PathLike):
-        try:
-            data = map_array(data)
-        except Unreadable as error:
-            raise ValueError(
-                f"`data` must be a .npy file of numbers; '{data}': {error}."
-            ) from error
-    points = as_host_floats(data, "data")
-    if points.ndim != 2 or 0 in points.shape:
-        raise ValueError(
-            f"`data` must have shape (n, d) and hold at least one point; got {points.shape}."
-        )
-    require_finite_rows(points, "data")
-    return points
-
-
-def _filled(rows: np.ndarray, num: int, fill: Any) -> np.ndarray:
-    """`rows`, followed by copies of `fill` up to `num` of them."""
-    if len(rows) == num:
-        return rows
-    result = np.empty((num, *rows.shape[1:]), rows.dtype)
-    result[: len(rows)], result[len(rows) :] = rows, fill
-    return result
-
-
-def _local_slots(layout: _Layout) -> int:
-    """How many places along the axis this process has a device in."""
-    axis = layout.mesh.axis_names.index(layout.rows)
-    devices = np.moveaxis(layout.mesh.devices, axis, 0).reshape(layout.mesh.shape[layout.rows], -1)
-    mine = jax.process_index()
-    return sum(any(device.process_index == mine for device in place) for place in devices)
-
-
-def _prepared(
-    layout: _Layout, points: Array, log_weights: Array, chunk_size: int | None
-) -> PointSet:
-    size = equal_chunks(points.shape[0] // layout.mesh.shape[layout.rows], chunk_size)
-    centre, half_square, radius = _centre_and_radius(layout, points, log_weights)
-    require_finite(radius, "|data - mean|^2 / 2")
-    return PointSet(points, log_weights, centre, half_square, radius, size)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _centre_and_radius(layout: _Layout, points: Array, log_weights: Array):
-    axis = layout.rows
-
-    def local(points: Array, log_weights: Array):
-        counts = (log_weights > -jnp.inf).astype(points.dtype)
-        total = jnp.dot(counts, points, precision=HIGHEST)
-        centre = lax.psum(total, axis) / lax.psum(jnp.sum(counts), axis)
-        half_square = 0.5 * jnp.sum((points - centre[None]) ** 2, axis=-1)
-        radius = jnp.sqrt(2 * jnp.max(half_square, where=counts > 0, initial=0))
-        return centre, half_square, lax.pmax(radius, axis)
-
-    specs = P(axis), P(axis)
-    # Not to be differentiated, and diffrax's and this package's loops do not know of varying types: no check of them.
-    return jax.shard_map(
-        local, mesh=layout.mesh, in_specs=specs, out_specs=(P(), P(axis), P()), check_vma=False
-    )(points, log_weights)
-
-
-def _on_each(
-    layout: _Layout, function: Callable[..., Any], queries: P = EVERYWHERE
-) -> Callable[..., Any]:
-    """`function(points, u, sigma)` on each device's own points; its result is the same on all of them."""
-
-    def run(points: PointSet, u: Array, sigma: Array) -> Any:
-        rows = P(layout.rows)
-        specs = jax.tree.map(lambda _: rows, points)
-        specs = eqx.tree_at(lambda x: (x.centre, x.radius), specs, (P(), P()))
-        return jax.shard_map(
-            function,
-            mesh=layout.mesh,
-            in_specs=(specs, queries, queries),
-            out_specs=queries,
-            # The loops over chunks start from constants, which the check takes for the same on all devices.
-            check_vma=False,
-        )(points, u, sigma)
-
-    return run
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -408,14 +248,14 @@ def _posterior_jvp(axis_name: str, primals, tangents):
 _posterior.defjvp(_posterior_jvp, symbolic_zeros=True)
 
 
-def _replicated(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+def _replicated(layout: MeshLayout, points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
     """The summary, with all queries on every device."""
-    return _on_each(layout, lambda *args: _posterior(*args, layout.rows)[0])(points, u, sigma)
+    return on_each(layout, lambda *args: _posterior(*args, layout.rows)[0])(points, u, sigma)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _posterior_summary(
-    layout: _Layout, points: PointSet, u: Array, sigma: Array
+    layout: MeshLayout, points: PointSet, u: Array, sigma: Array
 ) -> PosteriorSummary:
     if layout.queries is None:
         return _replicated(layout, points, u, sigma)
@@ -423,16 +263,15 @@ def _posterior_summary(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _divided(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+def _divided(layout: MeshLayout, points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
     """The summary, with batches of queries spread over the query axis."""
     return _dividing(layout)(points, u, sigma)
 
 
-def _divided_jvp(layout: _Layout, primals, tangents):
+def _divided_jvp(layout: MeshLayout, primals, tangents):
     # JAX cannot transpose a function that has its own rule for batches, so that this one has none. Only what moves is
     # differentiated: tangents of points that do not would be as large as they are.
     values, tree = jax.tree.flatten(primals)
-    is_zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)  # noqa: E731
     dots = jax.tree.leaves(tangents, is_leaf=is_zero)
     moving = [i for i, dot in enumerate(dots) if not is_zero(dot)]
 
@@ -448,50 +287,38 @@ _divided.defjvp(_divided_jvp, symbolic_zeros=True)
 
 
 @functools.cache
-def _dividing(layout: _Layout) -> Callable[..., PosteriorSummary]:
+def _dividing(layout: MeshLayout) -> Callable[..., PosteriorSummary]:
     """The summary of one query; `vmap`, nested or not, spreads the whole batch over the query axis."""
     assert layout.queries is not None
     num_groups = layout.mesh.shape[layout.queries]
 
-    @jax.custom_batching.custom_vmap
-    def one(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
-        return _replicated(layout, points, u, sigma)
-
-    @jax.custom_batching.custom_vmap
-    def many(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
+    def group(points: PointSet, u: Array, sigma: Array) -> PosteriorSummary:
         num = u.shape[0]
         # Whole groups: the last query repeats.
         taken = jnp.minimum(jnp.arange(-(-num // num_groups) * num_groups), num - 1)
         local = jax.vmap(lambda *args: _posterior(*args, layout.rows)[0], (None, 0, 0))
-        result = _on_each(layout, local, P(layout.queries))(points, u[taken], sigma[taken])
+        result = on_each(layout, local, P(layout.queries))(points, u[taken], sigma[taken])
         return jax.tree.map(lambda x: x[:num], result)
 
-    @one.def_vmap
-    def _(axis_size, in_batched, points, u, sigma):
-        whole = functools.partial(_replicated, layout)
-        return batched(whole, many, axis_size, in_batched, points, u, sigma)
-
-    @many.def_vmap
-    def _(axis_size, in_batched, points, u, sigma):
-        whole = jax.vmap(functools.partial(_replicated, layout), (None, 0, 0))
-        return batched(whole, flattened(many), axis_size, in_batched, points, u, sigma)
-
-    return one
+    whole = functools.partial(_replicated, layout)
+    return over_queries(group, each=whole, alone=whole)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _covariance(layout: _Layout, points: PointSet, u: Array, sigma: Array) -> Array:
+def _covariance(layout: MeshLayout, points: PointSet, u: Array, sigma: Array) -> Array:
     def local(points: PointSet, u: Array, sigma: Array) -> Array:
         posterior = _posterior(points, u, sigma, layout.rows)
         init = posterior[0].mean, jnp.zeros((u.size, u.size), u.dtype)
         _, scatter = over_weighted_chunks(posterior, points, u, sigma, add_scatter, init)
         return lax.psum(scatter, layout.rows)
 
-    return _on_each(layout, local)(points, u, sigma)
+    return on_each(layout, local)(points, u, sigma)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _mean_and_covariance(layout: _Layout, points: PointSet, log_mass: Array) -> tuple[Array, Array]:
+def _mean_and_covariance(
+    layout: MeshLayout, points: PointSet, log_mass: Array
+) -> tuple[Array, Array]:
     """The law's mean, relative to the centre, and covariance."""
 
     def local(points: PointSet, log_mass: Array, _: Array) -> tuple[Array, Array]:
@@ -504,4 +331,4 @@ def _mean_and_covariance(layout: _Layout, points: PointSet, log_mass: Array) -> 
         return mean, lax.psum(scatter, layout.rows)
 
     log_mass = jnp.asarray(log_mass, points.centre.dtype)
-    return _on_each(layout, local)(points, log_mass, log_mass)
+    return on_each(layout, local)(points, log_mass, log_mass)

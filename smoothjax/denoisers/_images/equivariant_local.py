@@ -8,29 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ..._checks import RealScalar, as_positive_integer, is_concrete
-from ..._jax.batching import batched, flattened
+from ..._jax.batching import over_queries
 from ..._jax.derivatives import is_zero
 from ..._jax.precision import HIGHEST
 from ..._kinds import checks_kinds
 from ..._layout import Layout
-from .._posterior.product_logits import TRUSTED_RATIO
-from .distinct_windows import Averages, Classes, DistinctWindows, averages, merge_windows
+from .dense_windows import average_over_class, columns_of, is_trusted, padded
+from .distinct_windows import DistinctWindows, merge_windows
 from .patches import (
     AbstractImageDenoiser,
     Boundary,
-    add_chunk,
     as_boundary,
     as_images,
-    channels_of,
-    no_sums,
-    over_chunks,
     reach,
     split,
     window_indices,
 )
+from .window_averages import Averages, averages
+from .window_classes import classes_of, groups_of
 
 # Of the range of the images' values: the largest error by windows that are left out.
 TOLERANCE = 2e-6
@@ -136,7 +134,7 @@ class EquivariantLocalDenoiser(AbstractImageDenoiser):
         self._merged = None
         # What is being traced cannot be compared.
         if is_concrete(self.images) and self._width <= WIDEST:
-            classes = _classes((h, w), self.patch_size, self.boundary)
+            classes = classes_of((h, w), self.patch_size, self.boundary)
             self._merged = merge_windows(np.asarray(self.images), classes)
 
     @property
@@ -165,63 +163,11 @@ def default_chunk_size(outputs: int) -> int:
     return max(128, 2**16 // outputs)
 
 
-def _groups(
-    shape: tuple[int, int], patch_size: int, boundary: Boundary
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows and columns of all pixels, in arrays (classes, members): pixels of a class are matched with each other."""
-    every = [np.arange(side) for side in shape]
-    if boundary == "circular":
-        inner = every
-    else:
-        up, down = patch_size // 2, (patch_size - 1) // 2
-        inner = [x[(x >= up) & (x < len(x) - down)] for x in every]
-    (rows, cols), (top, left) = inner, map(np.setdiff1d, every, inner)
-    grid = lambda a, b: np.meshgrid(a, b, indexing="ij")  # noqa: E731
-    # Inner pixels are one class. A row near an edge is clipped in its own way, and so is a column.
-    groups = [
-        [x.reshape(1, -1) for x in grid(rows, cols)],
-        grid(top, cols),
-        [x.T for x in grid(rows, left)],
-        [x.reshape(-1, 1) for x in grid(top, left)],
-    ]
-    return [(r, c) for r, c in groups if r.size]
-
-
-def _classes(shape: tuple[int, int], patch_size: int, boundary: Boundary) -> Classes:
-    """The same, and the windows, pixel by pixel."""
-    windows, pixels, labels, first = [], [], [], 0
-    for rows, cols in _groups(shape, patch_size, boundary):
-        found = window_indices(shape, patch_size, boundary, rows, cols)
-        windows.append(found.reshape(rows.size, -1))
-        pixels.append((rows * shape[1] + cols).ravel())
-        labels.append(np.repeat(first + np.arange(len(rows)), rows.shape[1]))
-        first += len(rows)
-    return Classes(*map(np.concatenate, (windows, pixels, labels)))
-
-
-def _padded(images: Float[Array, "n h w c"]) -> Float[Array, "n padded c"]:
-    """Pixels in a row, and one of zeros for what lies outside."""
-    n, h, w, c = images.shape
-    return jnp.pad(images.reshape(n, h * w, c), [(0, 0), (0, 1), (0, 0)])
-
-
 def _own(denoiser: EquivariantLocalDenoiser) -> int:
     """Where a window holds its own pixel."""
     h, w, _ = denoiser.image_shape
     (up, _), (left, right) = (reach(denoiser.patch_size, side) for side in (h, w))
     return up * (left + right + 1) + left
-
-
-def _columns(
-    y: Float[Array, "chunk window"], own: int, centre: Float[Array, " c"], derivative: bool
-) -> Float[Array, "chunk columns"]:
-    """What is averaged: the values; for a derivative also the windows, and half their squares, about the centre."""
-    c = len(centre)
-    value = y.reshape(len(y), -1, c)[:, own]
-    if not derivative:
-        return value
-    y = y - jnp.tile(centre, y.shape[1] // c)[None]
-    return jnp.concatenate([value, y, 0.5 * jnp.sum(y**2, -1, keepdims=True)], -1)
 
 
 def _centre(images: Float[Array, "n h w c"]) -> Float[Array, " c"]:
@@ -240,11 +186,11 @@ def _distinct(
     merged = denoiser._merged
     assert merged is not None
     num, h, w, c = u.shape
-    classes = _classes((h, w), denoiser.patch_size, denoiser.boundary)
+    classes = classes_of((h, w), denoiser.patch_size, denoiser.boundary)
     back = np.argsort(classes.pixel)
     table, label = (jnp.asarray(x[back], jnp.int32) for x in (classes.windows, classes.label))
     images = denoiser.images.astype(u.dtype)
-    pixels, own, centre = _padded(images).reshape(-1, c), _own(denoiser), _centre(images)
+    pixels, own, centre = padded(images).reshape(-1, c), _own(denoiser), _centre(images)
     width = table.shape[1] * c
 
     def windows_of(place):
@@ -257,8 +203,8 @@ def _distinct(
     found = averages(
         merged,
         windows_of,
-        lambda y: _columns(y, own, centre, value is not None),
-        _padded(u)[:, table].reshape(num * h * w, width),
+        lambda y: columns_of(y, own, centre, value is not None),
+        padded(u)[:, table].reshape(num * h * w, width),
         jnp.tile(label, num),
         jnp.repeat(sigma, h * w),
         TOLERANCE,
@@ -274,23 +220,23 @@ def _dense(
     """Averages for all pixels, from all windows as they are; for a derivative also about the value."""
     h, w, c = u.shape
     images = denoiser.images.astype(u.dtype)
-    pixels, query = _padded(images), _padded(u[None])[0]
+    pixels, query = padded(images), padded(u[None])[0]
     centre, own = _centre(images), _own(denoiser)
     # One answer for a batch with one noise level.
-    trusted = _is_trusted(pixels, centre, denoiser._width, sigma)
+    trusted = is_trusted(pixels, centre, denoiser._width, sigma)
     sigma = _level(denoiser, u, sigma)
     about = None if value is None else lax.stop_gradient(value.reshape(h * w, c))
 
     def average_of_class(windows: Array, at: Array, chunk_size: int) -> Float[Array, "members c"]:
         mean = None if about is None else about[at]
-        return _average_of_class(
+        return average_over_class(
             windows, chunk_size, own, pixels, query, centre, sigma, trusted, mean
         )
 
     num = c + denoiser._width + 1
     width = c if value is None else num + c * (num + 1)
     result = jnp.zeros((h * w + 1, width), u.dtype)
-    for rows, cols in _groups((h, w), denoiser.patch_size, denoiser.boundary):
+    for rows, cols in groups_of((h, w), denoiser.patch_size, denoiser.boundary):
         windows = jnp.asarray(
             window_indices((h, w), denoiser.patch_size, denoiser.boundary, rows, cols)
         )
@@ -303,94 +249,6 @@ def _dense(
         averages = average(windows[0], at[0])[None] if one_class else jax.vmap(average)(windows, at)
         result = result.at[rows * w + cols].set(averages)
     return result[:-1].reshape(h, w, -1)
-
-
-def _average_of_class(
-    windows: Int[Array, "members window"],
-    chunk_size: int,
-    own: int,
-    pixels: Float[Array, "n padded c"],
-    query: Float[Array, "padded c"],
-    centre: Float[Array, " c"],
-    sigma: Array,
-    trusted: Bool[Array, ""],
-    about: Float[Array, "members c"] | None,
-) -> Float[Array, "members columns"]:
-    """For every pixel of a class the soft-max average over the class, in all images."""
-    members, size = windows.shape
-    n, _, c = pixels.shape
-    num = n * members
-    chunk_size = min(chunk_size, num)
-    x = query[windows].reshape(members, size * c)
-    middle, inside = jnp.tile(centre, size), pixels[:, :-1]
-    # What lies outside of an image is zero.
-    bounds = jnp.minimum(jnp.min(inside), 0), jnp.maximum(jnp.max(inside), 0)
-
-    def product(x, y, centre, sigma, *_):
-        return _product_logits(x, y, centre, sigma)
-
-    def body(sums, start, valid):
-        index = start + jnp.arange(chunk_size)
-        patches = pixels[index[:, None] // members, windows[index % members]]  # (chunk, window, c)
-        y = patches.reshape(chunk_size, size * c)
-        logits = lax.cond(trusted, product, _difference_logits, x, y, middle, sigma, *bounds)
-        logits = jnp.where(valid, logits, -jnp.inf)
-        columns = channels_of(_columns(y, own, centre, about is not None))
-        differences = []
-        for k, mean in enumerate([] if about is None else about.T):
-            difference = columns[k][None] - mean[:, None]
-            differences += [difference, *(difference * f[None] for f in columns)]
-        return add_chunk(sums, logits, [*columns, *differences], axis=-1)
-
-    columns = jax.eval_shape(lambda: _columns(x, own, centre, about is not None)).shape[1]
-    total = columns if about is None else columns + c * (columns + 1)
-    sums = over_chunks(num, chunk_size, body, no_sums((members,), total, x.dtype))
-    return sums.average.T
-
-
-def _is_trusted(pixels: Array, centre: Array, width: int, sigma: Array) -> Bool[Array, ""]:
-    """Whether exponents can be left to the matrix product.
-
-    A query is taken to be a training window plus noise, so that a batch with one noise level has one answer.
-    """
-    radius = width**0.5 * jnp.max(jnp.abs(pixels[:, :-1] - centre[None, None]))
-    ratio = radius * (2 * radius + width**0.5 * sigma) / sigma / sigma
-    return lax.stop_gradient(ratio) <= TRUSTED_RATIO
-
-
-def _product_logits(
-    x: Array, y: Array, centre: Array, sigma: Array
-) -> Float[Array, "members chunk"]:
-    """`-|x - y|^2 / 2 sigma^2` but for a term of x alone."""
-    y = y - centre[None]
-    # The term of y alone as one more column: no second look at the result.
-    half_square = 0.5 * jnp.sum(y**2, axis=-1, keepdims=True)
-    x = jnp.concatenate([x - centre[None], -jnp.ones_like(x[:, :1])], axis=-1) / sigma / sigma
-    y = jnp.concatenate([y, half_square], axis=-1)
-    return jnp.dot(x, y.T, precision=HIGHEST)
-
-
-@jax.custom_jvp
-def _difference_logits(
-    x: Array, y: Array, centre: Array, sigma: Array, low: Array, high: Array
-) -> Float[Array, "members chunk"]:
-    """The same from differences, but for another term of x alone: see `_patches.split`."""
-    inside, y = jnp.clip(x, low, high).T, y.T
-    beyond = 2 * (x.T - inside)
-
-    # A loop, not a sum over an axis: that would be computed one number at a time.
-    def add(k, squares):
-        difference = inside[k][:, None] - y[k][None]
-        return squares + difference * (difference + beyond[k][:, None])
-
-    squares = jnp.zeros((x.shape[0], y.shape[1]), x.dtype)
-    return lax.fori_loop(0, x.shape[1], add, squares) * (-0.5 / sigma / sigma)
-
-
-@_difference_logits.defjvp
-def _difference_logits_jvp(primals, tangents):
-    # A derivative has no small divisor in its exponent: the product will do, and stores no differences.
-    return _difference_logits(*primals), jax.jvp(_product_logits, primals[:4], tangents[:4])[1]
 
 
 # ------------------------------------------------------------------------------ batches, derivatives
@@ -422,23 +280,8 @@ def _averages(derivative: bool):
         same = jnp.all(denoiser.images == denoiser._merged.images)
         return lax.cond(same, distinct, every, u, sigma)
 
-    def alone(denoiser, u, sigma):
-        return jax.tree.map(lambda x: x[0], of_batch(denoiser, u[None], sigma[None]))
-
-    batch = jax.custom_batching.custom_vmap(of_batch)
-
-    @batch.def_vmap
-    def _(axis_size, in_batched, denoiser, u, sigma):
-        return batched(of_batch, flattened(batch), axis_size, in_batched, denoiser, u, sigma)
-
-    one = jax.custom_batching.custom_vmap(alone)
-
-    @one.def_vmap
-    def _(axis_size, in_batched, denoiser, u, sigma):
-        return batched(alone, batch, axis_size, in_batched, denoiser, u, sigma)
-
     # As a whole, so that a second call outside `jax.jit` finds it compiled.
-    return jax.jit(one)
+    return jax.jit(over_queries(of_batch))
 
 
 _values, _moments = _averages(derivative=False), _averages(derivative=True)
@@ -484,7 +327,7 @@ def _mean_jvp(primals, tangents):
     # Covariances from differences to the value: where one window has all the weight, both terms vanish.
     slopes = rest[..., 1 + c :] - rest[..., :1] * plain[:, :, None]
     slopes = slopes / level / level
-    classes = _classes((h, w), denoiser.patch_size, denoiser.boundary)
+    classes = classes_of((h, w), denoiser.patch_size, denoiser.boundary)
     table = jnp.asarray(classes.windows[np.argsort(classes.pixel)])
     change = jnp.zeros_like(value)
 
@@ -492,7 +335,7 @@ def _mean_jvp(primals, tangents):
         return jnp.einsum("hwck,hwk->hwc", slopes[..., :-1], x, precision=HIGHEST)
 
     def windows(x):
-        return _padded(x[None])[0][table].reshape(h, w, width)
+        return padded(x[None])[0][table].reshape(h, w, width)
 
     if not is_zero(u_dot):
         change += along(windows(u_dot))

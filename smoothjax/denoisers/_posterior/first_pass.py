@@ -10,15 +10,16 @@ and keeps the second largest logit, which certifies most of them; only the other
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool
 
-from ..._jax.batching import batched, flattened
+from ..._jax.batching import over_queries
 from ..._jax.branches import update_if
+from ..._jax.groups import Group, over_flagged
 from ..._jax.largest import two_largest
 from ..._jax.precision import HIGHEST
 from .anchored import Anchor, anchored_weights, log_mass, move_anchor, no_anchor
@@ -177,50 +178,26 @@ def _quick_pass(points: PointSet, u: Array, sigma: Array) -> tuple[tuple[Anchor,
     return (anchor, sums), _Doubts(doubtful, all_largest - end.highest > negligible)
 
 
-@jax.custom_batching.custom_vmap
-def first_pass(points: PointSet, u: Array, sigma: Array) -> tuple[Anchor, Sums]:
-    """The anchor and the sums over all points: quickly, and carefully for the queries that need it.
-
-    `vmap` would run both for all queries as soon as one needs it; hence a rule of its own.
-    """
-    return jax.tree.map(lambda x: x[0], _first_passes(points, u[None], sigma[None]))
-
-
-@first_pass.def_vmap
-def _first_pass_of_batch(axis_size, in_batched, points, u, sigma):
-    return batched(_careful_pass, _first_passes, axis_size, in_batched, points, u, sigma)
-
-
-@jax.custom_batching.custom_vmap
 def _first_passes(points: PointSet, u: Array, sigma: Array) -> tuple[Anchor, Sums]:
     """`first_pass` of a batch of queries."""
     if points.points.shape[1] < QUICK_DIMENSION:
         return jax.vmap(_careful_pass, (None, 0, 0))(points, u, sigma)
-    num = u.shape[0]
 
-    def careful(group: int, loop):
-        doubtful, result, matters = loop
-        (queries,) = jnp.nonzero(doubtful, size=group, fill_value=num)
-        # A group that is not full repeats its first query, and drops the result.
-        taken = jnp.where(queries < num, queries, queries[0])
-        # Tied to the loop: of a single query, XLA computes what does not depend on it whether or not the loop runs.
-        _, at, level = lax.optimization_barrier((doubtful, u[taken], sigma[taken]))
+    def careful(group: Group, state):
+        result, matters = state
+        taken = group.taken
+        at, level = group.tied((u[taken], sigma[taken]))
         again = jax.vmap(_careful_pass, (None, 0, 0, 0))(points, at, level, matters[taken])
-        result = jax.tree.map(lambda x, y: x.at[queries].set(y, mode="drop"), result, again)
-        return doubtful.at[queries].set(False, mode="drop"), result, matters
+        return group.put(result, again), matters
 
     result, doubts = jax.vmap(_quick_pass, (None, 0, 0))(points, u, sigma)
-    loop = (doubts.doubtful, result, doubts.matters)
-    small, large = min(num, SMALL_GROUP), num // 8
-    if large > small:
-        # A few doubtful queries should not cost a large product, nor many of them many small ones.
-        loop = lax.while_loop(
-            lambda loop: jnp.sum(loop[0]) > 2 * small, functools.partial(careful, large), loop
-        )
-    return lax.while_loop(lambda loop: jnp.any(loop[0]), functools.partial(careful, small), loop)[1]
+    state, sizes = (result, doubts.matters), (SMALL_GROUP, max(SMALL_GROUP, len(u) // 8))
+    return over_flagged(careful, doubts.doubtful, state, *sizes)[0]
 
 
-@_first_passes.def_vmap
-def _first_passes_of_batch(axis_size, in_batched, points, u, sigma):
-    careful = jax.vmap(_careful_pass, (None, 0, 0))
-    return batched(careful, flattened(_first_passes), axis_size, in_batched, points, u, sigma)
+first_pass: Callable[[PointSet, Array, Array], tuple[Anchor, Sums]]
+first_pass = over_queries(_first_passes, each=_careful_pass)
+"""The anchor and the sums over all points: quickly, and carefully for the queries that need it.
+
+`vmap` would run both for all queries as soon as one needs it; hence a rule of its own.
+"""

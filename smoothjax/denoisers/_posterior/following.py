@@ -1,13 +1,11 @@
 """Samples that are followed until their end is certain: what a denoiser knows of those that are still open."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
+
+from ..._jax.groups import Group, over_flagged
 
 # Samples of a smoothing that are followed at once: many, and few.
 GROUPS = 64, 8
@@ -31,21 +29,8 @@ def of_some(
     nothing: Any,
 ) -> Any:
     """`function` of a batch, of those that are wanted, in groups; `nothing` for the others."""
-    num = len(wanted)
 
-    def some(size: int, loop: tuple[Array, Any]) -> tuple[Array, Any]:
-        todo, result = loop
-        (these,) = jnp.nonzero(todo, size=size, fill_value=num)
-        taken = jnp.where(these < num, these, these[0])
-        # Tied to the loop, or XLA computes what does not change in it whether or not it runs.
-        _, group = lax.optimization_barrier((todo, u[taken]))
-        put = lambda old, new: old.at[these].set(new, mode="drop")  # noqa: E731
-        return todo.at[these].set(False, mode="drop"), jax.tree.map(put, result, function(group))
+    def some(group: Group, result: Any) -> Any:
+        return group.put(result, function(group.tied(u[group.taken])))
 
-    loop = (wanted, nothing)
-    for size in sorted({min(num, size) for size in GROUPS}, reverse=True):
-        least = 2 * min(GROUPS) if size > min(GROUPS) else 0
-        loop = lax.while_loop(
-            lambda loop, least=least: jnp.sum(loop[0]) > least, functools.partial(some, size), loop
-        )
-    return loop[1]
+    return over_flagged(some, wanted, nothing, *GROUPS)

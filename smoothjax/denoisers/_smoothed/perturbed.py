@@ -35,8 +35,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._jax.batching import batched, flattened
+from ..._jax.batching import over_queries
 from ..._jax.derivatives import differentiated_as
+from ..._jax.groups import Group, over_flagged
 from ..._jax.largest import largest
 from ..._jax.precision import HIGHEST
 from .._posterior.anchored import anchored_logit
@@ -119,24 +120,6 @@ def _one_by_one(set_: Perturbed, u: Array, sigma: Array) -> Array:
     return jnp.mean(summaries.mean, axis=0)
 
 
-@jax.jit
-@differentiated_as(_one_by_one)
-def perturbed_mean(set_: Perturbed, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Array:
-    """The average of the posterior means at `u + p_m`, relative to the points' centre, shape (d,)."""
-    return _average(set_, u, sigma)
-
-
-@jax.custom_batching.custom_vmap
-def _average(set_: Perturbed, u: Array, sigma: Array) -> Array:
-    return _averages(set_, u[None], sigma[None])[0]
-
-
-@_average.def_vmap
-def _average_of_batch(axis_size, in_batched, set_, u, sigma):
-    return batched(_one_by_one, _averages, axis_size, in_batched, set_, u, sigma)
-
-
-@jax.custom_batching.custom_vmap
 def _averages(set_: Perturbed, u: Array, sigma: Array) -> Array:
     num, n = len(u), len(set_.points.points)
     together = max(1, min(num, ALL_AT_ONCE // n))
@@ -153,10 +136,14 @@ def _averages(set_: Perturbed, u: Array, sigma: Array) -> Array:
     return means.reshape(-1, u.shape[-1])[:num]
 
 
-@_averages.def_vmap
-def _averages_of_batch(axis_size, in_batched, set_, u, sigma):
-    many = jax.vmap(_one_by_one, (None, 0, 0))
-    return batched(many, flattened(_averages), axis_size, in_batched, set_, u, sigma)
+_average = over_queries(_averages, each=_one_by_one)
+
+
+@jax.jit
+@differentiated_as(_one_by_one)
+def perturbed_mean(set_: Perturbed, u: Float[Array, " d"], sigma: Float[Array, ""]) -> Array:
+    """The average of the posterior means at `u + p_m`, relative to the points' centre, shape (d,)."""
+    return _average(set_, u, sigma)
 
 
 class _Part(NamedTuple):
@@ -357,16 +344,16 @@ def _log_mass(
 def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting, total):
     """Adds the weights of the waiting perturbations, their largest logits from differences; and which stay doubtful."""
     k, m = logits.shape
-    group, num_largest = min(TOGETHER, m), min(LARGEST, k)
+    num_largest = min(LARGEST, k)
 
-    def some(loop):
-        waiting, doubtful, total = loop
-        (these,) = jnp.nonzero(waiting, size=group, fill_value=m)
+    def some(group: Group, state):
+        doubtful, total = state
+        these = group.these
         taken = jnp.minimum(these, m - 1)
         columns = logits[:, taken].T
         values, where = largest(columns, num_largest)
         relative = (columns - values[:, :1]) / query.sigma**2
-        left = jnp.full(group, left_out)
+        left = jnp.full(len(these), left_out)
         if num_largest < k:
             rest = jnp.sum(jnp.where(columns <= values[:, -1:], jnp.exp(relative), 0), axis=1)
             most = (values[:, -1] - values[:, 0]) / query.sigma**2
@@ -381,15 +368,14 @@ def _weigh_again(points, part, query, rows, logits, tolerated, left_out, waiting
             own = points.log_weights[visited]
             anchored += own - own[:, :1]
         anchored = jnp.where(values > -jnp.inf, anchored, -jnp.inf)
-        relative = relative.at[jnp.arange(group)[:, None], where].set(anchored)
+        relative = relative.at[jnp.arange(len(these))[:, None], where].set(anchored)
         weights = jnp.exp(relative - jnp.max(relative, axis=1, keepdims=True))
         share = jnp.where(precise, 1 / jnp.sum(weights, axis=1), 0)
         total += jnp.dot(share, weights, precision=HIGHEST)
-        doubtful = doubtful.at[these].set(~precise, mode="drop")
-        return waiting.at[these].set(False, mode="drop"), doubtful, total
+        return group.put(doubtful, ~precise), total
 
-    init = (waiting, jnp.zeros_like(waiting), total)
-    _, doubtful, total = lax.while_loop(lambda loop: jnp.any(loop[0]), some, init)
+    state = (jnp.zeros_like(waiting), total)
+    doubtful, total = over_flagged(some, waiting, state, TOGETHER)
     return total, doubtful
 
 
@@ -398,20 +384,11 @@ def _again(
 ) -> Float[Array, "q d"]:
     """Sums of the posterior means of the doubtful pairs of a query and a perturbation, each by itself."""
     num, m = doubtful.shape
-    group = min(num * m, GROUP)
 
-    def some(loop):
-        waiting, total = loop
-        (pairs,) = jnp.nonzero(waiting, size=group, fill_value=num * m)
-        # A group that is not full repeats its first pair, and drops the result.
-        query, move = jnp.divmod(jnp.where(pairs < num * m, pairs, pairs[0]), m)
-        # Tied to the loop, or XLA computes it whether or not the loop runs.
-        _, at, level = lax.optimization_barrier(
-            (waiting, u[query] + set_.perturbations[move], sigma[query])
-        )
+    def some(group: Group, total):
+        query, move = jnp.divmod(group.taken, m)
+        at, level = group.tied((u[query] + set_.perturbations[move], sigma[query]))
         means = jax.vmap(posterior_summary, (None, 0, 0))(set_.points, at, level).mean
-        total = total.at[jnp.where(pairs < num * m, query, num)].add(means, mode="drop")
-        return waiting.at[pairs].set(False, mode="drop"), total
+        return total.at[jnp.where(group.these < num * m, query, num)].add(means, mode="drop")
 
-    init = (doubtful.ravel(), jnp.zeros_like(u))
-    return lax.while_loop(lambda loop: jnp.any(loop[0]), some, init)[1]
+    return over_flagged(some, doubtful.ravel(), jnp.zeros_like(u), GROUP)

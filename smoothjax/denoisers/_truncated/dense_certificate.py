@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..._jax.groups import Group, over_flagged
 from ..._jax.precision import HIGHEST
 from .._posterior.anchored import Anchor
 from .._posterior.first_pass import Sums, first_pass
@@ -100,16 +101,11 @@ def _certified_sums(
     first, bounds, (anchor, sums) = sums_over_all(set_, u, sigma)
     last, num_summed = bounds.of_result, _num_summed(set_)
 
-    group = min(num, max(16, min(GROUP, AT_ONCE // n)))
     candidates = OwnCandidates(None, VISITS, precise=True)
 
-    def some(loop):
-        waiting, value, rounding, by_sums = loop
-        (queries,) = jnp.nonzero(waiting, size=group, fill_value=num)
-        taken = jnp.where(queries < num, queries, queries[0])
-        # Tied to the loop: otherwise XLA computes what does not depend on it whether or not the loop runs.
-        _, *inputs = lax.optimization_barrier((waiting, u[taken], sigma[taken], value[taken]))
-        at, level, mean = inputs
+    def some(group: Group, state):
+        taken = group.taken
+        at, level, mean = group.tied((u[taken], sigma[taken], state[0][taken]))
         mine = jax.tree.map(lambda x: x[taken], (anchor, sums, mean - set_.centre[None]))
         by_weights, size = jax.vmap(_by_weights, (None, 0, 0, 0))(set_, at, level, mine)
         of_sums = jnp.minimum(bounds.by_sums[taken], eps * num_summed * size)
@@ -118,16 +114,13 @@ def _certified_sums(
         other = found.rounding + found.truncation
         # Not where that is NaN.
         better = other < own
-        return (
-            waiting.at[queries].set(False, mode="drop"),
-            value.at[queries].set(jnp.where(better[:, None], found.value, mean), mode="drop"),
-            rounding.at[queries].set(jnp.where(better, other, own), mode="drop"),
-            by_sums.at[queries].set(of_sums, mode="drop"),
-        )
+        value = jnp.where(better[:, None], found.value, mean)
+        return group.put(state, (value, jnp.where(better, other, own), of_sums))
 
     waiting = first.rounding > ENOUGH * last
-    state = (waiting, first.value, first.rounding, bounds.by_sums)
-    _, value, rounding, by_sums = lax.while_loop(lambda loop: jnp.any(loop[0]), some, state)
+    state = (first.value, first.rounding, bounds.by_sums)
+    size = max(16, min(GROUP, AT_ONCE // n))
+    value, rounding, by_sums = over_flagged(some, waiting, state, size)
 
     def one(loop):
         waiting, value, rounding = loop

@@ -19,6 +19,7 @@ from ..._checks import (
 )
 from ..._jax.batching import over_queries
 from ..._jax.derivatives import differentiated_as
+from ..._jax.groups import Group, over_flagged
 from ..._kinds import checks_kinds
 from .._base import AbstractPosteriorDenoiser
 from .._empirical.empirical import EmpiricalDenoiser
@@ -252,24 +253,18 @@ def certified_batch(
     enter = denoiser._enter[trusted, jnp.minimum(levels, len(denoiser._levels) - 1)]
     enter &= ~above[:, None]
 
-    def in_groups(group: int, compute, waiting, todo, result, tolerance):
-        """The waiting queries, a group at a time; a result that exceeds the tolerance is not kept."""
+    def attempt(compute, tolerance):
+        """An update by what is computed; a result that exceeds the tolerance is not kept."""
 
-        def some(loop):
-            waiting, todo, result = loop
-            (queries,) = jnp.nonzero(waiting, size=group, fill_value=num)
-            # A group that is not full repeats its first query, and drops the result.
-            taken = jnp.where(queries < num, queries, queries[0])
-            # Tied to the loop: where it is the same for every group, XLA computes it whether or not the loop runs.
-            _, *group_of = lax.optimization_barrier((waiting, u[taken], sigma[taken]))
-            found = compute(*group_of)
-            kept = jnp.where(found[0].truncation <= tolerance, queries, num)
-            result = jax.tree.map(lambda x, y: x.at[kept].set(y, mode="drop"), result, found)
-            drop = lambda mask, which: mask.at[which].set(False, mode="drop")  # noqa: E731
-            return drop(waiting, queries), drop(todo, kept), result
+        def some(group: Group, state):
+            todo, result = state
+            taken = group.taken
+            found = compute(*group.tied((u[taken], sigma[taken])))
+            kept = group.only(found[0].truncation <= tolerance)
+            result = kept.put(result, found)
+            return kept.put(todo, False), result
 
-        least = 2 * SMALL_GROUP if group > SMALL_GROUP else 0
-        return lax.while_loop(lambda loop: jnp.sum(loop[0]) > least, some, (waiting, todo, result))
+        return some
 
     zero = jnp.zeros(num, u.dtype)
     result = CertifiedMean(jnp.zeros_like(u), zero, zero, jnp.zeros(num, jnp.int32))
@@ -279,18 +274,15 @@ def certified_batch(
         todo = wanted & ~(result.truncation <= denoiser.tolerance)
     result = (result, _unknown(num, u.dtype))
     # More memory than 32 MiB would be given back to the system and asked for anew at each call, at a tenth of its time.
-    group = max(2 * SMALL_GROUP, min(GROUP, AT_ONCE // len(denoiser.data)))
-    sizes = sorted({min(num, group), min(num, SMALL_GROUP)}, reverse=True)
+    sizes = SMALL_GROUP, max(2 * SMALL_GROUP, min(GROUP, AT_ONCE // len(denoiser.data)))
 
     def staged(loop):
         todo, result = loop
         for i, stage in enumerate(denoiser._stages):
             waiting = todo & enter[:, i]
-            for size in sizes:
-                compute = functools.partial(stage.attempt, denoiser._truncation)
-                waiting, todo, result = in_groups(
-                    size, compute, waiting, todo, result, denoiser.tolerance
-                )
+            compute = functools.partial(stage.attempt, denoiser._truncation)
+            some = attempt(compute, denoiser.tolerance)
+            todo, result = over_flagged(some, waiting, (todo, result), *sizes)
         return todo, result
 
     # Not even loops that do not run, where no stage is to be entered.
@@ -306,13 +298,8 @@ def certified_batch(
 
     def remaining(loop):
         todo, result = loop
-        for size in sizes:
-            compute = lambda u, sigma: (  # noqa: E731
-                _exactly(denoiser, u, sigma),
-                _unknown(len(u), u.dtype),
-            )
-            _, todo, result = in_groups(size, compute, todo, todo, result, jnp.inf)
-        return result
+        compute = lambda u, sigma: (_exactly(denoiser, u, sigma), _unknown(len(u), u.dtype))  # noqa: E731
+        return over_flagged(attempt(compute, jnp.inf), todo, (todo, result), *sizes)[1]
 
     return lax.cond(jnp.sum(todo) > num // 2, everything, remaining, (todo, result))
 

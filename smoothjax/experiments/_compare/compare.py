@@ -70,9 +70,6 @@ def compare(
     """
     xarray = import_optional("xarray")
     tqdm = import_optional("tqdm").tqdm if progress else None
-    if not isinstance(denoisers, Mapping):
-        kind = type(denoisers).__name__
-        raise ValueError(f"`denoisers` must map names to denoisers, as a dictionary; got {kind}.")
     if not denoisers:
         raise ValueError("`denoisers` must hold at least one denoiser.")
     if train.dim != held_out.dim:
@@ -91,15 +88,15 @@ def compare(
     }
     configuration = {
         **dataclasses.asdict(settings),
-        "denoisers": {name: fingerprint(denoiser) for name, denoiser in denoisers.items()},
+        "denoisers": {name: _tree_fingerprint(denoiser) for name, denoiser in denoisers.items()},
         "efforts": {name: effort._asdict() for name, effort in efforts.items()},
         "data": train.name,
         "num_train": len(train),
         "num_held_out": len(held_out),
         "dim": train.dim,
         "dtype": str(train.points.dtype),
-        "train_sha256": fingerprint(train.points),
-        "held_out_sha256": fingerprint(held_out.points),
+        "train_sha256": _tree_fingerprint(train.points),
+        "held_out_sha256": _tree_fingerprint(held_out.points),
     }
     refuse_training(out)
     store = ResultStore(out, configuration)
@@ -150,8 +147,11 @@ def compare_mechanisms(
     return compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
 
 
-def fingerprint(tree: Any) -> str:
-    """SHA-256 of the arrays of a pytree and of what it is, to tell configurations apart."""
+def _tree_fingerprint(tree: Any) -> str:
+    """SHA-256 of the arrays of a pytree and of what it is, to tell configurations apart.
+
+    Another one than that of an array alone: folders of both kinds are there, and go on.
+    """
     digest = hashlib.sha256(type(tree).__name__.encode())
     for leaf in jax.tree.leaves(tree):
         if eqx.is_array_like(leaf):
