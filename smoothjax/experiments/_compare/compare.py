@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ... import mechanisms
-from ..._checks import import_optional
+from ..._checks import import_optional, shown
 from ..._files.checkpoint import refuse_training
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
@@ -72,6 +72,11 @@ def compare(
     tqdm = import_optional("tqdm").tqdm if progress else None
     if not denoisers:
         raise ValueError("`denoisers` must hold at least one denoiser.")
+    for name, denoiser in denoisers.items():
+        if not callable(denoiser):
+            raise ValueError(
+                f"`denoisers` must map names to denoisers, callables (u, sigma); got {shown(denoiser)} for {name!r}."
+            )
     if train.dim != held_out.dim:
         raise ValueError(
             f"`train` and `held_out` must have one dimension; got {train.dim} and {held_out.dim}."
@@ -88,15 +93,15 @@ def compare(
     }
     configuration = {
         **dataclasses.asdict(settings),
-        "denoisers": {name: _tree_fingerprint(denoiser) for name, denoiser in denoisers.items()},
+        "denoisers": {name: tree_fingerprint(denoiser) for name, denoiser in denoisers.items()},
         "efforts": {name: effort._asdict() for name, effort in efforts.items()},
         "data": train.name,
         "num_train": len(train),
         "num_held_out": len(held_out),
         "dim": train.dim,
         "dtype": str(train.points.dtype),
-        "train_sha256": _tree_fingerprint(train.points),
-        "held_out_sha256": _tree_fingerprint(held_out.points),
+        "train_sha256": tree_fingerprint(train.points),
+        "held_out_sha256": tree_fingerprint(held_out.points),
     }
     refuse_training(out)
     store = ResultStore(out, configuration)
@@ -147,7 +152,7 @@ def compare_mechanisms(
     return compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
 
 
-def _tree_fingerprint(tree: Any) -> str:
+def tree_fingerprint(tree: Any) -> str:
     """SHA-256 of the arrays of a pytree and of what it is, to tell configurations apart.
 
     Another one than that of an array alone: folders of both kinds are there, and go on.
