@@ -1,7 +1,9 @@
 """Every argument of every public function, replaced by what it cannot be: refused by name, in one line, by this package."""
 
 import contextlib
+import inspect
 import os
+import re
 import traceback
 import types
 import typing
@@ -37,8 +39,6 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
     ("datasets.load", "seed"): ("0", _ZERO),
     ("experiments.get_experiment", "name"): ("text", "the names that there are"),
     ("flow", "sigma_to"): ("0", _ZERO),
-    ("flow_solution", "sigma_to"): ("0", _ZERO),
-    ("gaussian_flow", "sigma_to"): ("0", _ZERO),
     ("learning.train", "model"): ("more axes", "the loss is not a number then"),
     ("learning.weight_penalty", "model"): ("more axes", "an array is a model of one layer"),
     ("measures.wilson_interval", "count"): (
@@ -54,12 +54,10 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
     ("parametrization.to_denoised", "sigma"): ("NaN, 0", "NaN for NaN, and the limit"),
     ("parametrization.as_prediction", "value"): ("all", "named as the second argument says"),
     ("piecewise_linear_flow", "kappa"): ("0", _ZERO),
-    ("piecewise_linear_flow", "sigma_to"): ("0", _ZERO),
     ("smoothing.PiecewiseLinearLaw", "kappa"): ("0", _ZERO),
     ("smoothing.line_spread", "kappa"): ("None, 0", "None stands for the exact law"),
     ("smoothing.line_spread", "levels"): ("empty list", _NOTHING),
     ("smoothing.piecewise_linear_non_smoothness", "kappa"): ("0", _ZERO),
-    ("smoothing.quantile_flow", "sigma_to"): ("0", _ZERO),
     ("smoothing.small_noise_loss", "kappa"): ("0", _ZERO),
     ("smoothing.smoothest_score", "sigma"): ("huge", _WHOLE),
     ("smoothing.smoothing_loss", "kappa"): ("0", _ZERO),
@@ -90,6 +88,8 @@ def odd_calls(name):
             for kind, odd in ODD.items():
                 if legal == "all" or kind in legal.split(", ") or _is_default(parameter, kind):
                     continue
+                if kind == "0" and _may_be_zero(NAMES[name], argument):
+                    continue
                 # A number beyond those of JAX where an integer is asked for.
                 integer = kind == "huge" and isinstance(given, int) and float not in parts
                 arguments = {**bound.arguments, argument: 2**70 if integer else odd}
@@ -100,6 +100,14 @@ def odd_calls(name):
                     kind,
                     lambda call=call, function=function: function(*call.args, **call.kwargs),
                 )
+
+
+def _may_be_zero(function, argument):
+    """Whether the docstring says so of the argument."""
+    text = inspect.getdoc(function) or ""
+    entry = re.search(rf"^( +)(?:\w+, )*{argument}(?:, \w+)*: .*(?:\n\1 +.*)*", text, re.MULTILINE)
+    says_so = r"\bfrom 0\b|\bnon-negative\b|\bnot negative\b|\bmay be 0\b"
+    return entry is not None and re.search(says_so, entry[0]) is not None
 
 
 def _is_default(parameter, kind):
