@@ -15,6 +15,7 @@ from .denoisers import (
     Denoiser,
     EmpiricalDenoiser,
     EquivariantLocalDenoiser,
+    FactorGaussianDenoiser,
     GaussianDenoiser,
     GaussianSmoothedDenoiser,
     LocalDenoiser,
@@ -152,6 +153,14 @@ def _build_mixture(train: Dataset, seed: int) -> MixtureDenoiser:
         rank=min(MIXTURE_RANK, train.dim),
         seed=seed,
     )
+
+
+# In few dimensions fewer, which the covariance determines.
+NUM_FACTORS = 10
+
+
+def _build_factor_gaussian(train: Dataset, seed: int) -> FactorGaussianDenoiser:
+    return FactorGaussianDenoiser.fit(train.points, min(NUM_FACTORS, train.dim // 2))
 
 
 def _distinct(train: Dataset) -> np.ndarray:
@@ -301,6 +310,14 @@ register(
     )
 )
 # Slower than the others; ask for them.
+register(
+    Mechanism(
+        "factor-gaussian",
+        f"Gaussian of factor analysis: {NUM_FACTORS} common factors, and a variance of its own for every coordinate",
+        _build_factor_gaussian,
+        by_default=lambda train: False,
+    )
+)
 register(
     Mechanism(
         "local",
