@@ -19,7 +19,7 @@ from ...denoisers import Denoiser, GaussianDenoiser
 from ...learning import LinearDistillation, distill_linear
 from ...mechanisms import get
 from .._data import train_and_held_out
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_linear_distillation
 
 if TYPE_CHECKING:
@@ -93,16 +93,11 @@ def linear_distillation(
     scale = float(require_positive_scalar(contrast, "contrast"))
     dataset = datasets.load(data)
     train, held_out = train_and_held_out(dataset, num_train=num_train, seed=seed)
-    configuration = {
-        "experiment": "linear-distillation",
+    configuration = settings_of("linear-distillation", locals()) | {
         "data": str(data),
         "data_sha256": fingerprint(dataset.points),
         "num_train": len(train),
-        "mechanisms": mechanisms,
-        "levels": levels,
-        "num_noises": num_noises,
         "contrast": scale,
-        "seed": seed,
     }
     store = ResultStore(out, configuration)
     points = dict(zip(INPUTS, (train.points, held_out.points, scale * train.points), strict=True))
