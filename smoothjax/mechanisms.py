@@ -18,6 +18,7 @@ from .denoisers import (
     Denoiser,
     EmpiricalDenoiser,
     EquivariantLocalDenoiser,
+    FactorGaussianDenoiser,
     GaussianDenoiser,
     GaussianSmoothedDenoiser,
     LocalDenoiser,
@@ -189,6 +190,14 @@ def _build_mixture(train: Dataset, seed: int) -> MixtureDenoiser:
     )
 
 
+# In few dimensions fewer, which the covariance determines.
+NUM_FACTORS = 10
+
+
+def _build_factor_gaussian(train: Dataset, seed: int) -> FactorGaussianDenoiser:
+    return FactorGaussianDenoiser.fit(train.points, min(NUM_FACTORS, train.dim // 2))
+
+
 def _distinct(train: Dataset) -> np.ndarray:
     points = np.unique(np.asarray(train.points), axis=0)
     if len(points) < 2:
@@ -270,6 +279,7 @@ def _window(train: Dataset) -> int:
 TEMPERATURES = tuple(float(x) for x in np.geomspace(0.1, 100.0, 10))
 SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 COMPONENTS = (2, 3, 5, 8, 12, 20, 32)
+FACTORS = (1, 2, 4, 8, 16, 32)
 PATCH_SIZES = (1, 3, 5, 7, 9, 11, 15, 21, 27)
 THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 # Smoothing widths over half the median spacing, and the draws that they are averaged over.
@@ -407,6 +417,19 @@ register(
     )
 )
 # Slower than the others; ask for them.
+register(
+    Mechanism(
+        "factor-gaussian",
+        f"Gaussian of factor analysis: {NUM_FACTORS} common factors, and a variance of its own for every coordinate",
+        _build_factor_gaussian,
+        by_default=lambda train: False,
+        strength=Strength(
+            "factors",
+            lambda train: tuple(k for k in FACTORS if k < min(train.dim, len(train))),
+            lambda train, seed: lambda num: FactorGaussianDenoiser.fit(train.points, int(num)),
+        ),
+    )
+)
 register(
     Mechanism(
         "local",

@@ -1,5 +1,8 @@
 """The experiments' own measures against independent ones, and their results at reduced size."""
 
+import inspect
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +17,26 @@ from smoothjax.experiments._smoothing.circle import KINDS, count_kinds, distance
 
 pytest.importorskip("xarray")
 pytest.importorskip("tqdm")
+
+
+class Kept(Exception):
+    """What an experiment hands to its store before it computes anything."""
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_every_setting_is_kept(monkeypatch, name):
+    """So that a folder of other settings is not taken up."""
+
+    def keep(out, configuration):
+        raise Kept(configuration)
+
+    run = experiments.EXPERIMENTS[name].run
+    monkeypatch.setattr(sys.modules[run.__module__], "ResultStore", keep)
+    with pytest.raises(Kept) as caught:
+        run()
+    (kept,) = caught.value.args
+    settings = inspect.signature(run).parameters.keys() - {"out", "progress"}
+    assert kept["experiment"] == name and settings <= kept.keys()
 
 
 def test_places_of_samples_around_a_polygon():

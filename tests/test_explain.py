@@ -140,7 +140,9 @@ def test_weights_are_covered_as_often_as_intervals_say():
 
 
 def test_of_one_candidate_there_is_no_combination():
-    assert nearest_combination([Candidate(_scaled("tanh"), _train(), 0, 8)], [], *[None] * 5) is None
+    assert (
+        nearest_combination([Candidate(_scaled("tanh"), _train(), 0, 8)], [], *[None] * 5) is None
+    )
 
 
 def test_the_best_is_kept_as_often_as_it_should_be():
@@ -148,7 +150,9 @@ def test_the_best_is_kept_as_often_as_it_should_be():
     rng = np.random.default_rng(0)
     for repeat in range(300):
         common = rng.exponential(size=30)
-        squares = common + 0.3 * rng.normal(size=(5, 30)) + np.array([1.0, 1.0, 1.05, 1.1, 3.0])[:, None]
+        squares = (
+            common + 0.3 * rng.normal(size=(5, 30)) + np.array([1.0, 1.0, 1.05, 1.1, 3.0])[:, None]
+        )
         found = indistinguishable(squares, 0.95, repeat)
         kept += found[0]
         alone += not found[4]
@@ -273,7 +277,10 @@ def test_memorised_share():
     half = sj.EmpiricalDenoiser(train.points[:300])
 
     def mixed(u, sigma):
-        near = jnp.min(jnp.sum((train.points[:300] - u[None]) ** 2, axis=1)) < 1.5 * train.dim * sigma**2
+        near = (
+            jnp.min(jnp.sum((train.points[:300] - u[None]) ** 2, axis=1))
+            < 1.5 * train.dim * sigma**2
+        )
         return jnp.where(near, half(u, sigma), other(u, sigma))
 
     settings = dataclasses.replace(settings, num_training=600)
@@ -310,9 +317,7 @@ def test_the_floor_of_a_second_network():
     train, held_out = DIGITS
     made = mechanisms.get("gaussian").strength.at(train, 0)(0.2)
     first, second = (_smooth(train.dim, 0.5, seed) for seed in (1, 2))
-    network, other = (
-        (lambda u, s, d=d: made(u, s) + 0.02 * d(u, s)) for d in (first, second)
-    )
+    network, other = ((lambda u, s, d=d: made(u, s) + 0.02 * d(u, s)) for d in (first, second))
     one = sj.explain(network, train, held_out, QUICK, other=other, progress=False).dataset
     # The other one differs by both disturbances.
     np.testing.assert_allclose(one.other_rmse, 0.02 * math.sqrt(2), rtol=0.2)

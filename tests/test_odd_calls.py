@@ -1,7 +1,9 @@
 """Every argument of every public function, replaced by what it cannot be: refused by name, in one line, by this package."""
 
 import contextlib
+import inspect
 import os
+import re
 import traceback
 import types
 import typing
@@ -36,12 +38,8 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
     ("KernelLaw.gradient_flow", "duration"): ("huge", _WHOLE),
     ("PiecewiseLinearDenoiser", "kappa"): ("0", _ZERO),
     ("WienerMaskDenoiser", "threshold"): ("0", _ZERO),
-    ("datasets.load", "source"): ("text", "the names that there are"),
     ("datasets.load", "seed"): ("0", _ZERO),
-    ("experiments.get_experiment", "name"): ("text", "the names that there are"),
     ("flow", "sigma_to"): ("0", _ZERO),
-    ("flow_solution", "sigma_to"): ("0", _ZERO),
-    ("gaussian_flow", "sigma_to"): ("0", _ZERO),
     ("learning.train", "model"): ("more axes", "the loss is not a number then"),
     ("learning.weight_penalty", "model"): ("more axes", "an array is a model of one layer"),
     ("measures.wilson_interval", "count"): (
@@ -49,20 +47,15 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
         _NOTHING + ", and 0 counts",
     ),
     ("measures.wilson_interval", "num"): ("empty list, huge", _NOTHING),
-    ("measures.get", "name"): ("text", "the names that there are"),
-    ("mechanisms.get", "name"): ("text", "the names that there are"),
     ("normalised_mse", "sigma"): ("huge", _WHOLE),
-    ("plots.plot_experiment", "name"): ("text", "the names that there are"),
     ("parametrization.from_denoised", "sigma"): ("NaN, 0", "NaN for NaN, and the limit"),
     ("parametrization.to_denoised", "sigma"): ("NaN, 0", "NaN for NaN, and the limit"),
     ("parametrization.as_prediction", "value"): ("all", "named as the second argument says"),
     ("piecewise_linear_flow", "kappa"): ("0", _ZERO),
-    ("piecewise_linear_flow", "sigma_to"): ("0", _ZERO),
     ("smoothing.PiecewiseLinearLaw", "kappa"): ("0", _ZERO),
     ("smoothing.line_spread", "kappa"): ("None, 0", "None stands for the exact law"),
     ("smoothing.line_spread", "levels"): ("empty list", _NOTHING),
     ("smoothing.piecewise_linear_non_smoothness", "kappa"): ("0", _ZERO),
-    ("smoothing.quantile_flow", "sigma_to"): ("0", _ZERO),
     ("smoothing.small_noise_loss", "kappa"): ("0", _ZERO),
     ("smoothing.smoothest_score", "sigma"): ("huge", _WHOLE),
     ("smoothing.smoothing_loss", "kappa"): ("0", _ZERO),
@@ -93,6 +86,8 @@ def odd_calls(name):
             for kind, odd in ODD.items():
                 if legal == "all" or kind in legal.split(", ") or _is_default(parameter, kind):
                     continue
+                if kind == "0" and _may_be_zero(NAMES[name], argument):
+                    continue
                 # A number beyond those of JAX where an integer is asked for.
                 integer = kind == "huge" and isinstance(given, int) and float not in parts
                 arguments = {**bound.arguments, argument: 2**70 if integer else odd}
@@ -103,6 +98,14 @@ def odd_calls(name):
                     kind,
                     lambda call=call, function=function: function(*call.args, **call.kwargs),
                 )
+
+
+def _may_be_zero(function, argument):
+    """Whether the docstring says so of the argument."""
+    text = inspect.getdoc(function) or ""
+    entry = re.search(rf"^( +)(?:\w+, )*{argument}(?:, \w+)*: .*(?:\n\1 +.*)*", text, re.MULTILINE)
+    says_so = r"\bfrom 0\b|\bnon-negative\b|\bnot negative\b|\bmay be 0\b"
+    return entry is not None and re.search(says_so, entry[0]) is not None
 
 
 def _is_default(parameter, kind):
@@ -142,7 +145,8 @@ def outcome(argument, parameter, kind, call):
             return f"{type(error).__name__}: {error}"
         if "site-packages" in last or "/smoothjax/" not in last:
             return f"raised from inside {last}: {text}"
-        if f"`{argument}" not in text:
+        of_no_name = text.startswith("There is no ") and f"called {ODD['text']!r}" in text
+        if f"`{argument}" not in text and not (kind == "text" and of_no_name):
             return f"does not name the argument: {text}"
         return f"has several lines: {text}" if "\n" in text else None
     return None if parameter is not None and _is_meant(parameter, kind, None) else "accepted"

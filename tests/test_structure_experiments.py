@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
-from smoothjax import datasets, flows, learning
+from smoothjax import datasets, flows, learning, plots
 from smoothjax.experiments._structure import emergence as _emergence
 from smoothjax.experiments._structure import figures as figures
 from smoothjax.experiments._structure import memorization as _memorization
@@ -304,6 +304,69 @@ def test_emergence(tmp_path):
     (tmp_path / "parts" / "seed-0-step-200.npz").unlink()
     assert results.identical(_emergence.emergence(**settings))
     figures.plot_emergence(results).savefig(tmp_path / "figure.png")
+
+
+def test_linear_distillation_of_two_places(tmp_path):
+    """A thousand points at -1 and 1, each denoised in closed form: slopes and residuals on three laws by quadrature."""
+    levels, contrast = (0.3, 1.0), 0.5
+    places = np.random.default_rng(0).choice([-1.0, 1.0], (1200, 1), p=[0.4, 0.6])
+    np.save(tmp_path / "places.npy", places)
+    run = lambda: sj.experiments.linear_distillation(  # noqa: E731
+        data=str(tmp_path / "places.npy"),
+        mechanisms=("empirical", "gaussian"),
+        levels=levels,
+        contrast=contrast,
+        out=str(tmp_path / "out"),
+        progress=False,
+    )
+    found = run()
+    train, held_out = (
+        places[x] for x in np.split(np.random.default_rng(0).permutation(1200), [1000])
+    )
+    nodes, weights = np.polynomial.hermite_e.hermegauss(300)
+    weights, share = weights / weights.sum(), np.mean(train > 0)
+    for sigma in levels:
+        variance = 4 * share * (1 - share)
+        gain = variance / (variance + sigma**2)
+        for inputs, points, scale in (
+            ("training", train, 1.0),
+            ("held-out", held_out, 1.0),
+            ("contrast", train, contrast),
+        ):
+            up = np.mean(points > 0)
+            u = scale * np.array([[-1.0], [1.0]]) + sigma * nodes
+            mean = lambda x, up=up: np.array([1 - up, up]) @ (x @ weights)  # noqa: E731
+            D = np.tanh(u / sigma**2 + np.arctanh(2 * share - 1))
+            v = u - mean(u)
+            slope = mean(D * v) / mean(v**2)
+            residual = D - mean(D) - slope * v
+            left, total = mean(residual**2), mean((D - mean(D)) ** 2)
+            if inputs == "training":  # the Gaussian's slope, whatever the denoiser is
+                np.testing.assert_allclose(slope, gain, rtol=1e-6)
+            # As if a point's noises were one.
+            error = np.sqrt(mean((residual * v) ** 2) / len(points)) / mean(v**2)
+            at = found.sel(denoiser="empirical", inputs=inputs, sigma=sigma)
+            assert abs(at.matrix_error - abs(slope / gain - 1)) < 4 * error / gain, (inputs, sigma)
+            error = np.sqrt(mean((residual**2 - left) ** 2) / len(points))
+            assert abs(at.nonlinear_residual**2 - left) < 4 * error
+            assert abs(at.unexplained - left / total) < 4 * at.unexplained_se + 0.01 * left / total
+            parts = at.nonlinear_residual**2 + at.linear_mismatch**2
+            np.testing.assert_allclose(parts, at.difference**2, rtol=1e-4)
+    # The other law's slope is another, and the Gaussian is its own linear model.
+    far = found.sel(denoiser="empirical", inputs="contrast", sigma=0.3)
+    assert far.matrix_error > 0.3 > 1e-5 > found.matrix_error.sel(denoiser="gaussian").max()
+    assert found.unexplained.sel(denoiser="gaussian").max() < 1e-5
+    (tmp_path / "out" / "parts" / "empirical-contrast.npz").unlink()
+    assert found.identical(run())
+    plots.plot_experiment("linear-distillation", found).savefig(tmp_path / "figure.png")
+    for wrong, message in (
+        ({"mechanisms": ("nothing",)}, "no mechanism called 'nothing'"),
+        ({"levels": (0.0,)}, "`levels` must be positive"),
+        ({"contrast": -1.0}, "`contrast` must be positive"),
+        ({"num_noises": 3}, "`num_noises` must be even"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sj.experiments.linear_distillation(data="two-points", progress=False, **wrong)
 
 
 def test_errors(tmp_path):

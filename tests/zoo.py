@@ -27,6 +27,7 @@ MAKERS = {
     "StreamedDenoiser": lambda x: sj.StreamedDenoiser(x, 7),
     "GaussianDenoiser": sj.GaussianDenoiser.fit,
     "DualGaussianDenoiser": sj.DualGaussianDenoiser,
+    "FactorGaussianDenoiser": lambda x: sj.denoisers.FactorGaussianDenoiser.fit(x, 2),
     "MixtureDenoiser": lambda x: sj.MixtureDenoiser.fit(x, num_components=2),
     "TemperedDenoiser": lambda x: sj.TemperedDenoiser(x, 4.0),
     "GaussianSmoothedDenoiser": lambda x: sj.GaussianSmoothedDenoiser(x, 0.3, 8, jax.random.key(0)),
@@ -127,6 +128,15 @@ def moments(points):
 def _fit(D, points):
     fitted = moments(points)
     return lambda u, sigma: gaussian(*fitted, u, sigma)
+
+
+def _factors(D, points):
+    own, rows = exactly(D.diagonal), exactly(D.factors)
+    d = len(own)
+    covariance = [[dot(a, b) for b in rows] for a in rows]
+    for i in range(d):
+        covariance[i][i] += own[i]
+    return lambda u, sigma: gaussian(exactly(D.mean), covariance, u, sigma)
 
 
 def _mixture(D, points):
@@ -361,6 +371,7 @@ REFERENCES = {
     "StreamedDenoiser": _exact,
     "GaussianDenoiser": _fit,
     "DualGaussianDenoiser": _fit,
+    "FactorGaussianDenoiser": _factors,
     "MixtureDenoiser": _mixture,
     "TemperedDenoiser": _tempered,
     "GaussianSmoothedDenoiser": _smoothed,

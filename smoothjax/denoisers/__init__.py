@@ -18,6 +18,7 @@ from ._empirical.padding import padded_to as padded_to
 from ._empirical.sharded import ShardedDenoiser as ShardedDenoiser
 from ._empirical.streamed import StreamedDenoiser as StreamedDenoiser
 from ._gaussian.dual_gaussian import DualGaussianDenoiser as DualGaussianDenoiser
+from ._gaussian.factor_gaussian import FactorGaussianDenoiser as FactorGaussianDenoiser
 from ._gaussian.gaussian import GaussianDenoiser as GaussianDenoiser
 from ._gaussian.mixture import MixtureDenoiser as MixtureDenoiser
 from ._images.equivariant_local import EquivariantLocalDenoiser as EquivariantLocalDenoiser

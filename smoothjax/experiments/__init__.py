@@ -22,6 +22,7 @@ from ._smoothing.optimality import optimality as optimality
 from ._smoothing.penalty_sweep import penalty_sweep as penalty_sweep
 from ._smoothing.two_points import two_points as two_points
 from ._structure.emergence import emergence as emergence
+from ._structure.linear_distillation import linear_distillation as linear_distillation
 from ._structure.memorization import memorization as memorization
 from ._structure.strong_generalization import strong_generalization as strong_generalization
 from ._variance.gap_emptying import gap_emptying as gap_emptying

@@ -1,8 +1,9 @@
 """The experiments that have a name: what they compute, and how it is drawn."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._kinds import checks_kinds
 from .._registry import Registry
@@ -50,6 +51,17 @@ def experiment(
         return run
 
     return named
+
+
+# Arguments that decide no number.
+_NO_SETTINGS = ("out", "progress")
+
+
+def settings_of(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What an experiment keeps beside its results: its name and settings, from its `locals()`."""
+    parameters = inspect.signature(EXPERIMENTS[name].run).parameters
+    settings = {key: arguments[key] for key in parameters if key not in _NO_SETTINGS}
+    return {"experiment": name, **settings}
 
 
 @checks_kinds

@@ -15,7 +15,7 @@ from ...datasets import polygon
 from ...denoisers import EmpiricalDenoiser
 from ...measures import wilson_interval
 from .._ensembles import member, noisy_points, states_at, train_ensemble
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_circle
 
 if TYPE_CHECKING:
@@ -86,19 +86,7 @@ def circle(
     Source: Chen, ICLR 2026, section 6 (points on a circle).
     """
     xarray = import_optional("xarray")
-    configuration = {
-        "experiment": "circle",
-        "num_points": num_points,
-        "dims": dims,
-        "num_steps": num_steps,
-        "num_seeds": num_seeds,
-        "width": width,
-        "num_layers": num_layers,
-        "batch_size": batch_size,
-        "num_samples": num_samples,
-        "variances": variances,
-        "seed": seed,
-    }
+    configuration = settings_of("circle", locals())
     store = ResultStore(out, configuration)
     low, high = (float(variance) ** 0.5 for variance in variances)
 

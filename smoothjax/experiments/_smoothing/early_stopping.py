@@ -14,7 +14,7 @@ from ..._numerics import bisect
 from ...datasets import segment
 from ...flows import piecewise_linear_flow
 from ...smoothing import line_spread
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_early_stopping
 
 if TYPE_CHECKING:
@@ -66,13 +66,7 @@ def early_stopping(
     xarray = import_optional("xarray")
     require_each(kappas, "kappas")
     require_positive(variance, "variance")
-    configuration = {
-        "experiment": "early-stopping",
-        "num_points": num_points,
-        "kappas": kappas,
-        "variance": variance,
-        "seed": seed,
-    }
+    configuration = settings_of("early-stopping", locals())
     store = ResultStore(out, configuration)
     points = segment(num_points).points[:, 0]
     sigma = jnp.asarray(variance**0.5, points.dtype)

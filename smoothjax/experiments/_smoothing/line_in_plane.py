@@ -13,7 +13,7 @@ from ..._kinds import checks_kinds
 from ...datasets import segment
 from ...smoothing import line_spread
 from .._ensembles import member, noisy_points, states_at, train_ensemble
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_line_in_plane
 
 if TYPE_CHECKING:
@@ -71,21 +71,7 @@ def line_in_plane(
     Source: Chen, ICLR 2026, section 5 and its experiment with four points in the plane.
     """
     xarray = import_optional("xarray")
-    configuration = {
-        "experiment": "line-in-plane",
-        "num_points": num_points,
-        "kappas": kappas,
-        "penalties": penalties,
-        "variances": variances,
-        "num_levels": num_levels,
-        "num_seeds": num_seeds,
-        "width": width,
-        "num_layers": num_layers,
-        "num_steps": num_steps,
-        "batch_size": batch_size,
-        "num_samples": num_samples,
-        "seed": seed,
-    }
+    configuration = settings_of("line-in-plane", locals())
     store = ResultStore(out, configuration)
     points = segment(num_points).points[:, 0]
     direction = jnp.asarray(DIRECTION, points.dtype)

@@ -10,7 +10,7 @@ from ..._checks import import_optional, require_each, require_positive
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...smoothing import kappa_for_loss, piecewise_linear_non_smoothness, smoothest_score
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_optimality
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def optimality(
     xarray = import_optional("xarray")
     require_each(losses, "losses", require_positive)
     require_each(variances, "variances", require_positive)
-    configuration = {"experiment": "optimality", "losses": losses, "variances": variances}
+    configuration = settings_of("optimality", locals())
     store = ResultStore(out, configuration)
     cells = [(loss, variance) for loss in losses for variance in variances]
     bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)

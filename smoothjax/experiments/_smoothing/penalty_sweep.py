@@ -13,7 +13,7 @@ from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...learning import TrainingRun, train_on_line
 from ...smoothing import effective_kappa, kappa_for_penalty, non_smoothness
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_penalty_sweep
 
 if TYPE_CHECKING:
@@ -58,15 +58,7 @@ def penalty_sweep(
     Source: Chen, ICLR 2026, section 6; the relation of kappa and penalty as in `kappa_for_penalty`.
     """
     xarray = import_optional("xarray")
-    configuration = {
-        "experiment": "penalty-sweep",
-        "penalties": penalties,
-        "variances": variances,
-        "num_seeds": num_seeds,
-        "width": width,
-        "num_steps": num_steps,
-        "seed": seed,
-    }
+    configuration = settings_of("penalty-sweep", locals())
     store = ResultStore(out, configuration)
     bar = import_optional("tqdm").tqdm(variances, disable=None if progress else True)
 

@@ -13,7 +13,7 @@ from ..._kinds import checks_kinds
 from ...denoisers import EmpiricalDenoiser, PiecewiseLinearDenoiser, score
 from ...flows import piecewise_linear_flow
 from ...smoothing import PiecewiseLinearLaw, quantile_flow
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_two_points
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def two_points(
     xarray = import_optional("xarray")
     require_each(kappas, "kappas")
     require_positive(variance, "variance")
-    store = ResultStore(out, {"experiment": "two-points", "kappas": kappas, "variance": variance})
+    store = ResultStore(out, settings_of("two-points", locals()))
     sigma, points = variance**0.5, jnp.asarray(POINTS)
     u = jnp.linspace(-1.5, 1.5, 601)
     starts = jnp.linspace(-1.4, 1.4, 28)

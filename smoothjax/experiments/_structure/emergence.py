@@ -8,7 +8,7 @@ from ..._checks import as_positive_integer, import_optional
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_emergence
 from .networks import (
     CURVE_DIMS,
@@ -85,19 +85,8 @@ def emergence(
         raise ValueError(f"`steps` must ascend; got {steps}.")
     architecture = MLPArchitecture(as_positive_integer(width, "width"), num_layers)
     seeds = as_seeds(seed, num_seeds)
-    configuration = {
-        "experiment": "emergence",
-        **description,
-        "num_train": num_train,
-        "steps": steps,
-        "width": width,
-        "num_layers": num_layers,
-        "num_parameters": num_parameters(architecture, dataset.dim),
-        "levels": levels,
-        "num_samples": num_samples,
-        "num_seeds": num_seeds,
-        "seed": seed,
-    }
+    configuration = settings_of("emergence", locals()) | description
+    configuration["num_parameters"] = num_parameters(architecture, dataset.dim)
     replicates = benches(dataset, num_train, levels, num_samples, seeds)
     store = ResultStore(out, configuration)
     bar = import_optional("tqdm").tqdm(

@@ -158,6 +158,39 @@ def plot_strong_generalization(results: Any) -> "Figure":
     return figure
 
 
+def plot_linear_distillation(results: Any) -> "Figure":
+    """Distance of the fitted matrix from the Gaussian one, and what no matrix explains, by inputs and noise level."""
+    figure, axes = new_figure(2, results.sizes["inputs"], (13, 7), sharex=True, sharey="row")
+    titles = {
+        "training": "inputs: noisy training points",
+        "held-out": "noisy held-out points",
+        "contrast": f"training points of contrast {results.attrs['contrast']:g}",
+    }
+    for (above, below), inputs in zip(axes.T, results.inputs.values, strict=True):
+        for name, colour in zip(results.denoiser.values, COLOURS, strict=False):
+            one = results.sel(denoiser=name, inputs=inputs)
+            above.plot(one.sigma, one.matrix_error, "o-", ms=4, color=colour, label=name)
+            above.plot(one.sigma, one.matrix_noise, ":", color=colour, lw=1)
+            below.plot(one.sigma, one.nonlinear_residual, "o-", ms=4, color=colour, label=name)
+            below.plot(one.sigma, one.linear_mismatch, "--", color=colour, lw=1)
+        above.set_title(titles[inputs], fontsize=10)
+        above.set(xscale="log", yscale="log")
+        below.set_xlabel("noise level")
+    above, below = axes[:, 0]
+    # What is zero but for rounding lies below.
+    above.set_ylim(3e-3, None)
+    below.set_ylim(0, None)
+    above.set_ylabel(
+        "relative distance of W from the Gaussian W\n(dotted: of the draws)", fontsize=9
+    )
+    below.set_ylabel(
+        "rms of what is not linear (data units)\n(dashed: linear part less the Gaussian)",
+        fontsize=9,
+    )
+    below.legend(fontsize=8)
+    return figure
+
+
 def _plot_fractions(ax: "Axes", results: Any, name: str) -> None:
     """Memorized fractions with their intervals, over the held-out points' own."""
     for i in range(results.sizes["seed"]):

@@ -6,7 +6,7 @@ from ..._checks import as_positive_integer, import_optional
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_memorization
 from .networks import (
     CURVE_DIMS,
@@ -97,19 +97,8 @@ def memorization(
     require_sizes("widths", widths)
     require_sizes("widths_num_train", (widths_num_train,), 2)
     seeds, largest = as_seeds(seed, num_seeds), max(widths)
-    configuration = {
-        "experiment": "memorization",
-        **description,
-        "num_train": num_train,
-        "widths": widths,
-        "widths_num_train": widths_num_train,
-        "num_layers": num_layers,
-        "num_steps": as_positive_integer(num_steps, "num_steps"),
-        "levels": levels,
-        "num_samples": num_samples,
-        "num_seeds": num_seeds,
-        "seed": seed,
-    }
+    num_steps = as_positive_integer(num_steps, "num_steps")
+    configuration = settings_of("memorization", locals()) | description
     runs = dict.fromkeys(
         [(n, largest) for n in num_train] + [(widths_num_train, width) for width in widths]
     )

@@ -10,7 +10,7 @@ from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
 from ...measures import strong_generalization as compare_halves
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_strong_generalization
 from .networks import (
     SAMPLE_DIMS,
@@ -115,19 +115,9 @@ def strong_generalization(
         raise ValueError(f"`early_steps` must differ from `num_steps`; got {early_steps}.")
     seeds, largest = as_seeds(seed, num_seeds), max(num_train)
     architecture = MLPArchitecture(as_positive_integer(width, "width"), num_layers)
-    configuration = {
-        "experiment": "strong-generalization",
-        **description,
-        "num_train": num_train,
-        "early_steps": early_steps,
-        "width": width,
-        "num_layers": num_layers,
-        "num_parameters": num_parameters(architecture, dataset.dim),
-        "num_steps": as_positive_integer(num_steps, "num_steps"),
-        "num_samples": num_samples,
-        "num_seeds": num_seeds,
-        "seed": seed,
-    }
+    num_steps = as_positive_integer(num_steps, "num_steps")
+    configuration = settings_of("strong-generalization", locals()) | description
+    configuration["num_parameters"] = num_parameters(architecture, dataset.dim)
     runs = [(n, num_steps) for n in num_train]
     runs += [(min(num_train), steps) for steps in early_steps]
     replicates = benches(dataset, 2 * largest, (1.0,), num_samples, seeds)

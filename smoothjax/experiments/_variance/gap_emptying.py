@@ -13,7 +13,7 @@ from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...variance import FourierSeries, LinearModelLaw, ProductFeatures, semiclassical
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .linear_models import (
     OUTER_REGIONS,
     REGIONS,
@@ -103,19 +103,7 @@ def gap_emptying(
         raise ValueError(f"`features` must be of {FEATURES}; got {sorted(unknown)}.")
     if as_positive_integer(num_models, "num_models") % NUM_GROUPS:
         raise ValueError(f"`num_models` must be a multiple of {NUM_GROUPS}; got {num_models}.")
-    configuration = {
-        "experiment": "gap-emptying",
-        "num_train": num_train,
-        "ridges": ridges,
-        "features": features,
-        "spreads": spreads,
-        "cutoff": cutoff,
-        "num_bumps": num_bumps,
-        "num_models": num_models,
-        "num_samples": num_samples,
-        "num_starts": num_starts,
-        "seed": seed,
-    }
+    configuration = settings_of("gap-emptying", locals())
     store = ResultStore(out, configuration)
 
     def run(name: str, ridge: float, P: int) -> Arrays:

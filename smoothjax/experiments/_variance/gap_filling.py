@@ -13,7 +13,7 @@ from ..._kinds import checks_kinds
 from ...datasets import three_points
 from ...denoisers import EmpiricalDenoiser
 from ...variance import RetrainedLaw
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_gap_filling
 from .linear_models import OUTER_REGIONS, bump_features, three_point_problem
 from .samplers import (
@@ -90,17 +90,7 @@ def gap_filling(
     Source: Vastola, ICLR 2025, Figure 2.
     """
     xarray = import_optional("xarray")
-    configuration = {
-        "experiment": "gap-filling",
-        "num_train": num_train,
-        "cutoffs": cutoffs,
-        "num_bumps": num_bumps,
-        "ridge": ridge,
-        "num_models": num_models,
-        "num_samples": num_samples,
-        "num_starts": num_starts,
-        "seed": seed,
-    }
+    configuration = settings_of("gap-filling", locals())
     store = ResultStore(out, configuration)
     process = paper_process()
     starts = stratified_normal(num_starts)

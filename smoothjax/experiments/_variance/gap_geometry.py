@@ -24,7 +24,7 @@ from ...variance import (
     RetrainedLaw,
     UniformTimes,
 )
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_gap_geometry
 from .samplers import (
     SAMPLERS,
@@ -95,17 +95,7 @@ def gap_geometry(
         raise ValueError(f"`features` must be 'bumps' or 'fourier'; got {sorted(unknown)}.")
     if num_features % 2 or num_features < 4:
         raise ValueError(f"`num_features` must be even and at least 4; got {num_features}.")
-    configuration = {
-        "experiment": "gap-geometry",
-        "features": features,
-        "rotations": rotations,
-        "num_train": num_train,
-        "num_features": num_features,
-        "num_models": num_models,
-        "num_samples": num_samples,
-        "num_starts": num_starts,
-        "seed": seed,
-    }
+    configuration = settings_of("gap-geometry", locals())
     store = ResultStore(out, configuration)
     process = paper_process()
     train, draw, start = jax.random.split(key_of(seed), 3)

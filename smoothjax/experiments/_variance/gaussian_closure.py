@@ -14,7 +14,7 @@ from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...variance import LinearModelLaw
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -93,18 +93,7 @@ def gaussian_closure(
         raise ValueError(
             f"`num_flows` must be at most `num_models`; got {num_flows} of {num_models}."
         )
-    configuration = {
-        "experiment": "gaussian-closure",
-        "num_train": num_train,
-        "cutoff": cutoff,
-        "num_bumps": num_bumps,
-        "ridge": ridge,
-        "num_models": num_models,
-        "num_flows": num_flows,
-        "num_designs": num_designs,
-        "num_samples": num_samples,
-        "seed": seed,
-    }
+    configuration = settings_of("gaussian-closure", locals())
     store = ResultStore(out, configuration)
     problem = three_point_problem(bump_features(cutoff, num_bumps), cutoff, ridge)
     times = np.geomspace(cutoff, 1.0, NUM_TIMES)

@@ -15,7 +15,7 @@ from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ..._numerics import gram_factor
 from ...variance import LinearModelLaw, LinearProblem
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .linear_models import bump_features, features_on_grid, three_point_problem, trained_weights
 from .validation_figures import plot_law_accuracy
 
@@ -94,17 +94,7 @@ def law_accuracy(
         )
     if num_models < 2:
         raise ValueError(f"`num_models` must be at least 2; got {num_models}.")
-    configuration = {
-        "experiment": "law-accuracy",
-        "num_train": num_train,
-        "num_designs": num_designs,
-        "cutoff": cutoff,
-        "num_bumps": num_bumps,
-        "ridge": ridge,
-        "num_models": num_models,
-        "num_nodes": num_nodes,
-        "seed": seed,
-    }
+    configuration = settings_of("law-accuracy", locals())
     store = ResultStore(out, configuration)
     problem = three_point_problem(bump_features(cutoff, num_bumps), cutoff, ridge)
     times, x = np.geomspace(cutoff, 1.0, 7), np.linspace(-1.2, 1.2, 9)

@@ -18,7 +18,7 @@ from ...flows import flow
 from ...learning import NetworkDenoiser, train
 from ...variance import DenoisingProblem, LogUniformLevels
 from .._ensembles import noisy_points
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .gaussian_closure import STATISTICS, shape_statistics
 from .network_figures import plot_network_closure
 
@@ -86,18 +86,7 @@ def network_closure(
     Source: Vastola, ICLR 2025, Proposition 3.1 (two cumulants), and its objectives J_0 and J_1.
     """
     xarray = import_optional("xarray")
-    configuration = {
-        "experiment": "network-closure",
-        "num_train": num_train,
-        "num_models": num_models,
-        "num_steps": num_steps,
-        "width": width,
-        "num_layers": num_layers,
-        "levels": levels,
-        "num_samples": num_samples,
-        "learning_rate": learning_rate,
-        "seed": seed,
-    }
+    configuration = settings_of("network-closure", locals())
     store = ResultStore(out, configuration)
     data = three_points().points
     problem = DenoisingProblem(data, LogUniformLevels(*levels), prediction="eps")

@@ -24,7 +24,7 @@ from ...variance import (
     TrainingSet,
     gradient_descent,
 )
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .network_figures import plot_tangent_kernel_networks
 
 if TYPE_CHECKING:
@@ -95,20 +95,7 @@ def tangent_kernel_networks(
     Source: Vastola, ICLR 2025, Proposition 5.2 (networks in the tangent kernel regime), here against networks.
     """
     xarray = import_optional("xarray")
-    configuration = {
-        "experiment": "tangent-kernel-networks",
-        "widths": widths,
-        "num_steps": num_steps,
-        "step_size": step_size,
-        "num_layers": num_layers,
-        "bias_scale": bias_scale,
-        "num_train": num_train,
-        "num_models": num_models,
-        "num_designs": num_designs,
-        "levels": levels,
-        "kind": kind,
-        "seed": seed,
-    }
+    configuration = settings_of("tangent-kernel-networks", locals())
     store = ResultStore(out, configuration)
     data = variance_paper_set(kind).points
     problem = DenoisingProblem(data, LogUniformLevels(*levels), prediction="eps")

@@ -9,7 +9,7 @@ from ..._checks import import_optional
 from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -72,17 +72,7 @@ def target_ablation(
     xarray = import_optional("xarray")
     if not all(level >= 0 for level in exact_below):
         raise ValueError(f"`exact_below` must be noise levels of at least 0; got {exact_below}.")
-    configuration = {
-        "experiment": "target-ablation",
-        "num_train": num_train,
-        "exact_below": exact_below,
-        "cutoff": cutoff,
-        "num_bumps": num_bumps,
-        "ridge": ridge,
-        "num_models": num_models,
-        "num_samples": num_samples,
-        "seed": seed,
-    }
+    configuration = settings_of("target-ablation", locals())
     store = ResultStore(out, configuration)
     features = bump_features(cutoff, num_bumps)
 

@@ -13,7 +13,7 @@ from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...denoisers import EmpiricalDenoiser
 from ...variance import relative_variance
-from .._registry import experiment
+from .._registry import experiment, settings_of
 from .figures import plot_target_noise
 
 if TYPE_CHECKING:
@@ -66,13 +66,7 @@ def target_noise(
     as_positive_integer(num_nodes, "num_nodes")
     if not all(0 < t < 1 for t in times):
         raise ValueError(f"`times` must lie between 0 and 1; got {times}.")
-    configuration = {
-        "experiment": "target-noise",
-        "sets": sets,
-        "times": times,
-        "num_nodes": num_nodes,
-        "extent": extent,
-    }
+    configuration = settings_of("target-noise", locals())
     store = ResultStore(out, configuration)
     axis = np.linspace(-extent, extent, num_nodes)
     x, y = np.meshgrid(axis, axis)
