@@ -312,7 +312,7 @@ def test_bad_input(data):
         sj.compare(denoisers(train), train, sj.datasets.two_points(), progress=False)
     with pytest.raises(ValueError, match="at least one denoiser"):
         sj.compare({}, train, held_out, progress=False)
-    with pytest.raises(ValueError, match="callables .u, sigma.; got 1 for 'a'"):
+    with pytest.raises(ValueError, match=r"callables \(u, sigma\); got 1 for 'a'"):
         sj.compare({"a": 1}, train, held_out, progress=False)
     with pytest.raises(ValueError, match="must lie below `sigma_max`"):
         sj.compare(

@@ -299,13 +299,13 @@ def test_losses_and_distances_are_those_of_the_functions():
     noise = np.asarray(sj.initial_noise(key, 96, train.dim, dtype=train.points.dtype))[32:]
     for i, sigma in enumerate(QUICK.levels):
         u = jnp.asarray(clean + sigma * noise, train.points.dtype)
-        outputs = np.asarray(jax.vmap(lambda x: network(x, sigma))(u), np.float64)
+        outputs = np.asarray(jax.vmap(network, (0, None))(u, sigma), np.float64)
         loss = np.mean((outputs - clean) ** 2)
         np.testing.assert_allclose(one.network_loss[i], loss, rtol=1e-5)
         gaussian = sj.GaussianDenoiser.fit(train.points).shrunk(
             float(one.strength.sel(candidate="gaussian")[i])
         )
-        other = np.asarray(jax.vmap(lambda x: gaussian(x, sigma))(u), np.float64)
+        other = np.asarray(jax.vmap(gaussian, (0, None))(u, sigma), np.float64)
         rmse = np.sqrt(np.mean((outputs - other) ** 2))
         at = one.sel(candidate="gaussian").isel(sigma=i)
         np.testing.assert_allclose(at.rmse, rmse, rtol=1e-4)

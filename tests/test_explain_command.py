@@ -70,7 +70,7 @@ def test_a_function_in_a_package(file, monkeypatch):
     monkeypatch.syspath_prepend(str(file.parent))
     u, sigma, found = _at(load_network("mine:denoiser", TRAIN, NetworkOptions()))
     np.testing.assert_allclose(found, u / (1 + sigma**2), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="must return a denoiser.* got tuple"):
+    with pytest.raises(ValueError, match=r"must return a denoiser.* got tuple"):
         load_network("smoothjax.mechanisms:names", TRAIN, NetworkOptions())
 
 
