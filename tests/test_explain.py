@@ -336,6 +336,13 @@ def test_samples_from_the_same_noises_and_the_report(tmp_path):
         drawn.sel(model="gaussian"), drawn.sel(model="network"), atol=5e-3 * float(drawn.std())
     )
     assert float(found.dataset.mean_r2.sel(measure="pearson", candidate="gaussian")) > 0.999
+    one = found.dataset.sel(candidate="gaussian")
+    squares = np.mean((drawn.sel(model="gaussian") - drawn.sel(model="network")).values ** 2)
+    np.testing.assert_allclose(one.map_distance, np.sqrt(squares), rtol=1e-4)
+    apart = np.linalg.norm(np.asarray(train.points) - drawn.sel(model="network")[0].values, axis=1)
+    assert int(found.dataset.nearest.sel(model="network")[0]) == int(np.argmin(apart))
+    # A Gaussian's samples copy nothing.
+    assert float(found.dataset.memorized.sel(model="network")) == 0
     page = found.report(tmp_path)
     text = page.read_text()
     assert "At noise levels 0.3 to 1 it is gaussian, and nothing else." in text

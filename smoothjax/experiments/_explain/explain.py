@@ -141,6 +141,7 @@ class _Job:
         # A key for each use, so that no part's numbers depend on which parts were computed before.
         self._keys = {use: jax.random.fold_in(key_of(seed), i) for i, use in enumerate(_USES)}
         num = settings.num_calibration + settings.num_evaluation
+        self._held_out = held_out.points
         self._clean = np.asarray(held_out.points[:num])
         self._known = np.asarray(train.points[: settings.num_training])
         dtype = train.points.dtype
@@ -182,6 +183,7 @@ class _Job:
             "spread": spread_of(self._train.points),
             "noise": self._noise,
             "known": self._known,
+            "held_out": self._held_out,
             "networks": networks,
             "references": [self._reference(i) for i in levels],
             "fits": [[self._fit(one, i) for i in levels] for one in self.candidates],

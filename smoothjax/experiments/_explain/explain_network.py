@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import stdtrit
 
 from ... import mechanisms
 from ..._checks import as_positive_integer, import_optional
@@ -36,7 +35,6 @@ from ...measures import (
     PatchCalibration,
     calibrate_patch_size,
     determination_r2,
-    mean_estimate,
     pearson_r2,
     ratio_of_means,
     root_of_mean,
@@ -44,6 +42,7 @@ from ...measures import (
 from .._data import train_and_held_out
 from .._registry import experiment
 from .figures import plot_explain_network
+from .statistics import mean_interval
 
 if TYPE_CHECKING:
     import xarray
@@ -418,7 +417,7 @@ def _field_errors(outputs: dict[str, Array], centre: Float[Array, " d"]) -> dict
     best = np.argmin(np.asarray(rmse.value), axis=0)
     excess = from_network - from_network[best, jnp.arange(len(best))][None]
     others = np.arange(len(ANALYTIC))[:, None] != best
-    low = _interval(excess)[1][..., 0]
+    low = mean_interval(np.asarray(excess, np.float64), CONFIDENCE)[..., 0]
     dims = ("denoiser", "sigma")
     return {
         "rmse": (dims, rmse.value),
@@ -447,26 +446,16 @@ def _sample_agreement(
     network: Float[Array, "samples d"], analytic: Float[Array, "denoisers samples d"]
 ) -> dict[str, Any]:
     """R squared of images from the same noise, image by image, its means, and their differences from the Gaussian's."""
-    r2 = _r2(network, analytic)
-    mean, interval = _interval(r2)
+    r2 = np.asarray(_r2(network, analytic), np.float64)
     gaussian = ANALYTIC.index("gaussian")
-    difference, difference_interval = _interval(r2 - r2[:, gaussian, None])
+    difference = r2 - r2[:, gaussian, None]
+    difference_interval = mean_interval(difference, CONFIDENCE)
     dims = ("measure", "denoiser")
     return {
         "r2": ((*dims, "sample"), r2),
-        "mean_r2": (dims, mean),
-        "r2_interval": ((*dims, "end"), interval),
-        "difference": (dims, difference),
+        "mean_r2": (dims, r2.mean(axis=-1)),
+        "r2_interval": ((*dims, "end"), mean_interval(r2, CONFIDENCE)),
+        "difference": (dims, difference.mean(axis=-1)),
         "difference_interval": ((*dims, "end"), difference_interval),
         "clears_gaussian": (dims, difference_interval[..., 0] > 0),
     }
-
-
-def _interval(values: Float[Array, "*cases n"]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the last axis, and Student's interval for it, with an axis of its two ends."""
-    *cases, num = values.shape
-    found = jax.vmap(mean_estimate)(values.reshape(-1, num))
-    mean = np.asarray(found.value).reshape(cases)
-    quantile = stdtrit(num - 1, (1 + CONFIDENCE) / 2)
-    half = (quantile * np.asarray(found.standard_error)).reshape(cases)
-    return mean, np.stack([mean - half, mean + half], axis=-1)

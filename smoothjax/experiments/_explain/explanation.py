@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from ..._checks import import_optional
 from ..._kinds import checks_kinds
 from ...datasets import Dataset
 from ...denoisers import Denoiser
-from ...measures import determination_r2, pearson_r2
 from .candidates import Candidate, Fit
+from .generated import AGREEMENT, sample_numbers
 from .settings import ExplainSettings
+from .statistics import error_of_mean, mean_interval, ratio_of, root_of
 from .verdicts import Verdict, indistinguishable, judged
 
 if TYPE_CHECKING:
@@ -226,10 +226,8 @@ def labelled(
     }
     if found["samples"]:
         models = list(found["samples"])
-        coordinates["model"], coordinates["measure"] = models, list(_AGREEMENT)
-        drawn = np.stack([found["samples"][name] for name in models])
-        variables["samples"] = (("model", "sample", "coordinate"), drawn)
-        variables |= _sample_agreement(drawn, models, names)
+        coordinates["model"], coordinates["measure"] = models, list(AGREEMENT)
+        variables |= sample_numbers(found["samples"], names, train, found["held_out"])
     results = xarray.Dataset(
         variables,
         coords=coordinates,
@@ -294,15 +292,15 @@ class _Level:
     def numbers(self) -> dict[str, Any]:
         """By the names of the labelled data set."""
         squares = _squares(self._candidates, self._network[None])
-        rmse, rmse_se = _root_of_mean(squares)
+        rmse, rmse_se = root_of(squares)
         seed = self._settings.seed + self._index
         kept = indistinguishable(squares, self._settings.confidence, seed)
         between = np.sqrt(_squares(self._candidates[:, None], self._candidates[None]).mean(axis=-1))
         own = _squares(self._network, self._clean)
         affine = _squares(self._affine, self._network)
-        share, share_se = _ratio(squares, affine[None])
+        share, share_se = ratio_of(squares, affine[None])
         untrained = _squares(self._untrained, self._network)
-        left, left_se = _ratio(squares, untrained[None])
+        left, left_se = ratio_of(squares, untrained[None])
         loss = _squares(self._candidates, self._clean[None])
         numbers: dict[str, Any] = {
             "squared_difference": squares,
@@ -319,9 +317,9 @@ class _Level:
             "learned_share": 1 - left,
             "learned_share_se": left_se,
             "loss": loss.mean(axis=-1),
-            "loss_se": _error(loss),
+            "loss_se": error_of_mean(loss),
             "network_loss": own.mean(),
-            "network_loss_se": _error(own),
+            "network_loss_se": error_of_mean(own),
         }
         numbers |= judged(
             rmse, rmse_se, between, numbers["own_error"], numbers["learned_share"], left_se
@@ -329,8 +327,8 @@ class _Level:
         numbers |= self._memorised(own)
         if self._other is not None:
             floor = _squares(self._other, self._network)
-            numbers["other_rmse"], numbers["other_rmse_se"] = _root_of_mean(floor)
-            numbers["is_at_floor"] = _mean_interval(squares - floor[None], 0.9)[..., 0] <= 0
+            numbers["other_rmse"], numbers["other_rmse_se"] = root_of(floor)
+            numbers["is_at_floor"] = mean_interval(squares - floor[None], 0.9)[..., 0] <= 0
         if self._pair:
             numbers |= self._combined(squares)
         return numbers
@@ -344,17 +342,17 @@ class _Level:
         known = _squares(self._on_known, self._known)
         memoriser = _squares(self._memoriser, self._known)
         gap = held_out.mean() - known.mean()
-        gap_se = math.hypot(_error(held_out), _error(known))
+        gap_se = math.hypot(error_of_mean(held_out), error_of_mean(known))
         whole = held_out.mean() - memoriser.mean()
-        whole_se = math.hypot(_error(held_out), _error(memoriser))
+        whole_se = math.hypot(error_of_mean(held_out), error_of_mean(memoriser))
         share = share_se = math.nan
         if whole > 3 * whole_se:  # else a memoriser is no better than the network
             share = gap / whole
-            of_known = _error(known - share * memoriser)
-            share_se = math.hypot((1 - share) * _error(held_out), of_known) / whole
+            of_known = error_of_mean(known - share * memoriser)
+            share_se = math.hypot((1 - share) * error_of_mean(held_out), of_known) / whole
         return {
             "network_training_loss": known.mean(),
-            "network_training_loss_se": _error(known),
+            "network_training_loss_se": error_of_mean(known),
             "gap": gap,
             "gap_se": gap_se,
             "memorized_share": share,
@@ -366,7 +364,7 @@ class _Level:
         outputs = np.asarray(pair["outputs"], np.float64)[self._settings.num_calibration :]
         combined = _squares(outputs, self._network)
         nearest = squares[np.argmin(squares.mean(axis=1))]
-        low = _mean_interval(nearest - combined, self._settings.confidence)[..., 0]
+        low = mean_interval(nearest - combined, self._settings.confidence)[..., 0]
         return {
             "combination": np.asarray(pair["names"], str),
             "combination_strength": np.asarray(pair["strengths"], float),
@@ -380,57 +378,3 @@ class _Level:
 
 def _squares(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.mean((first - second) ** 2, axis=-1)
-
-
-def _error(values: np.ndarray) -> Any:
-    """Standard error of the mean over the last axis."""
-    return np.std(values, axis=-1, ddof=1) / math.sqrt(values.shape[-1])
-
-
-def _root_of_mean(squares: np.ndarray) -> tuple[Any, Any]:
-    """Root mean square over the last axis, and its standard error."""
-    root = np.sqrt(squares.mean(axis=-1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return root, np.where(root > 0, _error(squares) / (2 * root), 0.0)
-
-
-def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[Any, Any]:
-    """Ratio of means over the last axis, and its standard error from the paired values."""
-    below = denominators.mean(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = numerators.mean(axis=-1) / below
-        return ratio, _error(numerators - ratio[..., None] * denominators) / below
-
-
-def _mean_interval(values: np.ndarray, confidence: float) -> np.ndarray:
-    """Student's interval for the mean over the last axis, with an axis of its two ends."""
-    num = values.shape[-1]
-    half = stdtrit(num - 1, (1 + confidence) / 2) * _error(values)
-    mean = values.mean(axis=-1)
-    return np.stack([mean - half, mean + half], axis=-1)
-
-
-_AGREEMENT = {"determination": determination_r2, "pearson": pearson_r2}
-
-
-def _sample_agreement(
-    drawn: np.ndarray, models: Sequence[str], names: Sequence[str]
-) -> dict[str, Any]:
-    """R squared of the network's samples with those of each candidate from the same noise."""
-    import jax
-
-    network = drawn[models.index("network")]
-    r2 = np.stack(
-        [
-            np.stack(
-                [np.asarray(jax.vmap(measure)(drawn[models.index(n)], network)) for n in names]
-            )
-            for measure in _AGREEMENT.values()
-        ]
-    )
-    dims = ("measure", "candidate")
-    return {
-        "r2": ((*dims, "sample"), r2),
-        "mean_r2": (dims, r2.mean(axis=-1)),
-        "r2_interval": ((*dims, "end"), _mean_interval(r2, 0.95)),
-    }

@@ -79,15 +79,20 @@ def _plot_r2(ax: "Axes", results: Any, colours: dict[str, str]) -> None:
 
 def _plot_samples(ax: "Axes", results: Any) -> None:
     shape = tuple(int(n) for n in results.attrs["image_shape"])
-    _draw_samples(ax, results.samples, shape, results.attrs["pixel_range"])
+    names, values = list(results.model.values), results.samples.values
+    _draw_samples(ax, names, values, shape, results.attrs["pixel_range"])
 
 
 def _draw_samples(
-    ax: "Axes", samples: Any, image_shape: tuple[int, ...], limits: tuple[float, float]
+    ax: "Axes",
+    names: list[str],
+    samples: np.ndarray,
+    image_shape: tuple[int, ...],
+    limits: tuple[float, float],
 ) -> None:
     """One row a model, one column a noise: all images in one picture, with a gap between them."""
     height, width, channels = image_shape
-    values = samples.values[:, :MAX_COLUMNS]
+    values = samples[:, :MAX_COLUMNS]
     rows, columns = values.shape[:2]
     low, high = limits
     pixels = np.clip((values - low) / (high - low), 0, 1)
@@ -99,20 +104,23 @@ def _draw_samples(
     )
     ax.imshow(picture.squeeze(-1) if channels == 1 else picture, cmap="gray", vmin=0, vmax=1)
     place = np.arange(rows) * (height + gap) + height / 2
-    ax.set_yticks(place, list(samples.model.values), fontsize=9)
+    ax.set_yticks(place, names, fontsize=9)
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title("Samples, a noise for each column", loc="left", fontsize=10)
 
 
-def plot_image_samples(
-    samples: Any, image_shape: tuple[int, ...], limits: tuple[float, float]
-) -> "Figure":
-    """Samples (model, sample, coordinate) of images as pictures."""
-    rows, columns = samples.sizes["model"], min(MAX_COLUMNS, samples.sizes["sample"])
-    figure, axes = new_figure(1, 1, (1.4 + 0.6 * columns, 0.5 + 0.6 * rows))
-    _draw_samples(axes[0, 0], samples, image_shape, limits)
+def plot_image_samples(data: Any, points: np.ndarray, image_shape: tuple[int, ...]) -> "Figure":
+    """Samples as pictures, those of the network over the training images that they are nearest to."""
+    names, values = [str(name) for name in data.model.values], data.samples.values
+    nearest = points[data.nearest.sel(model="network").values]
+    after = names.index("network") + 1
+    values = np.insert(values, after, nearest, axis=0)
+    names.insert(after, "nearest training")
+    rows, columns = len(names), min(MAX_COLUMNS, values.shape[1])
+    figure, axes = new_figure(1, 1, (1.6 + 0.6 * columns, 0.5 + 0.6 * rows))
+    _draw_samples(axes[0, 0], names, values, image_shape, (points.min(), points.max()))
     return figure
 
 
@@ -122,7 +130,8 @@ CAPTIONS = {
     "strengths": "Fitted strengths against the noise level, with their intervals; filled where a candidate may be best.",
     "memory": "Denoising loss of the network at training and held-out points, and the share of memorised points that would "
     "explain the difference. Bars are two standard errors.",
-    "samples": "Samples from the same noises, one for each column: the network, and candidates at their fitted strengths.",
+    "samples": "Samples from the same noises, one for each column: the network, the training images that they are nearest "
+    "to, and candidates at their fitted strengths.",
 }
 
 
@@ -136,8 +145,7 @@ def figures_of(explanation: Any) -> "dict[str, Figure]":
     }
     if "samples" in data and explanation.train.image_shape is not None:
         points = np.asarray(explanation.train.points)
-        shape, limits = explanation.train.image_shape, (points.min(), points.max())
-        figures["samples"] = plot_image_samples(data.samples, shape, limits)
+        figures["samples"] = plot_image_samples(data, points, explanation.train.image_shape)
     return figures
 
 

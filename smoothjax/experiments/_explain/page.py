@@ -58,6 +58,7 @@ def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
             "network elsewhere. No share is given where a memoriser is no better than the network."
         ),
         table(*_memory_table(explanation)),
+        *_generated(explanation),
         heading("What the candidates are"),
         items(_candidate(explanation, str(name)) for name in data.candidate.values),
         heading("Distances from the network"),
@@ -116,6 +117,38 @@ def _memory_table(explanation: "Explanation") -> tuple[list[str], list[list[str]
             ]
         )
     return header, rows
+
+
+def _generated(explanation: "Explanation") -> list[str]:
+    """What samples say, where there are any."""
+    data = explanation.dataset
+    if "samples" not in data:
+        return []
+    header = ["model", "memorised [95 %]", "distance from the network's"]
+    if "mean_r2" in data:
+        header += [f"R² with them, {name} [95 %]" for name in data.measure.values]
+    rows = []
+    for name in data.model.values:
+        low, high = data.memorized_interval.sel(model=name).values
+        row = [str(name), f"{float(data.memorized.sel(model=name)):.2f} [{low:.2f}, {high:.2f}]"]
+        if name in data.candidate.values:
+            one = data.sel(candidate=name)
+            row.append(f"{float(one.map_distance):.3g} ± {float(one.map_distance_se):.1g}")
+            if "mean_r2" in data:
+                row += [
+                    f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+                    for mean, (low, high) in zip(
+                        one.mean_r2.values, one.r2_interval.values, strict=True
+                    )
+                ]
+        rows.append(row + [""] * (len(header) - len(row)))
+    text = (
+        f"{data.sizes['sample']} samples of each, from the same noises, {explanation.settings.steps} calls each. Memorised: "
+        "much nearer to one training point than to any other (d1/d2 < 1/3); of held-out points that is "
+        f"{float(data.memorized_null):.2f}. Distance: root mean square a coordinate between samples of one noise. All "
+        "samples have the data's mean in common, and many its covariance: the R² of `gaussian` is the bar."
+    )
+    return [heading("What it generates"), paragraph(text), table(header, rows)]
 
 
 def _candidate(explanation: "Explanation", name: str) -> str:
