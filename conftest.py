@@ -89,9 +89,9 @@ def own_measures(monkeypatch):
 @pytest.fixture
 def own_registry(monkeypatch):
     """Mechanisms that a test registers are not there for others."""
-    from smoothjax import mechanisms
+    from smoothjax.mechanisms import _mechanism
 
-    monkeypatch.setattr(mechanisms._REGISTRY, "entries", dict(mechanisms._REGISTRY.entries))
+    monkeypatch.setattr(_mechanism._REGISTRY, "entries", dict(_mechanism._REGISTRY.entries))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
-"""The mechanisms that can be compared by name: each says how a training set becomes a denoiser."""
+"""The mechanisms that are there from the start."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,12 +8,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from . import measures
-from ._keys import key_of
-from ._kinds import checks_kinds, require_kinds_of_fields
-from ._registry import Registry
-from .datasets import Dataset
-from .denoisers import (
+from .. import measures
+from .._keys import key_of
+from ..datasets import Dataset
+from ..denoisers import (
     Denoiser,
     EmpiricalDenoiser,
     EquivariantLocalDenoiser,
@@ -31,8 +28,8 @@ from .denoisers import (
     TemperedDenoiser,
     WienerMaskDenoiser,
 )
-from .processes import VariancePreserving
-from .variance import (
+from ..processes import VariancePreserving
+from ..variance import (
     DenoisingProblem,
     GaussianBumps,
     LinearProblem,
@@ -40,139 +37,7 @@ from .variance import (
     UniformTimes,
     train_linear,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Strength:
-    """The one number of a mechanism that says how strongly it acts, and the values that it may take.
-
-    Attributes:
-        name: what it is called in tables and figures: "temperature".
-        unit: of it; "1" for none.
-        values: `values(train)`, increasing. The first and the last are its bounds. A strength that is not continuous takes
-            these values only; of a continuous one they are where a search begins.
-        at: `at(train, seed)`, once for a training set, gives `value -> denoiser`. For a continuous strength that function is
-            traced by JAX: make it a `jax.tree_util.Partial`, so that its arrays are arguments of compiled programs.
-        is_continuous: whether every value between the bounds is one of it.
-        is_logarithmic: whether a search and a figure step in its logarithm.
-
-    Example:
-        >>> import jax.numpy as jnp, smoothjax as sj
-        >>> temperature = sj.mechanisms.get("empirical").strength
-        >>> temperature.name, temperature.is_continuous
-        ('temperature', True)
-        >>> D = temperature.at(sj.datasets.two_points(), 0)(2.0)
-        >>> print(D(jnp.array([1.0]), 1.0).round(4))  # tanh(1 / 2)
-        [0.4621]
-    """
-
-    name: str
-    values: Callable[[Dataset], Sequence[float]]
-    at: Callable[[Dataset, int], Callable[[Any], Denoiser]]
-    unit: str = "1"
-    is_continuous: bool = False
-    is_logarithmic: bool = True
-
-    def __post_init__(self):
-        require_kinds_of_fields(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Mechanism:
-    """A named way from a training set to a denoiser.
-
-    Attributes:
-        name: what users type.
-        description: one line for tables and reports.
-        build: `build(train, seed) -> denoiser`; deterministic given both.
-        by_default: `by_default(train)`, whether a comparison that names no mechanisms takes this one.
-        strength: the number that `smoothjax.explain` fits to a network, or None for a mechanism without.
-
-    Example:
-        >>> import jax.numpy as jnp, smoothjax as sj
-        >>> wiener = sj.mechanisms.Mechanism(
-        ...     "isotropic", "N(0, 1)", lambda train, seed: sj.GaussianDenoiser(jnp.zeros(train.dim), jnp.eye(train.dim))
-        ... )
-        >>> print(wiener.build(sj.datasets.two_points(), 0)(jnp.array([3.0]), 1.0).round(5))
-        [1.5]
-    """
-
-    name: str
-    description: str
-    build: Callable[[Dataset, int], Denoiser]
-    by_default: Callable[[Dataset], bool] = lambda train: True
-    strength: Strength | None = None
-
-    def __post_init__(self):
-        require_kinds_of_fields(self)
-
-
-_REGISTRY: Registry[Mechanism] = Registry("mechanism")
-
-
-@checks_kinds
-def register(mechanism: Mechanism, *, replace: bool = False) -> Mechanism:
-    """Makes a mechanism available by name to sampling, comparison, report and command line.
-
-    Args:
-        mechanism: what to register.
-        replace: take the place of a mechanism of the same name, as when a notebook's cell runs again.
-
-    Raises:
-        ValueError: where the name is taken and nothing is to be replaced.
-
-    Example:
-        >>> import smoothjax as sj
-        >>> from smoothjax.mechanisms import Mechanism, register
-        >>> shrunk = Mechanism(
-        ...     "shrunk-gaussian",
-        ...     "Gaussian with a tenth of its covariance made isotropic",
-        ...     lambda train, seed: sj.GaussianDenoiser.fit(train.points, shrinkage=0.1),
-        ... )
-        >>> register(shrunk, replace=True).name
-        'shrunk-gaussian'
-    """
-    return _REGISTRY.register(mechanism, replace=replace)
-
-
-def names() -> tuple[str, ...]:
-    """Names of the registered mechanisms, in the order of registration.
-
-    Example:
-        >>> import smoothjax as sj
-        >>> {"empirical", "gaussian"} <= set(sj.mechanisms.names())
-        True
-    """
-    return _REGISTRY.names()
-
-
-@checks_kinds
-def defaults(train: Dataset) -> tuple[str, ...]:
-    """Names of the mechanisms that a comparison of this training set takes if it names none.
-
-    Example:
-        >>> import smoothjax as sj
-        >>> chosen = sj.mechanisms.defaults(sj.datasets.two_points())
-        >>> "empirical" in chosen, set(chosen) <= set(sj.mechanisms.names())
-        (True, True)
-    """
-    return tuple(
-        name for name, mechanism in _REGISTRY.entries.items() if mechanism.by_default(train)
-    )
-
-
-@checks_kinds
-def get(name: str) -> Mechanism:
-    """The mechanism of that name, or `ValueError` with the names there are.
-
-    Example:
-        >>> import smoothjax as sj
-        >>> build = sj.mechanisms.get("empirical").build
-        >>> type(build(sj.datasets.two_points(), 0)).__name__
-        'EmpiricalDenoiser'
-    """
-    return _REGISTRY.get(name)
-
+from ._mechanism import Mechanism, Strength, register
 
 # Beyond the first few dozen, the directions of a class of small images are noise of its small sample.
 MIXTURE_RANK = 32

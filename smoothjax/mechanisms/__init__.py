@@ -1,0 +1,12 @@
+"""The mechanisms that can be compared by name: each says how a training set becomes a denoiser, and at which strength.
+
+What makes denoisers of a training set under a name may enter.
+"""
+
+from . import _built_in as _built_in
+from ._mechanism import Mechanism as Mechanism
+from ._mechanism import Strength as Strength
+from ._mechanism import defaults as defaults
+from ._mechanism import get as get
+from ._mechanism import names as names
+from ._mechanism import register as register
