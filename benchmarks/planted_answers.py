@@ -13,6 +13,7 @@ interval of its strength covers the planted value (continuous strengths).
 """
 
 import argparse
+import itertools
 import json
 import math
 from pathlib import Path
@@ -74,6 +75,19 @@ def sizes_of(denoiser, held_out, levels, mean):
     return np.array([float(jax.jit(at)(jnp.asarray(level, points.dtype))) for level in levels])
 
 
+def drawn(family, train, rng):
+    """A random strength within the bounds of the search, and the denoiser of that strength."""
+    strength = sj.mechanisms.get(family).strength
+    make, values = strength.at(train, 0), np.array(strength.values(train))
+    if not strength.is_continuous:
+        value = float(rng.choice(values))
+        return value, make(value)
+    place = np.log(values) if strength.is_logarithmic else values
+    place = rng.uniform(place[1], place[-2])
+    value = float(np.exp(place) if strength.is_logarithmic else place)
+    return value, make(jnp.asarray(value, train.points.dtype))
+
+
 def run(train, held_out, families, num_plants, levels, out):
     """One row a plant and noise level."""
     mean = jnp.mean(train.points, axis=0)
@@ -82,18 +96,9 @@ def run(train, held_out, families, num_plants, levels, out):
     rows = []
     for family in families:
         strength = sj.mechanisms.get(family).strength
-        make, values = strength.at(train, 0), np.array(strength.values(train))
         for plant in range(num_plants):
             seed = 1000 * families.index(family) + plant
-            rng = np.random.default_rng(seed)
-            if strength.is_continuous:
-                place = np.log(values) if strength.is_logarithmic else values
-                place = rng.uniform(place[1], place[-2])
-                value = float(np.exp(place) if strength.is_logarithmic else place)
-                base = make(jnp.asarray(value, train.points.dtype))
-            else:
-                value = float(rng.choice(values))
-                base = make(value)
+            value, base = drawn(family, train, np.random.default_rng(seed))
             sizes = SHARE * sizes_of(base, held_out, levels, mean)
             network = planted(base, train.dim, spread, levels, sizes, seed, train.points.dtype)
             alone = sj.explain(base, train, held_out, settings, progress=False).dataset
@@ -125,6 +130,63 @@ def run(train, held_out, families, num_plants, levels, out):
     return rows
 
 
+class Combined(eqx.Module):
+    """`weight first + (1 - weight) second`."""
+
+    first: eqx.Module
+    second: eqx.Module
+    weight: jax.Array
+
+    def __call__(self, u, sigma):
+        return self.weight * self.first(u, sigma) + (1 - self.weight) * self.second(u, sigma)
+
+
+def run_pairs(train, held_out, families, num_plants, levels, out):
+    """Convex combinations of two families at random strengths: are both named, and is the weight within its interval?
+
+    A cell counts where the members are ten disturbances apart: a tenth of the weight then moves the output by one.
+    """
+    mean = jnp.mean(train.points, axis=0)
+    spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
+    settings = sj.ExplainSettings(levels=levels, candidates=families, num_samples=0)
+    dtype, rows = train.points.dtype, []
+    pairs = list(itertools.combinations(families, 2))
+    for k, pair in enumerate(pairs):
+        for plant in range(num_plants):
+            seed, weight = 10_000 + 100 * k + plant, (0.3, 0.5)[plant % 2]
+            rng = np.random.default_rng(seed)
+            members = [drawn(family, train, rng)[1] for family in pair]
+            base = Combined(*members, jnp.asarray(weight, dtype))
+            sizes = SHARE * sizes_of(base, held_out, levels, mean)
+            difference = Combined(*members, jnp.asarray(2.0, dtype))  # 2 first - second
+            apart = sizes_of(
+                lambda u, s, d=difference: d(u, s) - d.first(u, s) + mean, held_out, levels, mean
+            )
+            network = planted(base, train.dim, spread, levels, sizes, seed, dtype)
+            found = sj.explain(network, train, held_out, settings, progress=False).dataset
+            for i, level in enumerate(levels):
+                at = found.isel(sigma=i)
+                names = tuple(str(name) for name in at.combination.values)
+                low, high = (float(x) for x in at.combination_weight_interval.values)
+                exists = bool(apart[i] >= 10 * sizes[i])
+                rows.append(
+                    {
+                        "family": " + ".join(pair),
+                        "level": float(level),
+                        "value": weight,
+                        "exists": exists,
+                        "contains": names == pair,
+                        "alone": names == pair and bool(at.combination_is_nearer),
+                        "covers": low <= weight <= high,
+                        "continuous": exists and names == pair,
+                        "fitted": [float(at.combination_weight), low, high],
+                    }
+                )
+            out.write_text(json.dumps(rows, indent=1))
+            print(summary([r for r in rows if r["family"] == " + ".join(pair)]), pair, flush=True)
+    return rows
+
+
 def summary(rows):
     """Counts and fractions of the cells in which an answer exists."""
     cells = [row for row in rows if row["exists"]]
@@ -145,15 +207,16 @@ def main():
     parser.add_argument(
         "--families", nargs="+", default=["empirical", "gaussian", "mixture", "smoothed"]
     )
+    parser.add_argument("--pairs", action="store_true", help="combinations of two families")
     parser.add_argument("--out", type=Path, default=Path("runs/planted"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     train, held_out = sj.datasets.load(arguments.data).split(arguments.num_train, seed=0)
     spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
     levels = tuple(float(x) for x in np.geomspace(0.05 * spread, 10 * spread, 8))
-    rows = run(
+    rows = (run_pairs if arguments.pairs else run)(
         *(train, held_out, tuple(arguments.families), arguments.plants, levels),
-        arguments.out / "planted.json",
+        arguments.out / ("pairs.json" if arguments.pairs else "planted.json"),
     )
     print(summary(rows), "all")
 
