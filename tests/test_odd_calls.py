@@ -18,6 +18,7 @@ TAKEN: dict[str, str] = dict.fromkeys(
     (
         *("Estimate", "FlowSolution", "LikelihoodSolution", "PatchCalibration"),
         *("denoisers.CertifiedMean", "experiments.Standardization", "gaussian.EllipticalKurtosis"),
+        *("Explanation", "experiments.Verdict"),
         *("learning.Preconditioning", "learning.TrainingRun", "measures.GeneralizationScore"),
         *("measures.MemorizationFraction", "measures.SameNoiseSimilarity"),
         *("measures.StrongGeneralization", "smoothing.LineSpread", "smoothing.SmoothestScore"),

@@ -21,6 +21,7 @@ from .verdicts import Verdict, indistinguishable, judged
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,12 @@ class Explanation:
 
     def __repr__(self) -> str:
         return f"{self.summary()}\n\n{self.table()}"
+
+    def figures(self) -> "dict[str, Figure]":
+        """By name: `map` of the verdicts, fitted `strengths`, `memory`, and `samples` where there are any of images."""
+        from .figures import figures_of
+
+        return figures_of(self)
 
     @checks_kinds
     def report(self, folder: str | os.PathLike[str]) -> Path:

@@ -11,7 +11,7 @@ from ... import mechanisms
 from ..._checks import import_optional
 from ..._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from ..._page import heading, items, page, paragraph, picture, table
-from .figures import CAPTIONS, figures_of
+from .figures import CAPTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def write(explanation: "Explanation", folder: str | os.PathLike[str]) -> Path:
     write_bytes(folder / "results.nc", netcdf_of(explanation.dataset))
     write_text(folder / "table.txt", f"{explanation!r}\n")
     pictures = {}
-    for name, figure in figures_of(explanation).items():
+    for name, figure in explanation.figures().items():
         pictures[name] = png_of(figure, dpi=150)
         write_bytes(folder / f"{name}.png", pictures[name])
         write_bytes(folder / f"{name}.pdf", _pdf_of(figure))
