@@ -684,3 +684,42 @@ def test_curl_refuses():
         sj.measures.curl(lambda u, s: u, data, 0.0, jax.random.key(0))
     with pytest.raises(ValueError, match="one point of shape"):
         sj.measures.curl(lambda u, s: u[:1], data, 1.0, jax.random.key(0))
+
+
+# --- degrees of freedom ----------------------------------------------------------------------
+
+
+def test_degrees_of_freedom_of_a_gaussian(dtype):
+    variances = np.array([4.0, 1.0, 0.25, 0.0])
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    covariance = jnp.asarray(rotation @ np.diag(variances) @ rotation.T, dtype)
+    D = sj.GaussianDenoiser(jnp.zeros(4, dtype), covariance)
+    data = jax.random.normal(jax.random.key(0), (400, 4), dtype)
+    found = sj.measures.degrees_of_freedom(D, data, 0.5, jax.random.key(1), batch_size=100)
+    expected = np.sum(variances / (variances + 0.25))
+    assert abs(found.value - expected) < 4 * found.standard_error
+    # Of random signs: twice the sum of the squares off the diagonal.
+    jacobian = rotation @ np.diag(variances / (variances + 0.25)) @ rotation.T
+    off = jacobian - np.diag(np.diag(jacobian))
+    np.testing.assert_allclose(found.standard_error, np.sqrt(2 * np.sum(off**2) / 400), rtol=0.15)
+
+
+def test_degrees_of_freedom_are_the_posterior_variance(dtype):
+    data = jax.random.normal(jax.random.key(0), (30, 3), dtype)
+    D, sigma = sj.EmpiricalDenoiser(data), 0.7
+    fresh = jax.random.normal(jax.random.key(1), (300, 3), dtype)
+    found = sj.measures.degrees_of_freedom(D, fresh, sigma, jax.random.key(2))
+    noise = jax.random.normal(jax.random.key(3), (4000, 3), dtype)
+    u = jnp.tile(fresh, (14, 1))[:4000] + sigma * noise
+    level = jnp.asarray(sigma, dtype)
+    variance = jax.vmap(lambda u: sj.posterior_variance(D, u, level))(u) / level**2
+    error = np.hypot(found.standard_error, np.std(variance) / np.sqrt(300))  # 300 clean points
+    assert abs(found.value - jnp.mean(variance)) < 4 * error
+
+
+def test_degrees_of_freedom_refuses():
+    data = jnp.zeros((3, 2))
+    with pytest.raises(ValueError, match="`sigma` must be positive"):
+        sj.measures.degrees_of_freedom(lambda u, s: u, data, 0.0, jax.random.key(0))
+    with pytest.raises(ValueError, match="one point of shape"):
+        sj.measures.degrees_of_freedom(lambda u, s: u[:1], data, 1.0, jax.random.key(0))

@@ -3,6 +3,7 @@
 from ._agreement import determination_r2 as determination_r2
 from ._agreement import pearson_r2 as pearson_r2
 from ._curl import curl as curl
+from ._degrees_of_freedom import degrees_of_freedom as degrees_of_freedom
 from ._denoiser_errors import denoiser_rmse as denoiser_rmse
 from ._denoiser_errors import mean_denoiser_distance as mean_denoiser_distance
 from ._denoiser_errors import normalised_mse as normalised_mse
