@@ -30,9 +30,9 @@ def degrees_of_freedom(
     """`E tr dD/du` at noisy points: how many directions the denoiser lets through, of d.
 
     By Stein's lemma it is also `E D . z / sigma`, how far the output follows the noise z. A Gaussian denoiser has
-    `sum_i lambda_i / (lambda_i + sigma^2)`, the effective degrees of freedom of ridge regression. For the posterior mean of any
-    law it is the mean of the posterior variance (summed over coordinates) over sigma squared; none are left where one training
-    point has all of the weight.
+    `sum_i lambda_i / (lambda_i + sigma^2)`, the effective degrees of freedom of ridge regression. For the posterior mean of
+    any law it is the mean of the posterior variance (summed over coordinates) over sigma squared; none are left where one
+    training point has all of the weight.
 
     One noise and one probe of random signs v for each point, `v . J v` (Hutchinson). The standard error is over points,
     noises and probes.

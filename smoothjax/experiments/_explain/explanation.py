@@ -168,7 +168,8 @@ def _sentences(verdicts: Sequence[Verdict]) -> list[str]:
             else f"At noise levels {first.sigma:.3g} to {last.sigma:.3g}"
         )
         if first.best is None:
-            sentences.append(f"{where} no mechanism explains the network: {first.reason}.")
+            at = "" if len(run) == 1 else f"at {first.sigma:.3g} "
+            sentences.append(f"{where} no mechanism explains the network: {at}{first.reason}.")
             continue
         others = first.indistinguishable[1:]
         tail = f"; {', '.join(others)} cannot be told from it" if others else ", and nothing else"
