@@ -28,9 +28,7 @@ from .affine import affine_outputs
 from .candidates import Candidate, Fit, outputs_of
 from .combinations import nearest_combination
 from .explanation import Explanation, labelled
-from .settings import ExplainSettings
-
-NETWORK, OTHER = "network", "other"
+from .settings import NETWORK, OTHER, ExplainSettings
 
 
 @checks_kinds
