@@ -16,7 +16,8 @@ from smoothjax import mechanisms
 from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
-from smoothjax.experiments._explain.verdicts import indistinguishable
+from smoothjax.experiments._explain.explanation import _Level
+from smoothjax.experiments._explain.verdicts import indistinguishable, judged
 from smoothjax.mechanisms import Mechanism, Strength
 
 DIM, LEVEL = 6, 0.5
@@ -105,6 +106,34 @@ def test_where_a_strength_does_nothing_its_interval_is_everything():
     assert found.high == pytest.approx(candidate.values[-1])
 
 
+class _Stepped(eqx.Module):
+    """`(value - 1.37) g(u)`, and nothing near 1.37: as rounding makes of it."""
+
+    value: jax.Array
+
+    def __call__(self, u, sigma):
+        near = jnp.abs(self.value - 1.37) < 0.03
+        return jnp.where(near, 0.0, self.value - 1.37).astype(u.dtype) * u
+
+
+def test_the_search_for_an_interval_ends_where_no_square_has_a_slope():
+    strength = Strength(
+        "size",
+        lambda train: (0.0, 1.0, 2.0),
+        lambda train, seed: Partial(_Stepped),
+        is_continuous=True,
+        is_logarithmic=False,
+    )
+    mechanism = Mechanism(
+        "stepped", "", lambda train, seed: _Scaled(jnp.ones(()), "tanh"), strength=strength
+    )
+    candidate = Candidate(mechanism, _train(), 0, 8)
+    u = _noisy(8, 1)
+    # A first step of the length of the interval in linear approximation would be zero, and so would be its doubles.
+    found = candidate.fit(np.zeros_like(u), u, LEVEL, 8, 0.9)
+    assert 1.2 < found.low <= found.value <= found.high < 1.5, found
+
+
 def _pair(network, u, coverage=0.9):
     train = _train()
     candidates = [Candidate(_scaled(name), train, 0, 32) for name in ("tanh", "cos")]
@@ -167,6 +196,34 @@ def test_equal_candidates_are_told_apart_by_nothing():
     assert indistinguishable(np.concatenate([squares, squares, 2 * squares]), 0.95, 0).tolist() == [
         *(True, True, False)
     ]
+
+
+@pytest.mark.parametrize("num", [2, 3, 4])
+def test_few_points_tell_nothing_apart_by_themselves(num):
+    # Two equal candidates: each leaves in one of forty draws, at most.
+    rng, left = np.random.default_rng(0), 0
+    for repeat in range(100):
+        left += not indistinguishable(rng.exponential(size=(2, num)), 0.95, repeat).all()
+    assert left / 100 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
+
+
+def test_of_one_candidate_no_other_is_spoken_of():
+    one, ones = np.array([0.1]), np.ones(1)
+    found = judged(one, 0.1 * one, np.zeros((1, 1)), 1.0, ones, 0 * ones)
+    assert found["is_explained"] and found["reason"] == "0.1 away, and no other was asked"
+
+
+@pytest.mark.parametrize(("weight", "shown"), [(0.001, False), (0.2, True), (0.998, False)])
+def test_a_combination_of_one_is_not_shown(weight, shown):
+    level = _Level.__new__(_Level)
+    rng = np.random.default_rng(0)
+    level._settings, level._network = QUICK, rng.normal(size=(20, 3))
+    interval = {"low": weight - 1e-4, "high": weight + 1e-4, "weight": weight}
+    outputs = np.concatenate([np.zeros((QUICK.num_calibration, 3)), level._network])
+    level._pair = {"outputs": outputs, "names": ("a", "b"), "strengths": (1.0, 1.0), **interval}
+    # Rounding: the combination is the network, and the best single candidate about 1e-7 away, at every point.
+    squares = 1e-14 * rng.uniform(1, 2, size=(2, 20))
+    assert level._combined(squares)["combination_is_nearer"] == shown
 
 
 def test_an_affine_network_is_its_own_affine_reference():
@@ -380,6 +437,7 @@ def test_another_configuration_is_refused(tmp_path):
         ({"levels": (0.0, 1.0)}, "`levels` must be positive"),
         ({"candidates": ("none-such",)}, "no mechanism called 'none-such'"),
         ({"candidates": ("ledoit-wolf",)}, "must have a strength; 'ledoit-wolf' has none"),
+        ({"candidates": ("empirical", "empirical")}, "`candidates` must differ; got"),
         ({"num_calibration": 1}, "`num_calibration` must be at least 2"),
         ({"num_samples": 1}, "`num_samples` must be at least 2, or 0 for none"),
         ({"confidence": 1.0}, "`confidence` must lie between 0 and 1"),
@@ -419,6 +477,46 @@ def test_on_a_line():
     seen = [v for v in found.verdicts if 0.3 < v.sigma < 3]
     assert seen and all("empirical" in v.indistinguishable for v in seen)
     assert all(v.strength == pytest.approx(2.0, rel=1e-2) for v in seen if v.best == "empirical")
+
+
+def _failing(value):
+    if value == 2:
+        raise ValueError("no two")
+    return _Scaled(jnp.asarray(math.nan if value == 3 else value), "tanh")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((1, 2), "'mine' of size 2 cannot be made: no two"),
+        ((1, 3), "'mine' of size 3 must be finite; at noise level 0.5 it is not"),
+        ((1, math.inf), "must be one or more, finite and increase"),
+        (None, "must give numbers; got None"),
+    ],
+)
+def test_a_mechanism_that_fails_is_named(values, message):
+    strength = Strength("size", lambda train: values, lambda train, seed: _failing)
+    mechanism = Mechanism(
+        "mine", "", lambda train, seed: _Scaled(jnp.ones(()), "tanh"), strength=strength
+    )
+    u = _noisy(4, 0)
+    with pytest.raises(ValueError, match=message):
+        Candidate(mechanism, _train(), 0, 4).fit(u, u, LEVEL, 4, 0.9)
+
+
+def test_a_mechanism_called_as_the_network_is_refused(own_registry):
+    mechanisms.register(dataclasses.replace(_scaled("tanh"), name="network"))
+    with pytest.raises(ValueError, match="must not be called 'network' or 'other'"):
+        sj.ExplainSettings(candidates=("network", "gaussian"))
+
+
+def test_a_report_without_a_memorised_share(tmp_path):
+    # Far above the spread of the data a memoriser is no better than the network: no share at any level.
+    settings = dataclasses.replace(QUICK, levels=(5.0,), candidates=("gaussian",))
+    network = sj.GaussianDenoiser.fit(DIGITS[0].points)
+    found = sj.explain(network, *DIGITS, settings, progress=False)
+    assert np.isnan(found.dataset.memorized_share).all()
+    assert found.report(tmp_path).exists()
 
 
 def test_a_mechanism_of_ones_own(own_registry):

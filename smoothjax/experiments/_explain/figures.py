@@ -206,7 +206,8 @@ def plot_strengths(data: Any) -> "Figure":
 
 def plot_memory(data: Any) -> "Figure":
     """Losses on training and held-out points, and the share of memorised points, against the noise level."""
-    figure, axes = new_figure(1, 2, (8, 2.8))
+    # Noise levels for both: where there is no share at all, its own axis would not know them.
+    figure, axes = new_figure(1, 2, (8, 2.8), sharex=True)
     loss, share = axes[0]
     sigma = data.sigma.values
     for name, label, colour in (
