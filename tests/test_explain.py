@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 from jax.tree_util import Partial
 
 import smoothjax as sj
@@ -17,6 +18,7 @@ from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
 from smoothjax.experiments._explain.explanation import _Level
+from smoothjax.experiments._explain.figures import plot_strengths
 from smoothjax.experiments._explain.verdicts import indistinguishable, judged
 from smoothjax.mechanisms import Mechanism, Strength
 
@@ -226,6 +228,12 @@ def test_a_combination_of_one_is_not_shown(weight, shown):
     assert level._combined(squares)["combination_is_nearer"] == shown
 
 
+def test_no_share_is_negative_in_words():
+    one, ones = np.array([0.1]), np.ones(1)
+    found = judged(one, 0 * one, np.zeros((1, 1)), 1.0, -0.001 * ones, 0 * ones)
+    assert "explains 0% of its departure" in str(found["reason"])
+
+
 def test_an_affine_network_is_its_own_affine_reference():
     rng, train = np.random.default_rng(0), _train(200)
     matrix, offset = rng.normal(size=(DIM, DIM)), rng.normal(size=DIM)
@@ -399,8 +407,6 @@ def test_samples_from_the_same_noises_and_the_report(tmp_path):
     for name in ("map", "strengths", "memory", "samples"):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
         assert (tmp_path / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
-    import xarray
-
     with xarray.open_dataset(tmp_path / "results.nc") as stored:
         np.testing.assert_allclose(stored.rmse, found.dataset.rmse)
     assert (tmp_path / "table.txt").read_text() == f"{found!r}\n"
@@ -412,13 +418,61 @@ def test_what_was_finished_is_not_computed_again(tmp_path):
     first = sj.explain(network, train, held_out, QUICK, out=tmp_path, progress=False)
     jax.effects_barrier()
     calls = network.calls
-    # Two levels of 96 held-out and 32 training points, in batches of 32.
-    assert calls == 2 * (3 + 1)
+    # Two levels of 96 held-out and 32 training points, in batches of 32; and two points by which it is recognised.
+    assert calls == 2 * (3 + 1) + 1
     (tmp_path / "parts" / "fit-gaussian-1.npz").unlink()
     again = sj.explain(network, train, held_out, QUICK, out=tmp_path, progress=False)
     jax.effects_barrier()
-    assert network.calls == calls
+    assert network.calls == calls + 1
     assert first.dataset.equals(again.dataset) and first.table() == again.table()
+
+
+def test_another_function_is_refused(tmp_path):
+    # Functions have no arrays to be told by, and these two are of one name.
+    networks = [lambda u, sigma, a=a: a * u / (1 + sigma**2) for a in (1.0, 0.9)]
+    settings = dataclasses.replace(QUICK, levels=(1.0,), candidates=("gaussian",))
+    sj.explain(networks[0], *DIGITS, settings, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="`out` holds results of another `network`"):
+        sj.explain(networks[1], *DIGITS, settings, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda u: u, r"`network` must be a function of two arguments \(u, sigma\)"),
+        (lambda u, sigma, label: u, "function of two arguments .*'label'"),
+        (lambda u, sigma: np.asarray(u) / 2, "must be a function of JAX arrays.*from_numpy"),
+        (lambda u, sigma: u / float(sigma), "must be a function of JAX arrays"),
+        (lambda u, sigma: u[:3], r"`network` must map one point of shape \(64,\)"),
+    ],
+)
+def test_what_is_no_function_of_u_and_sigma_is_refused(network, message):
+    with pytest.raises(ValueError, match=message) as found:
+        sj.explain(network, *DIGITS, QUICK, progress=False)
+    assert "\n" not in str(found.value)
+
+
+def test_every_column_of_panels_has_its_noise_levels():
+    names = ("empirical", "gaussian", "mixture", "smoothed", "wiener-mask")
+    data = xarray.Dataset(
+        {
+            **{n: (("sigma", "candidate"), np.ones((2, 5))) for n in ("strength", "strength_low")},
+            "strength_high": (("sigma", "candidate"), np.ones((2, 5))),
+            "may_be_best": (("sigma", "candidate"), np.ones((2, 5), bool)),
+            "is_explained": ("sigma", np.ones(2, bool)),
+        },
+        {
+            "sigma": [0.1, 1.0],
+            "candidate": list(names),
+            "strength_unit": ("candidate", ["1"] * 5),
+            "strength_name": ("candidate", ["s"] * 5),
+        },
+    )
+    figure = plot_strengths(data)
+    labelled = [ax.get_title(loc="left") for ax in figure.axes if ax.get_xlabel()]
+    assert labelled == list(names[1:])
+    shown = [ax.xaxis.get_tick_params()["labelbottom"] for ax in figure.axes[:5]]
+    assert shown == [False, True, True, True, True]
 
 
 def test_another_configuration_is_refused(tmp_path):

@@ -110,9 +110,7 @@ def judged(
     elif least > own_error:
         reason = f"{away}, and the network is {own_error:.3g} from the clean points"
     elif learned[best] + 2 * learned_se[best] < LEARNED:
-        reason = (
-            f"the nearest explains {learned[best]:.0%} of its departure from an untrained network"
-        )
+        reason = f"the nearest explains {max(learned[best], 0):.0%} of its departure from an untrained network"
     else:
         than = f"other mechanisms are {spread:.3g} from it by the median"
         reason = f"{rmse[best]:.3g} away, and {than if len(others) else 'no other was asked'}"
