@@ -140,8 +140,8 @@ def _require_callable_with_jax(network: Denoiser, train: Dataset, name: str) -> 
         jax.eval_shape(lambda u, sigma: evaluate(network, u, sigma, name), point, level)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise ValueError(
-            f"`{name}` must be a function of JAX arrays; it makes NumPy arrays or numbers of them. One of NumPy arrays (x, t) "
-            "becomes such by `smoothjax.interop.from_numpy`, and with `--prediction` on the command line."
+            f"`{name}` must be a function of JAX arrays; it makes NumPy arrays or numbers of them. One of NumPy arrays "
+            "(x, t) becomes such by `smoothjax.interop.from_numpy`, and with `--prediction` on the command line."
         ) from error
 
 
