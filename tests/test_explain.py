@@ -404,6 +404,8 @@ def test_samples_from_the_same_noises_and_the_report(tmp_path):
     page = found.report(tmp_path)
     text = page.read_text()
     assert "At noise levels 0.3 to 1 it is gaussian, and nothing else." in text
+    assert "After ± stands one standard error" in text
+    assert "other candidates from the nearest, by the median" in text
     for name in ("map", "strengths", "memory", "samples"):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
         assert (tmp_path / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
