@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 from jax.tree_util import Partial
 
 import smoothjax as sj
@@ -16,7 +17,9 @@ from smoothjax import mechanisms
 from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
-from smoothjax.experiments._explain.verdicts import indistinguishable
+from smoothjax.experiments._explain.explanation import _Level
+from smoothjax.experiments._explain.figures import plot_strengths
+from smoothjax.experiments._explain.verdicts import indistinguishable, judged
 from smoothjax.mechanisms import Mechanism, Strength
 
 DIM, LEVEL = 6, 0.5
@@ -105,6 +108,34 @@ def test_where_a_strength_does_nothing_its_interval_is_everything():
     assert found.high == pytest.approx(candidate.values[-1])
 
 
+class _Stepped(eqx.Module):
+    """`(value - 1.37) g(u)`, and nothing near 1.37: as rounding makes of it."""
+
+    value: jax.Array
+
+    def __call__(self, u, sigma):
+        near = jnp.abs(self.value - 1.37) < 0.03
+        return jnp.where(near, 0.0, self.value - 1.37).astype(u.dtype) * u
+
+
+def test_the_search_for_an_interval_ends_where_no_square_has_a_slope():
+    strength = Strength(
+        "size",
+        lambda train: (0.0, 1.0, 2.0),
+        lambda train, seed: Partial(_Stepped),
+        is_continuous=True,
+        is_logarithmic=False,
+    )
+    mechanism = Mechanism(
+        "stepped", "", lambda train, seed: _Scaled(jnp.ones(()), "tanh"), strength=strength
+    )
+    candidate = Candidate(mechanism, _train(), 0, 8)
+    u = _noisy(8, 1)
+    # A first step of the length of the interval in linear approximation would be zero, and so would be its doubles.
+    found = candidate.fit(np.zeros_like(u), u, LEVEL, 8, 0.9)
+    assert 1.2 < found.low <= found.value <= found.high < 1.5, found
+
+
 def _pair(network, u, coverage=0.9):
     train = _train()
     candidates = [Candidate(_scaled(name), train, 0, 32) for name in ("tanh", "cos")]
@@ -167,6 +198,40 @@ def test_equal_candidates_are_told_apart_by_nothing():
     assert indistinguishable(np.concatenate([squares, squares, 2 * squares]), 0.95, 0).tolist() == [
         *(True, True, False)
     ]
+
+
+@pytest.mark.parametrize("num", [2, 3, 4])
+def test_few_points_tell_nothing_apart_by_themselves(num):
+    # Two equal candidates: each leaves in one of forty draws, at most.
+    rng, left = np.random.default_rng(0), 0
+    for repeat in range(100):
+        left += not indistinguishable(rng.exponential(size=(2, num)), 0.95, repeat).all()
+    assert left / 100 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
+
+
+def test_of_one_candidate_no_other_is_spoken_of():
+    one, ones = np.array([0.1]), np.ones(1)
+    found = judged(one, 0.1 * one, np.zeros((1, 1)), 1.0, ones, 0 * ones)
+    assert found["is_explained"] and found["reason"] == "0.1 away, and no other was asked"
+
+
+@pytest.mark.parametrize(("weight", "shown"), [(0.001, False), (0.2, True), (0.998, False)])
+def test_a_combination_of_one_is_not_shown(weight, shown):
+    level = _Level.__new__(_Level)
+    rng = np.random.default_rng(0)
+    level._settings, level._network = QUICK, rng.normal(size=(20, 3))
+    interval = {"low": weight - 1e-4, "high": weight + 1e-4, "weight": weight}
+    outputs = np.concatenate([np.zeros((QUICK.num_calibration, 3)), level._network])
+    level._pair = {"outputs": outputs, "names": ("a", "b"), "strengths": (1.0, 1.0), **interval}
+    # Rounding: the combination is the network, and the best single candidate about 1e-7 away, at every point.
+    squares = 1e-14 * rng.uniform(1, 2, size=(2, 20))
+    assert level._combined(squares)["combination_is_nearer"] == shown
+
+
+def test_no_share_is_negative_in_words():
+    one, ones = np.array([0.1]), np.ones(1)
+    found = judged(one, 0 * one, np.zeros((1, 1)), 1.0, -0.001 * ones, 0 * ones)
+    assert "explains 0% of its departure" in str(found["reason"])
 
 
 def test_an_affine_network_is_its_own_affine_reference():
@@ -346,11 +411,11 @@ def test_samples_from_the_same_noises_and_the_report(tmp_path):
     page = found.report(tmp_path)
     text = page.read_text()
     assert "At noise levels 0.3 to 1 it is gaussian, and nothing else." in text
+    assert "After ± stands one standard error" in text
+    assert "other candidates from the nearest, by the median" in text
     for name in ("map", "strengths", "memory", "samples"):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
         assert (tmp_path / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
-    import xarray
-
     with xarray.open_dataset(tmp_path / "results.nc") as stored:
         np.testing.assert_allclose(stored.rmse, found.dataset.rmse)
     assert (tmp_path / "table.txt").read_text() == f"{found!r}\n"
@@ -362,13 +427,61 @@ def test_what_was_finished_is_not_computed_again(tmp_path):
     first = sj.explain(network, train, held_out, QUICK, out=tmp_path, progress=False)
     jax.effects_barrier()
     calls = network.calls
-    # Two levels of 96 held-out and 32 training points, in batches of 32.
-    assert calls == 2 * (3 + 1)
+    # Two levels of 96 held-out and 32 training points, in batches of 32; and two points by which it is recognised.
+    assert calls == 2 * (3 + 1) + 1
     (tmp_path / "parts" / "fit-gaussian-1.npz").unlink()
     again = sj.explain(network, train, held_out, QUICK, out=tmp_path, progress=False)
     jax.effects_barrier()
-    assert network.calls == calls
+    assert network.calls == calls + 1
     assert first.dataset.equals(again.dataset) and first.table() == again.table()
+
+
+def test_another_function_is_refused(tmp_path):
+    # Functions have no arrays to be told by, and these two are of one name.
+    networks = [lambda u, sigma, a=a: a * u / (1 + sigma**2) for a in (1.0, 0.9)]
+    settings = dataclasses.replace(QUICK, levels=(1.0,), candidates=("gaussian",))
+    sj.explain(networks[0], *DIGITS, settings, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="`out` holds results of another `network`"):
+        sj.explain(networks[1], *DIGITS, settings, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda u: u, r"`network` must be a function of two arguments \(u, sigma\)"),
+        (lambda u, sigma, label: u, "function of two arguments .*'label'"),
+        (lambda u, sigma: np.asarray(u) / 2, "must be a function of JAX arrays.*from_numpy"),
+        (lambda u, sigma: u / float(sigma), "must be a function of JAX arrays"),
+        (lambda u, sigma: u[:3], r"`network` must map one point of shape \(64,\)"),
+    ],
+)
+def test_what_is_no_function_of_u_and_sigma_is_refused(network, message):
+    with pytest.raises(ValueError, match=message) as found:
+        sj.explain(network, *DIGITS, QUICK, progress=False)
+    assert "\n" not in str(found.value)
+
+
+def test_every_column_of_panels_has_its_noise_levels():
+    names = ("empirical", "gaussian", "mixture", "smoothed", "wiener-mask")
+    data = xarray.Dataset(
+        {
+            **{n: (("sigma", "candidate"), np.ones((2, 5))) for n in ("strength", "strength_low")},
+            "strength_high": (("sigma", "candidate"), np.ones((2, 5))),
+            "may_be_best": (("sigma", "candidate"), np.ones((2, 5), bool)),
+            "is_explained": ("sigma", np.ones(2, bool)),
+        },
+        {
+            "sigma": [0.1, 1.0],
+            "candidate": list(names),
+            "strength_unit": ("candidate", ["1"] * 5),
+            "strength_name": ("candidate", ["s"] * 5),
+        },
+    )
+    figure = plot_strengths(data)
+    labelled = [ax.get_title(loc="left") for ax in figure.axes if ax.get_xlabel()]
+    assert labelled == list(names[1:])
+    shown = [ax.xaxis.get_tick_params()["labelbottom"] for ax in figure.axes[:5]]
+    assert shown == [False, True, True, True, True]
 
 
 def test_another_configuration_is_refused(tmp_path):
@@ -387,6 +500,7 @@ def test_another_configuration_is_refused(tmp_path):
         ({"levels": (0.0, 1.0)}, "`levels` must be positive"),
         ({"candidates": ("none-such",)}, "no mechanism called 'none-such'"),
         ({"candidates": ("ledoit-wolf",)}, "must have a strength; 'ledoit-wolf' has none"),
+        ({"candidates": ("empirical", "empirical")}, "`candidates` must differ; got"),
         ({"num_calibration": 1}, "`num_calibration` must be at least 2"),
         ({"num_samples": 1}, "`num_samples` must be at least 2, or 0 for none"),
         ({"confidence": 1.0}, "`confidence` must lie between 0 and 1"),
@@ -426,6 +540,46 @@ def test_on_a_line():
     seen = [v for v in found.verdicts if 0.3 < v.sigma < 3]
     assert seen and all("empirical" in v.indistinguishable for v in seen)
     assert all(v.strength == pytest.approx(2.0, rel=1e-2) for v in seen if v.best == "empirical")
+
+
+def _failing(value):
+    if value == 2:
+        raise ValueError("no two")
+    return _Scaled(jnp.asarray(math.nan if value == 3 else value), "tanh")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((1, 2), "'mine' of size 2 cannot be made: no two"),
+        ((1, 3), "'mine' of size 3 must be finite; at noise level 0.5 it is not"),
+        ((1, math.inf), "must be one or more, finite and increase"),
+        (None, "must give numbers; got None"),
+    ],
+)
+def test_a_mechanism_that_fails_is_named(values, message):
+    strength = Strength("size", lambda train: values, lambda train, seed: _failing)
+    mechanism = Mechanism(
+        "mine", "", lambda train, seed: _Scaled(jnp.ones(()), "tanh"), strength=strength
+    )
+    u = _noisy(4, 0)
+    with pytest.raises(ValueError, match=message):
+        Candidate(mechanism, _train(), 0, 4).fit(u, u, LEVEL, 4, 0.9)
+
+
+def test_a_mechanism_called_as_the_network_is_refused(own_registry):
+    mechanisms.register(dataclasses.replace(_scaled("tanh"), name="network"))
+    with pytest.raises(ValueError, match="must not be called 'network' or 'other'"):
+        sj.ExplainSettings(candidates=("network", "gaussian"))
+
+
+def test_a_report_without_a_memorised_share(tmp_path):
+    # Far above the spread of the data a memoriser is no better than the network: no share at any level.
+    settings = dataclasses.replace(QUICK, levels=(5.0,), candidates=("gaussian",))
+    network = sj.GaussianDenoiser.fit(DIGITS[0].points)
+    found = sj.explain(network, *DIGITS, settings, progress=False)
+    assert np.isnan(found.dataset.memorized_share).all()
+    assert found.report(tmp_path).exists()
 
 
 def test_a_mechanism_of_ones_own(own_registry):

@@ -113,6 +113,7 @@ def test_what_is_no_network_is_refused(file, monkeypatch, place, message):
     [
         (NetworkOptions(process="none-such"), "`process` must be one of edm"),
         (NetworkOptions(prediction="eps"), "process"),
+        (NetworkOptions(label=3), "`label` is for a module of PyTorch or a folder of diffusers"),
         (NetworkOptions(weights="w.pt"), "`weights` are for a module of PyTorch"),
     ],
 )

@@ -152,6 +152,10 @@ def _of_object(found: Any, train: Dataset, options: NetworkOptions) -> Denoiser:
         raise ValueError(
             f"`weights` are for a module of PyTorch; got {options.weights} for a {type(found).__name__}."
         )
+    if options.label is not None:
+        raise ValueError(
+            f"`label` is for a module of PyTorch or a folder of diffusers; got {options.label} for a {type(found).__name__}."
+        )
     if isinstance(found, AbstractDenoiser) and options.prediction is None and process is None:
         return found
     if not callable(found):

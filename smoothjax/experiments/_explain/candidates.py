@@ -13,6 +13,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import stdtrit
 
 from ..._calls import as_argument, denoised
+from ..._checks import shown
 from ...datasets import Dataset
 from ...denoisers import AbstractDenoiser, Denoiser, ScheduledDenoiser
 from ...mechanisms import Mechanism
@@ -23,6 +24,8 @@ RESOLUTION = 0.01
 # Derivatives by a strength are differences over this share of that distance: their bias is its square, and what single
 # precision rounds off, divided by its square, still small.
 DIFFERENCE = 0.02
+# Of the same distance, the first step from a fitted strength to the ends of its interval, at least.
+SHORTEST = 1e-6
 
 
 @eqx.filter_jit
@@ -78,10 +81,19 @@ class Candidate:
         strength = require_strength(mechanism).strength
         assert strength is not None
         self.mechanism, self.strength = mechanism, strength
-        self.values = tuple(float(value) for value in strength.values(train))
-        if not self.values or not np.all(np.diff(self.values) > 0):
+        given = strength.values(train)
+        try:
+            self.values = tuple(float(value) for value in given)
+        except (TypeError, ValueError):
             raise ValueError(
-                f"`values` of the strength of {mechanism.name!r} must be one or more and increase; got {self.values}."
+                f"`values` of the strength of {mechanism.name!r} must give numbers; got {shown(given)}."
+            ) from None
+        if not (
+            self.values and np.all(np.isfinite(self.values)) and np.all(np.diff(self.values) > 0)
+        ):
+            raise ValueError(
+                f"`values` of the strength of {mechanism.name!r} must be one or more, finite and increase; "
+                f"got {self.values}."
             )
         if strength.is_logarithmic and self.values[0] <= 0:
             raise ValueError(
@@ -108,16 +120,28 @@ class Candidate:
         if self.strength.is_continuous:
             return self.make(jnp.asarray(value, self._train.points.dtype))
         if value not in self._built:
-            self._built[value] = self.make(value)
+            try:
+                self._built[value] = self.make(value)
+            except ValueError as error:
+                raise ValueError(f"{self._at(value)} cannot be made: {error}") from error
         return self._built[value]
 
     def outputs(self, value: float, u: np.ndarray, sigma: float) -> np.ndarray:
-        """At the rows of `u`, (n, d)."""
-        if not self.strength.is_continuous:
-            return outputs_of(self.denoiser(value), u, sigma, self._batch_size)
-        at = jnp.asarray(value, self._train.points.dtype)
-        run = lambda u, sigma: _batch_at(self.make, at, u, sigma)  # noqa: E731
-        return _in_equal_batches(run, u, sigma, self._batch_size)
+        """At the rows of `u`, (n, d), or `ValueError` where they are not finite: nothing could be fitted."""
+        if self.strength.is_continuous:
+            at = jnp.asarray(value, self._train.points.dtype)
+            run = lambda u, sigma: _batch_at(self.make, at, u, sigma)  # noqa: E731
+            outputs = _in_equal_batches(run, u, sigma, self._batch_size)
+        else:
+            outputs = outputs_of(self.denoiser(value), u, sigma, self._batch_size)
+        if not np.all(np.isfinite(outputs)):
+            raise ValueError(
+                f"{self._at(value)} must be finite; at noise level {sigma:.4g} it is not."
+            )
+        return outputs
+
+    def _at(self, value: float) -> str:
+        return f"`candidates`: {self.name!r} of {self.strength.name} {value:.4g}"
 
     def place(self, value: Any) -> Any:
         """Where a value lies on the axis in which searches and intervals are even."""
@@ -214,7 +238,8 @@ class Candidate:
             return _student(after - before)
 
         bound = float(stdtrit(len(slopes) - 1, (1 + coverage) / 2))
-        first = min(bound * half, step)
+        # Not zero, where all differences are: no number of doublings leaves the place.
+        first = min(max(bound * half, SHORTEST * step), step)
         low = _last_kept(statistic, place, -first, places[0], bound)
         high = _last_kept(statistic, place, first, places[-1], bound)
         value, low, high = (float(x) for x in self.value_at(np.array([place, low, high])))

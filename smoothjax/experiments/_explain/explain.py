@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import mechanisms
+from ..._calls import evaluate
 from ..._checks import import_optional
 from ..._files.checkpoint import refuse_training
 from ..._files.store import Arrays, ResultStore
@@ -28,9 +30,7 @@ from .affine import affine_outputs
 from .candidates import Candidate, Fit, outputs_of
 from .combinations import nearest_combination
 from .explanation import Explanation, labelled
-from .settings import ExplainSettings
-
-NETWORK, OTHER = "network", "other"
+from .settings import NETWORK, OTHER, ExplainSettings
 
 
 @checks_kinds
@@ -55,7 +55,8 @@ def explain(
         other: a second network of the same training, from another seed, say. Candidates that are no farther from the network
             than that are said to be at the floor.
         out: folder in which every finished part is kept. Called again with the same arguments, a job that was killed goes on
-            where it was and ends with identical numbers. Bare callables are known by their name only.
+            where it was and ends with identical numbers. A network is known by its arrays, and by what it makes of two
+            noisy points: one call, whenever `out` is taken up again.
         progress: show a progress bar.
 
     **What is computed.** At each noise level, at held-out points plus noise, each candidate's strength is fitted to the
@@ -90,6 +91,9 @@ def explain(
         ('empirical', 3.0)
     """
     import_optional("xarray")
+    for name, one in ((NETWORK, network), (OTHER, other)):
+        if one is not None:
+            _require_callable_with_jax(one, train, name)
     settings = (ExplainSettings() if settings is None else settings).suited_to(train, held_out)
     configuration = {
         "explain": {**dataclasses.asdict(settings)},
@@ -118,6 +122,27 @@ def explain(
         store.manifest,
         job.denoisers(),
     )
+
+
+def _require_callable_with_jax(network: Denoiser, train: Dataset, name: str) -> None:
+    """Refuses a function of other arguments, or of NumPy arrays; what a network raises of its own is raised."""
+    point = jax.ShapeDtypeStruct((train.dim,), train.points.dtype)
+    level = jax.ShapeDtypeStruct((), train.points.dtype)
+    try:
+        inspect.signature(network).bind(point, level)
+    except TypeError as error:
+        raise ValueError(
+            f"`{name}` must be a function of two arguments (u, sigma); {error}."
+        ) from None
+    except ValueError:  # no signature that could be read
+        pass
+    try:
+        jax.eval_shape(lambda u, sigma: evaluate(network, u, sigma, name), point, level)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise ValueError(
+            f"`{name}` must be a function of JAX arrays; it makes NumPy arrays or numbers of them. One of NumPy arrays "
+            "(x, t) becomes such by `smoothjax.interop.from_numpy`, and with `--prediction` on the command line."
+        ) from error
 
 
 class _Job:
@@ -157,6 +182,8 @@ class _Job:
         add = lambda name, function, *arguments: parts.append(  # noqa: E731
             (name, functools.partial(function, *arguments))
         )
+        for name in self._networks:
+            add(f"{name}, two points", self._recognise, name)
         for name in self._networks:
             for i in levels:
                 add(f"{name}, level {i + 1}", self._network, name, i)
@@ -210,6 +237,26 @@ class _Job:
     def _known_noisy(self, level: int) -> np.ndarray:
         sigma = np.asarray(self._settings.levels[level], self._known.dtype)
         return self._known + sigma * self._known_noise
+
+    def _recognise(self, name: str) -> None:
+        """Refuses a folder of another network: a function, or a network on the host, has no arrays to be told by."""
+        settings = self._settings
+        level = len(settings.levels) // 2
+        found = outputs_of(
+            self._networks[name],
+            self._noisy(level)[:2],
+            settings.levels[level],
+            settings.batch_size,
+        )
+        if not np.all(np.isfinite(found)):
+            return  # refused where it is measured
+        kept = self._store.get(f"probe-{name}", lambda: {"outputs": found})["outputs"]
+        # Other devices and versions round differently.
+        if np.max(np.abs(found - kept)) > 1e-2 * np.max(np.abs(kept)):
+            raise ValueError(
+                f"`out` holds results of another `{name}`: at two points this one differs from it. Choose another `out`, "
+                "or remove it."
+            )
 
     def _network(self, name: str, level: int) -> Arrays:
         def compute() -> Arrays:

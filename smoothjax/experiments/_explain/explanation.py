@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
+# What is said of a combination has two decimals.
+LEAST_WEIGHT = 0.005
+
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
@@ -380,7 +383,12 @@ class _Level:
             "combination_weight_interval": np.array([pair["low"], pair["high"]], float),
             "combination_rmse": math.sqrt(combined.mean()),
             # Not where all of the weight is on one of them, and what is nearer is rounding.
-            "combination_is_nearer": bool(low > 0 and pair["low"] > 0 and pair["high"] < 1),
+            "combination_is_nearer": bool(
+                low > 0
+                and pair["low"] > 0
+                and pair["high"] < 1
+                and LEAST_WEIGHT < pair["weight"] < 1 - LEAST_WEIGHT
+            ),
         }
 
 

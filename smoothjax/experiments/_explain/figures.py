@@ -207,14 +207,17 @@ def plot_strengths(data: Any) -> "Figure":
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
-    for ax in axes[-1]:
+    # The lowest panel of each column: others share its axis.
+    for ax in axes.flat[max(len(names) - columns, 0) : len(names)]:
         ax.set_xlabel("noise level $\\sigma$ (data units)", fontsize=8)
+        ax.tick_params(labelbottom=True)
     return figure
 
 
 def plot_memory(data: Any) -> "Figure":
     """Losses on training and held-out points, and the share of memorised points, against the noise level."""
-    figure, axes = new_figure(1, 2, (8, 2.8))
+    # Noise levels for both: where there is no share at all, its own axis would not know them.
+    figure, axes = new_figure(1, 2, (8, 3.2), sharex=True)
     loss, share = axes[0]
     sigma = data.sigma.values
     for name, label, colour in (

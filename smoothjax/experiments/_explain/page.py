@@ -55,7 +55,8 @@ def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
         paragraph(
             "Denoising loss of the network at noisy training and held-out points, and the share of the training points "
             "that a model would have to hold for as large a difference, if it were a perfect memoriser there and the "
-            "network elsewhere. No share is given where a memoriser is no better than the network."
+            "network elsewhere. No share is given where a memoriser is no better than the network. After ± stands one "
+            "standard error, here and below."
         ),
         table(*_memory_table(explanation)),
         *_generated(explanation),
@@ -183,7 +184,7 @@ def _distances(explanation: "Explanation") -> tuple[list[str], list[list[str]]]:
         ("untrained network", "untrained_rmse"),
         ("second network", "other_rmse"),
         ("clean points", "own_error"),
-        ("of candidates from the nearest", "spread"),
+        ("other candidates from the nearest, by the median", "spread"),
     ):
         if name in data:
             rows.append([label, *(f"{value:.3g}" for value in data[name].values)])

@@ -13,6 +13,8 @@ from ...mechanisms import Mechanism
 from .._compare.settings import require_different_points
 from .._compare.units import spread_of
 
+# What samples and parts of the two networks are called.
+NETWORK, OTHER = "network", "other"
 # From where a network sees its single training images to where it sees little but their mean, in units of their spread.
 LOWEST, HIGHEST, NUM_LEVELS = 0.05, 10.0, 8
 
@@ -78,6 +80,12 @@ class ExplainSettings:
             )
         for name in self.candidates:
             require_strength(mechanisms.get(name))
+            if name in (NETWORK, OTHER):
+                raise ValueError(
+                    f"`candidates` must not be called {NETWORK!r} or {OTHER!r}, as samples of networks are; got {name!r}."
+                )
+        if len(set(self.candidates)) < len(self.candidates):
+            raise ValueError(f"`candidates` must differ; got {shown(self.candidates)}.")
         # One observation has no standard error.
         for name in ("num_calibration", "num_evaluation", "num_training"):
             if as_positive_integer(getattr(self, name), name) < 2:

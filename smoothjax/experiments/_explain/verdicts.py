@@ -43,8 +43,10 @@ def indistinguishable(squares: np.ndarray, confidence: float, seed: int) -> np.n
     centred = differences[varies] - mean[varies, None]
     again = weights @ centred.T
     spread = np.sqrt(np.maximum(weights @ (centred**2).T - again**2, 0) / (n - 1))
-    statistic = np.divide(again, spread, out=np.zeros_like(again), where=spread > 0)
-    bound = np.quantile(statistic.max(axis=1, initial=0), confidence)
+    # A draw of one point only, as most are of two or three points, has no spread: its statistic has no bound.
+    unbounded = np.where(again > 0, math.inf, 0.0)
+    statistic = np.divide(again, spread, out=unbounded, where=spread > 1e-6 * centred.std(axis=1))
+    bound = np.quantile(statistic.max(axis=1, initial=0), confidence, method="higher")
     worse = np.where(varies, mean > bound * error, mean > 0)
     leaves = np.zeros(num_candidates, bool)
     np.logical_or.at(leaves, first, worse)
@@ -108,12 +110,9 @@ def judged(
     elif least > own_error:
         reason = f"{away}, and the network is {own_error:.3g} from the clean points"
     elif learned[best] + 2 * learned_se[best] < LEARNED:
-        reason = (
-            f"the nearest explains {learned[best]:.0%} of its departure from an untrained network"
-        )
+        reason = f"the nearest explains {max(learned[best], 0):.0%} of its departure from an untrained network"
     else:
-        reason = (
-            f"{rmse[best]:.3g} away, and other mechanisms are {spread:.3g} from it by the median"
-        )
+        than = f"other mechanisms are {spread:.3g} from it by the median"
+        reason = f"{rmse[best]:.3g} away, and {than if len(others) else 'no other was asked'}"
         return {"is_explained": True, "reason": reason, "spread": spread}
     return {"is_explained": False, "reason": reason, "spread": spread}
