@@ -304,6 +304,20 @@ def test_a_planted_mechanism_is_found(family, strength):
     assert found.dataset.explained.sel(candidate=family).min() > 0.5 or family == "gaussian"
 
 
+def test_a_planted_combination_is_found():
+    train, held_out = DIGITS
+    first, second = sj.TemperedDenoiser(train.points, 2.0), sj.GaussianDenoiser.fit(train.points)
+    network = lambda u, s: 0.4 * first(u, s) + 0.6 * second(u, s)  # noqa: E731
+    settings = dataclasses.replace(QUICK, levels=(1.0,))
+    found = sj.explain(network, train, held_out, settings, progress=False)
+    one = found.dataset.isel(sigma=0)
+    assert [str(name) for name in one.combination.values] == ["empirical", "gaussian"]
+    # The search ends where a step gains less than 1e-4 of the square that is left.
+    np.testing.assert_allclose(one.combination_weight, 0.4, rtol=0.01)
+    np.testing.assert_allclose(one.combination_strength[0], 2.0, rtol=0.02)
+    assert "At noise level 1 a combination of empirical and gaussian is nearer" in found.summary()
+
+
 def test_a_random_map_is_none_of_them():
     train, held_out = DIGITS
     map_, mean = _smooth(train.dim, 0.5, 0), jnp.mean(train.points, axis=0)

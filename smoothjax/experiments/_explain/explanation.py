@@ -113,7 +113,7 @@ class Explanation:
 
     def summary(self) -> str:
         """The verdicts in a sentence for each range of noise levels that share one."""
-        return "\n".join(_sentences(self.verdicts))
+        return "\n".join([*_sentences(self.verdicts), *_combinations(self.dataset)])
 
     def __repr__(self) -> str:
         return f"{self.summary()}\n\n{self.table()}"
@@ -151,6 +151,34 @@ def _combination(at: "xarray.Dataset") -> str:
     return f"{float(at.combination_weight):.2f} [{low:.2f}, {high:.2f}] {first}, the rest {second}"
 
 
+def _combinations(data: "xarray.Dataset") -> list[str]:
+    """A sentence for each range of noise levels at which one combination is nearer than every single candidate."""
+    runs: list[tuple[str, list[float]]] = []
+    last = -2
+    for i in range(data.sizes["sigma"]):
+        at = data.isel(sigma=i)
+        if _combination(at) == "-":
+            continue
+        pair = " and ".join(str(name) for name in at.combination.values)
+        if runs and runs[-1][0] == pair and last == i - 1:
+            runs[-1][1].append(float(at.sigma))
+        else:
+            runs.append((pair, [float(at.sigma)]))
+        last = i
+    return [
+        f"{_where(levels[0], levels[-1])} a combination of {pair} is nearer than each alone."
+        for pair, levels in runs
+    ]
+
+
+def _where(first: float, last: float) -> str:
+    return (
+        f"At noise level {first:.3g}"
+        if first == last
+        else f"At noise levels {first:.3g} to {last:.3g}"
+    )
+
+
 def _sentences(verdicts: Sequence[Verdict]) -> list[str]:
     """Neighbouring levels of one verdict together."""
     runs: list[list[Verdict]] = []
@@ -165,11 +193,7 @@ def _sentences(verdicts: Sequence[Verdict]) -> list[str]:
     sentences = []
     for run in runs:
         first, last = run[0], run[-1]
-        where = (
-            f"At noise level {first.sigma:.3g}"
-            if len(run) == 1
-            else f"At noise levels {first.sigma:.3g} to {last.sigma:.3g}"
-        )
+        where = _where(first.sigma, last.sigma)
         if first.best is None:
             at = "" if len(run) == 1 else f"at {first.sigma:.3g} "
             sentences.append(f"{where} no mechanism explains the network: {at}{first.reason}.")

@@ -114,7 +114,7 @@ class ExplainSettings:
         if self.num_calibration + self.num_evaluation > len(held_out):
             raise ValueError(
                 "`num_calibration` and `num_evaluation` must not exceed the held-out points together; got "
-                f"{self.num_calibration} and {self.num_evaluation} of {len(held_out)}."
+                f"{self.num_calibration} and {self.num_evaluation} of {len(held_out)}. Give smaller ones."
             )
         spread = spread_of(train.points)
         levels = self.levels or tuple(
