@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from zoo import MAKERS
 
 import smoothjax as sj
 from smoothjax import denoisers
@@ -31,13 +32,10 @@ def _along(x):
     )
 
 
-BUILDERS = {
-    "EmpiricalDenoiser": sj.EmpiricalDenoiser,
+# Those of the zoo, and here with parameters that integers and shifts of theirs hold exactly.
+BUILDERS = MAKERS | {
     "ShardedDenoiser": lambda x: sj.ShardedDenoiser(x, _mesh()),
     "StreamedDenoiser": lambda x: sj.StreamedDenoiser(np.asarray(x)),
-    "TruncatedDenoiser": sj.TruncatedDenoiser,
-    "GaussianDenoiser": sj.GaussianDenoiser.fit,
-    "DualGaussianDenoiser": sj.DualGaussianDenoiser,
     "MixtureDenoiser": lambda x: sj.MixtureDenoiser.fit(x, MEMBERS),
     "TemperedDenoiser": lambda x: sj.TemperedDenoiser(x, 2.0),
     "BoxSmoothedDenoiser": lambda x: sj.BoxSmoothedDenoiser(_on_line(x), 1.0),
