@@ -74,7 +74,7 @@ def nearest_combination(
     return _Search(pair, target, u, sigma, num_calibration).run(start, coverage)
 
 
-def _best_weight(aa: Any, bb: Any, ab: Any) -> np.ndarray:
+def _best_weight(aa: Any, bb: Any, ab: Any) -> Any:
     """Of the first difference, from the mean products of both: least squares, between zero and one."""
     curvature = aa + bb - 2 * ab
     with np.errstate(divide="ignore", invalid="ignore"):
