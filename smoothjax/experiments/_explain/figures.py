@@ -120,7 +120,9 @@ def plot_image_samples(data: Any, points: np.ndarray, image_shape: tuple[int, ..
     names.insert(after, "nearest training")
     rows, columns = len(names), min(MAX_COLUMNS, values.shape[1])
     figure, axes = new_figure(1, 1, (1.6 + 0.6 * columns, 0.5 + 0.6 * rows))
-    _draw_samples(axes[0, 0], names, values, image_shape, (points.min(), points.max()))
+    _draw_samples(
+        axes[0, 0], names, values, image_shape, (float(points.min()), float(points.max()))
+    )
     return figure
 
 
