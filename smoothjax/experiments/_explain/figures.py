@@ -117,7 +117,7 @@ def plot_image_samples(data: Any, points: np.ndarray, image_shape: tuple[int, ..
     nearest = points[data.nearest.sel(model="network").values]
     after = names.index("network") + 1
     values = np.insert(values, after, nearest, axis=0)
-    names.insert(after, "nearest training")
+    names.insert(after, "its nearest")
     rows, columns = len(names), min(MAX_COLUMNS, values.shape[1])
     figure, axes = new_figure(1, 1, (1.6 + 0.6 * columns, 0.5 + 0.6 * rows))
     _draw_samples(
