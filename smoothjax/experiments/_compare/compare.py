@@ -95,13 +95,7 @@ def compare(
         **dataclasses.asdict(settings),
         "denoisers": {name: tree_fingerprint(denoiser) for name, denoiser in denoisers.items()},
         "efforts": {name: effort._asdict() for name, effort in efforts.items()},
-        "data": train.name,
-        "num_train": len(train),
-        "num_held_out": len(held_out),
-        "dim": train.dim,
-        "dtype": str(train.points.dtype),
-        "train_sha256": tree_fingerprint(train.points),
-        "held_out_sha256": tree_fingerprint(held_out.points),
+        **of_data(train, held_out),
     }
     refuse_training(out)
     store = ResultStore(out, configuration)
@@ -150,6 +144,19 @@ def compare_mechanisms(
     seed = 0 if settings is None else settings.seed
     denoisers = {mechanism.name: mechanism.build(train, seed) for mechanism in chosen}
     return compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
+
+
+def of_data(train: Dataset, held_out: Dataset) -> dict[str, Any]:
+    """What a configuration keeps of its data."""
+    return {
+        "data": train.name,
+        "num_train": len(train),
+        "num_held_out": len(held_out),
+        "dim": train.dim,
+        "dtype": str(train.points.dtype),
+        "train_sha256": tree_fingerprint(train.points),
+        "held_out_sha256": tree_fingerprint(held_out.points),
+    }
 
 
 def tree_fingerprint(tree: Any) -> str:

@@ -24,7 +24,7 @@ from ..._noise import initial_noise
 from ...datasets import Dataset
 from ...denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ...flows import sample
-from .._compare.compare import tree_fingerprint
+from .._compare.compare import of_data, tree_fingerprint
 from .._compare.units import spread_of
 from .affine import affine_outputs
 from .candidates import Candidate, Fit, outputs_of
@@ -99,13 +99,7 @@ def explain(
         "explain": {**dataclasses.asdict(settings)},
         NETWORK: tree_fingerprint(network),
         OTHER: None if other is None else tree_fingerprint(other),
-        "data": train.name,
-        "num_train": len(train),
-        "num_held_out": len(held_out),
-        "dim": train.dim,
-        "dtype": str(train.points.dtype),
-        "train_sha256": tree_fingerprint(train.points),
-        "held_out_sha256": tree_fingerprint(held_out.points),
+        **of_data(train, held_out),
     }
     refuse_training(out)
     store = ResultStore(out, configuration)
