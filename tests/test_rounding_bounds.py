@@ -140,6 +140,25 @@ def test_sums_do_not_gather_roundings_of_the_anchor(num, dtype):
     assert np.all(error <= np.asarray(found.rounding))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_tree(kind, dtype):
+    """Those of the tree are bounded as the sums over all points are, which take its place where its own are worse."""
+    generator = np.random.default_rng(KINDS.index(kind))
+    shape = _truncated.TREE_POINTS, 2
+    points = data_set(kind, *shape, generator).astype(dtype)
+    denoiser = sj.TruncatedDenoiser(points)
+    assert denoiser._tree is not None
+    u, sigma = (x.astype(dtype) for x in queries(points.astype(float), generator))
+    found = compiled()(denoiser, u, sigma)
+    expected, unavoidable = reference(points, u, sigma, denoiser.exact._points.centre)
+    unavoidable *= np.finfo(dtype).eps
+    error = np.linalg.norm((np.asarray(found.value) - expected).astype(float), axis=1)
+    truncation, bound = (np.asarray(x, float) for x in (found.truncation, found.rounding))
+    assert np.all(error <= truncation + bound)
+    ratio = bound / np.maximum(error - truncation, unavoidable)
+    assert np.max(ratio) < allowed(kind, *shape), (np.max(ratio), sigma[np.argmax(ratio)])
+
+
 def test_of_a_tree_far_from_all_points(dtype, monkeypatch):
     """Where the farthest of two places, with all points but one, is certain, and a worst case over a whole tree is not."""
     monkeypatch.setattr(_truncated, "TREE_POINTS", 1000)

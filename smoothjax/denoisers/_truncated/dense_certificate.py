@@ -135,7 +135,7 @@ def _certified_sums(
         )
 
     # Where rounding of the weights decides, not of the sums.
-    waiting = rounding > 4 * by_sums + ENOUGH * last
+    waiting = rounding > 1.1 * by_sums + ENOUGH * last
     waiting &= ~product_is_trusted(set_, u, sigma)
     if set_.points.size <= DIFFERENCES:
         state = (waiting, value, rounding)
