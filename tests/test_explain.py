@@ -209,6 +209,19 @@ def test_few_points_tell_nothing_apart_by_themselves(num):
     assert left / 100 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
 
 
+def test_two_that_are_nearly_one_do_not_hide_a_third():
+    """Their difference is rounding at a few of the points, whose statistic has a long tail; the third is far away."""
+    rng = np.random.default_rng(0)
+    left = 0
+    for repeat in range(20):
+        near = rng.exponential(size=64)
+        almost = near + 1e-6 * (rng.uniform(size=64) < 0.05) * rng.exponential(size=64)
+        far = 2 * rng.exponential(size=64) + 1
+        left += not indistinguishable(np.stack([near, almost, far]), 0.95, repeat)[2]
+    # The third is two away, seven standard errors.
+    assert left == 20
+
+
 def test_of_one_candidate_no_other_is_spoken_of():
     one, ones = np.array([0.1]), np.ones(1)
     found = judged(one, 0.1 * one, np.zeros((1, 1)), 1.0, ones, 0 * ones)
@@ -518,6 +531,17 @@ def test_another_configuration_is_refused(tmp_path):
         ({"num_calibration": 1}, "`num_calibration` must be at least 2"),
         ({"num_samples": 1}, "`num_samples` must be at least 2, or 0 for none"),
         ({"confidence": 1.0}, "`confidence` must lie between 0 and 1"),
+        ({"strengths": {"none-such": (1.0,)}}, "no mechanism called 'none-such'"),
+        (
+            {"strengths": {"empirical": (2.0, 1.0)}},
+            "`strengths` of 'empirical' must be one or more",
+        ),
+        ({"strengths": {"empirical": ()}}, "`strengths` of 'empirical' must be one or more"),
+        ({"strengths": ("empirical",)}, "`strengths` must be a dictionary"),
+        (
+            {"candidates": ("gaussian",), "strengths": {"empirical": (1.0, 2.0)}},
+            "`strengths` must be of candidates; 'empirical' is none of them",
+        ),
     ],
 )
 def test_settings_are_refused(change, message):
@@ -540,6 +564,34 @@ def test_data_are_refused():
         sj.explain(lambda u, sigma: u / 0.0 * 0.0, train, held_out, QUICK, progress=False)
     with pytest.raises(ValueError, match=r"one point of shape \(64,\)"):
         sj.explain(lambda u, sigma: u[:3], train, held_out, QUICK, progress=False)
+
+
+def test_strengths_in_place_of_a_mechanisms_own():
+    """A temperature of 3 between 1 and 2 is at the upper bound, and a patch size is one of those given."""
+    train, held_out = DIGITS
+    settings = dataclasses.replace(
+        QUICK, candidates=("empirical",), strengths={"empirical": [1.0, 2.0]}
+    )
+    network = sj.TemperedDenoiser(train.points, 3.0)
+    found = sj.explain(network, train, held_out, settings, progress=False).dataset
+    np.testing.assert_allclose(found.strength, 2.0)
+    assert settings.strengths == {"empirical": (1.0, 2.0)}
+
+
+def test_the_border_of_a_local_network_is_recovered():
+    """Windows of 5 x 5 pixels that wrap around: the other border and the other sizes are farther."""
+    train, held_out = DIGITS
+    images = train.points.reshape(-1, *train.image_shape)
+    network = sj.LocalDenoiser(images, 5, "circular")
+    names = ("local", "local-circular")
+    settings = dataclasses.replace(
+        QUICK, candidates=names, strengths=dict.fromkeys(names, (3, 5, 7))
+    )
+    found = sj.explain(network, train, held_out, settings, progress=False)
+    own = found.dataset.sel(candidate="local-circular")
+    np.testing.assert_array_equal(own.strength, 5)
+    assert all(one.indistinguishable == ("local-circular",) for one in found.verdicts)
+    assert names[1] not in sj.ExplainSettings().suited_to(train, held_out).candidates
 
 
 def test_on_a_line():

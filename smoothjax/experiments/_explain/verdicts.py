@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-BOOTSTRAPS = 1000
+# Many, as each of some dozens of pairs has its own quantile, far out.
+BOOTSTRAPS = 4000
 # Of a network's departure from an untrained one, what a mechanism explains at least. Of networks that were trained for fifty
 # steps some candidate of free strength explains up to .64, of those that were trained for thousands about .8.
 LEARNED = 2 / 3
@@ -15,8 +16,9 @@ def indistinguishable(squares: np.ndarray, confidence: float, seed: int) -> np.n
     """Which candidates may be the best: a set that holds it with this probability, over the draw of the points.
 
     A candidate leaves the set where some other one is nearer by more than chance allows, by the paired differences of
-    their squared distances in units of their standard errors; what chance allows is the quantile of the greatest such
-    difference over all pairs, from a bootstrap over points.
+    their squared distances in units of their standard errors. What chance allows is a quantile of that statistic from a
+    bootstrap over points, each pair's own and all at the same level, which is such that with this probability no pair exceeds
+    its quantile: two candidates that are nearly one, whose difference rests on few points, do not raise the bar of others.
 
     Args:
         squares: squared distances, (candidates, points).
@@ -26,8 +28,8 @@ def indistinguishable(squares: np.ndarray, confidence: float, seed: int) -> np.n
     Returns:
         shape (candidates,), bool.
 
-    Source: Hsu, "Multiple Comparisons", 1996 (comparisons with the best); Hansen, Lunde and Nason, "The model confidence
-    set", 2011, without its sequence of steps.
+    Source: Hsu, "Multiple Comparisons", 1996 (comparisons with the best); Beran, "Balanced simultaneous confidence sets",
+    1988; Hansen, Lunde and Nason, "The model confidence set", 2011, without its sequence of steps.
     """
     num_candidates, n = squares.shape
     if num_candidates == 1:
@@ -46,12 +48,26 @@ def indistinguishable(squares: np.ndarray, confidence: float, seed: int) -> np.n
     # A draw of one point only, as most are of two or three points, has no spread: its statistic has no bound.
     unbounded = np.where(again > 0, math.inf, 0.0)
     statistic = np.divide(again, spread, out=unbounded, where=spread > 1e-6 * centred.std(axis=1))
-    bound = np.quantile(statistic.max(axis=1, initial=0), confidence, method="higher")
-    worse = np.where(varies, mean > bound * error, mean > 0)
+    worse = mean > 0
+    if np.any(varies):
+        worse[varies] = mean[varies] > _balanced(statistic, confidence) * error[varies]
     leaves = np.zeros(num_candidates, bool)
     np.logical_or.at(leaves, first, worse)
     leaves[np.argmin(squares.mean(axis=1))] = False
     return ~leaves
+
+
+def _balanced(statistics: np.ndarray, confidence: float) -> np.ndarray:
+    """Of draws of several statistics, (draws, k), a quantile of each, (k,), of one level: none exceeds its own so often."""
+    ordered = np.sort(statistics, axis=0)
+    below = np.stack(
+        [
+            np.searchsorted(one, drawn, side="right")
+            for one, drawn in zip(ordered.T, statistics.T, strict=True)
+        ]
+    )
+    level = int(np.quantile(below.max(axis=0), confidence, method="higher"))
+    return ordered[level - 1]
 
 
 @dataclasses.dataclass(frozen=True)
