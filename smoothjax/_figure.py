@@ -12,6 +12,18 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Tol's muted palette, for what comes after them.
+FURTHER = (
+    "#332288",
+    "#999933",
+    "#882255",
+    "#44AA99",
+    "#DDCC77",
+    "#AA4499",
+    "#117733",
+    "#661100",
+    "#6699CC",
+)
 
 
 def new_figure(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import smoothjax as sj
+from smoothjax._commands.commands import parse
+from smoothjax._commands.explain import Explain
 from smoothjax._commands.network import NetworkOptions, load_network
 from smoothjax.cli import main
 
@@ -133,6 +135,26 @@ def test_command(file, tmp_path, capsys):
     assert (tmp_path / "out" / "report.html").exists()
     assert main([*arguments, "--seed", "1"]) == 2
     assert "another configuration" in capsys.readouterr().err
+
+
+def test_strengths_as_typed():
+    command = parse(
+        ["explain", "digits", "--network", "x", "--strengths", "local=1,3", "gaussian=0,.5"]
+    )
+    assert command.settings().strengths == {"local": (1.0, 3.0), "gaussian": (0.0, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("local",), "`--strengths` must be given as name=value,value; got 'local'"),
+        (("local=a",), "must be given as name=value,value; got 'local=a'"),
+        (("local=1", "local=3"), "must give each candidate once; got 'local' again"),
+    ],
+)
+def test_strengths_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        Explain("digits", "x", strengths=given).settings()
 
 
 def test_command_refuses_before_it_works(tmp_path, capsys):

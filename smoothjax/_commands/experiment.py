@@ -71,8 +71,9 @@ def parse_experiment(name: str, arguments: list[str]) -> RunExperiment:
     )
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     for setting, value in given.items():
-        if value == ():
-            option = f"--{setting.replace('_', '-')}"
+        option = f"--{setting.replace('_', '-')}"
+        # Not where that is the default, and was not asked for.
+        if value == () and any(one in rest for one in (option, f"--{setting}")):
             raise ValueError(
                 f"`{option}` must be followed by values; got none. Leave it out for its default."
             )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -44,6 +44,8 @@ class Explain:
     """Data that the network did not see, as `data`; then all of `data` is what it was trained on."""
     candidates: tuple[str, ...] = ()
     """Mechanisms by name (see `smoothjax list`); by default all with a strength that suit the data."""
+    strengths: tuple[str, ...] = ()
+    """Values of a candidate's strength in place of its own, increasing: `local=1,3,5 mixture=2,10`."""
     levels: tuple[float, ...] = ()
     """Noise levels, increasing; by default eight, from a twentieth to ten times the data's spread."""
     num_calibration: int = 32
@@ -76,7 +78,9 @@ class Explain:
     def settings(self) -> ExplainSettings:
         """The part of the options that `smoothjax.explain` takes."""
         names = [field.name for field in dataclasses.fields(ExplainSettings)]
-        return ExplainSettings(**{name: getattr(self, name) for name in names})
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        given["strengths"] = _strengths(self.strengths)
+        return ExplainSettings(**given)
 
     def run(self) -> int:
         """Explains, saves and prints; returns the exit status."""
@@ -114,3 +118,20 @@ class Explain:
             page = explanation.report(self.out)
         print(explanation, f"Report: {page}", sep="\n\n")
         return 0
+
+
+def _strengths(given: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+    """By candidate, from `name=value,value`."""
+    found: dict[str, tuple[float, ...]] = {}
+    for one in given:
+        name, _, values = one.partition("=")
+        try:
+            numbers = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            raise ValueError(
+                f"`--strengths` must be given as name=value,value; got {one!r}."
+            ) from None
+        if name in found:
+            raise ValueError(f"`--strengths` must give each candidate once; got {name!r} again.")
+        found[name] = numbers
+    return found

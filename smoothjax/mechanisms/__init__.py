@@ -4,6 +4,7 @@ What makes denoisers of a training set under a name may enter.
 """
 
 from . import _built_in as _built_in
+from ._colours import colour_of as colour_of
 from ._mechanism import Mechanism as Mechanism
 from ._mechanism import Strength as Strength
 from ._mechanism import defaults as defaults

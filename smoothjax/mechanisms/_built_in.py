@@ -1,6 +1,7 @@
 """The mechanisms that are there from the start."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -170,10 +171,10 @@ def _thresholds(train: Dataset) -> tuple[float, ...]:
     return THRESHOLDS
 
 
-def _of_patches(kind: Callable[..., Denoiser]) -> Strength:
+def _of_patches(kind: Callable[..., Denoiser], *, by_default: bool = True) -> Strength:
     """The patch size of a denoiser of patches."""
     make = lambda train, seed: lambda size: kind(_images(train), int(size), layout="hwc")  # noqa: E731
-    return Strength("patch size", _patch_sizes, make, "pixels")
+    return Strength("patch size", _patch_sizes, make, "pixels", by_default=by_default)
 
 
 register(
@@ -313,6 +314,18 @@ register(
         strength=_of_patches(EquivariantLocalDenoiser),
     )
 )
+# For networks whose convolutions wrap around: twice the work, and the same far from the border.
+for _name, _kind in (("local", LocalDenoiser), ("equivariant-local", EquivariantLocalDenoiser)):
+    _wrapped = partial(_kind, boundary="circular")
+    register(
+        Mechanism(
+            f"{_name}-circular",
+            f"as {_name}, with windows that wrap around: for circular padding",
+            lambda train, seed, make=_wrapped: make(_images(train), _window(train), layout="hwc"),
+            by_default=lambda train: False,
+            strength=_of_patches(_wrapped, by_default=False),
+        )
+    )
 register(
     Mechanism(
         "patch-composite",

@@ -23,6 +23,7 @@ class Strength:
             traced by JAX: make it a `jax.tree_util.Partial`, so that its arrays are arguments of compiled programs.
         is_continuous: whether every value between the bounds is one of it.
         is_logarithmic: whether a search and a figure step in its logarithm.
+        by_default: whether an explanation that names no candidates fits this one, where it suits the data.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
@@ -40,6 +41,7 @@ class Strength:
     unit: str = "1"
     is_continuous: bool = False
     is_logarithmic: bool = True
+    by_default: bool = True
 
     def __post_init__(self):
         require_kinds_of_fields(self)

@@ -1,7 +1,7 @@
 """Candidates: a mechanism at any strength, its outputs at noisy points, and the strength that fits a network best."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -75,13 +75,20 @@ class Fit(NamedTuple):
 
 
 class Candidate:
-    """A mechanism of a training set whose strength is free."""
+    """A mechanism of a training set whose strength is free, among `values` where they are not its own."""
 
-    def __init__(self, mechanism: Mechanism, train: Dataset, seed: int, batch_size: int):
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        train: Dataset,
+        seed: int,
+        batch_size: int,
+        values: Sequence[float] | None = None,
+    ):
         strength = require_strength(mechanism).strength
         assert strength is not None
         self.mechanism, self.strength = mechanism, strength
-        given = strength.values(train)
+        given = strength.values(train) if values is None else values
         try:
             self.values = tuple(float(value) for value in given)
         except (TypeError, ValueError):

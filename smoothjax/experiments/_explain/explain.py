@@ -155,7 +155,8 @@ class _Job:
         self._train, self._settings, self._store = train, settings, store
         seed, size = settings.seed, settings.batch_size
         self.candidates = [
-            Candidate(mechanisms.get(name), train, seed, size) for name in settings.candidates
+            Candidate(mechanisms.get(name), train, seed, size, settings.strengths.get(name))
+            for name in settings.candidates
         ]
         # A key for each use, so that no part's numbers depend on which parts were computed before.
         self._keys = {use: jax.random.fold_in(key_of(seed), i) for i, use in enumerate(_USES)}

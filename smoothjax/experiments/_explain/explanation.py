@@ -119,7 +119,7 @@ class Explanation:
         return f"{self.summary()}\n\n{self.table()}"
 
     def figures(self) -> "dict[str, Figure]":
-        """By name: `map` of the verdicts, fitted `strengths`, `memory`, and `samples` where there are any of images."""
+        """By name: `map` of the verdicts, `distances`, `strengths`, `memory`, and of samples `agreement` and `samples`."""
         from .figures import figures_of
 
         return figures_of(self)
@@ -273,6 +273,9 @@ def labelled(
             "coverage": settings.coverage,
         },
     )
+    if train.image_shape is not None:
+        results.attrs["image_shape"] = train.image_shape
+        results.attrs["pixel_range"] = (float(train.points.min()), float(train.points.max()))
     for name, unit in _UNITS.items():
         if name in results:
             results[name].attrs["units"] = unit

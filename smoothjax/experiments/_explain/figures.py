@@ -1,10 +1,12 @@
-"""Figure of the experiment that asks which analytic denoiser explains a network."""
+"""Figures of an explanation, from its labelled numbers."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..._figure import COLOURS, band, new_figure
+from ...mechanisms import colour_of
+from .generated import BAR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,74 +15,96 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 12
 
 
-def plot_explain_network(results: Any) -> "Figure":
-    """Errors against the noise level, patch sizes, R squared of samples, and the samples themselves."""
-    figure, axes = new_figure(2, 2, (13, 9.5))
-    colours: dict[str, str] = dict(zip(results.denoiser.values, COLOURS, strict=False))
-    (rmse, nmse), (r2, images) = axes
-    sigma = results.sigma.values
-    for name, colour in colours.items():
-        one = results.sel(denoiser=name)
-        band(rmse, sigma, one.rmse.values, one.rmse_se.values, colour, str(name))
-        band(nmse, sigma, one.nmse.values, one.nmse_se.values, colour, str(name))
-    rmse.plot(sigma, results.reference_rmse, "--", color="#999999", label="empirical to gaussian")
-    rmse.set_title("RMSE from the network, a coordinate (data units)", loc="left", fontsize=10)
-    nmse.set_title("Mean square difference over the network's own", loc="left", fontsize=10)
-    _write_patch_sizes(nmse, results, colours)
-    for ax in (rmse, nmse):
-        ax.set(xscale="log", yscale="log", xlabel="noise level $\\sigma$ (data units)")
-        ax.spines[["top", "right"]].set_visible(False)
-    rmse.legend(frameon=False, fontsize=8)
-    _plot_r2(r2, results, colours)
-    _plot_samples(images, results)
+def plot_explanation(data: Any) -> "Figure":
+    """The verdicts as a map, distances by noise level, and R squared of samples over the samples, where there are any."""
+    with_samples = "mean_r2" in data
+    pictured = with_samples and "image_shape" in data.attrs
+    rows = 1 + with_samples
+    figure, axes = new_figure(rows, 2, (14, 5.2 * rows))
+    _draw_map(figure, axes[0, 0], data)
+    _draw_distances(axes[0, 1], data)
+    if with_samples:
+        _draw_agreement(axes[1, 0], data)
+    if pictured:
+        names = [str(name) for name in data.model.values]
+        shape = tuple(int(n) for n in data.attrs["image_shape"])
+        _draw_samples(axes[1, 1], names, data.samples.values, shape, data.attrs["pixel_range"])
+    elif with_samples:
+        axes[1, 1].set_axis_off()
     return figure
 
 
-def _write_patch_sizes(ax: "Axes", results: Any, colours: dict[str, str]) -> None:
-    """Calibrated patch sizes in rows below the curves."""
-    for i, name in enumerate(results.calibrated.values):
-        height, colour = -0.16 - 0.045 * i, colours[name]
-        style = {"transform": ax.get_xaxis_transform(), "color": colour, "fontsize": 8}
-        ax.text(results.sigma.values[0] / 1.7, height, f"P, {name}", ha="right", **style)
-        for sigma, size in zip(
-            results.sigma.values, results.patch_size.sel(calibrated=name).values, strict=True
-        ):
-            ax.text(sigma, height, str(size), ha="center", **style)
+def plot_distances(data: Any) -> "Figure":
+    """Distance of each candidate from the network against the noise level, beside what distances mean."""
+    figure, axes = new_figure(1, 1, (7.5, 4.2))
+    _draw_distances(axes[0, 0], data)
+    return figure
 
 
-def _plot_r2(ax: "Axes", results: Any, colours: dict[str, str]) -> None:
+# What a distance from the network is held against.
+REFERENCES = {
+    "own_error": ("clean points", "--"),
+    "affine_rmse": ("best affine denoiser", ":"),
+    "untrained_rmse": ("untrained network", "-."),
+    "other_rmse": ("second network", "-"),
+}
+
+
+def _draw_distances(ax: "Axes", data: Any) -> None:
+    sigma = data.sigma.values
+    for name in data.candidate.values:
+        one = data.sel(candidate=name)
+        band(ax, sigma, one.rmse.values, one.rmse_se.values, colour_of(str(name)), str(name))
+    for name, (label, style) in REFERENCES.items():
+        if name in data:
+            ax.plot(sigma, data[name].values, style, color="#999999", lw=1, label=label)
+    ax.set(xscale="log", yscale="log", xlabel="noise level $\\sigma$ (data units)")
+    ax.set_title(
+        "RMSE from the network, a coordinate (data units); bands of two standard errors",
+        loc="left",
+        fontsize=9,
+    )
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def plot_agreement(data: Any) -> "Figure":
+    """R squared of each candidate's samples with the network's from the same noises."""
+    figure, axes = new_figure(1, 1, (1.5 + 0.8 * data.sizes["candidate"], 3.6))
+    _draw_agreement(axes[0, 0], data)
+    return figure
+
+
+def _draw_agreement(ax: "Axes", data: Any) -> None:
     """Means with intervals; a filled mark clears the Gaussian denoiser's."""
-    place = np.arange(len(colours))
-    for shift, marker, measure in zip((-0.12, 0.12), "os", results.measure.values, strict=True):
-        one = results.sel(measure=measure)
-        low, high = one.r2_interval.values.T
-        for i, colour in enumerate(colours.values()):
-            mean = one.mean_r2.values[i]
+    names = [str(name) for name in data.candidate.values]
+    for shift, marker, measure in zip((-0.12, 0.12), "os", data.measure.values, strict=True):
+        one = data.sel(measure=measure)
+        with_bar = BAR in names
+        low, high = one.r2_interval.transpose("candidate", "end").values.T
+        for i, name in enumerate(names):
+            mean, colour = one.mean_r2.values[i], colour_of(name)
+            clears = with_bar and one.r2_over_gaussian_interval.sel(end="low").values[i] > 0
             ax.errorbar(
                 i + shift,
                 mean,
                 [[mean - low[i]], [high[i] - mean]],
                 fmt=marker,
                 color=colour,
-                mfc=colour if one.clears_gaussian.values[i] else "white",
+                mfc=colour if clears else "white",
             )
         ax.plot([], [], marker, color="#444444", mfc="white", label=str(measure))
-        bar = float(one.mean_r2.sel(denoiser="gaussian"))
-        ax.axhline(bar, color="#999999", lw=0.8, ls="-" if marker == "o" else ":")
-    ax.set_xticks(place, list(colours), rotation=20, fontsize=8)
+        if with_bar:
+            bar = float(one.mean_r2.sel(candidate=BAR))
+            ax.axhline(bar, color="#999999", lw=0.8, ls="-" if marker == "o" else ":")
+    ax.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=8)
     ax.set_title(
         "R² with the network's samples, same noises (filled: clears the Gaussian; 95 %)",
         loc="left",
-        fontsize=10,
+        fontsize=9,
     )
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
-
-
-def _plot_samples(ax: "Axes", results: Any) -> None:
-    shape = tuple(int(n) for n in results.attrs["image_shape"])
-    names, values = list(results.model.values), results.samples.values
-    _draw_samples(ax, names, values, shape, results.attrs["pixel_range"])
 
 
 def _draw_samples(
@@ -129,9 +153,13 @@ def plot_image_samples(data: Any, points: np.ndarray, image_shape: tuple[int, ..
 CAPTIONS = {
     "map": "Distance of each candidate from the network over the network's own error, at its fitted strength. Dots: cannot "
     "be told from the nearest; crosses: nearest, but none is near.",
+    "distances": "Distance of each candidate from the network, beside that of the clean points (the network's own error), "
+    "of the best affine denoiser, and of a network that has learned nothing.",
     "strengths": "Fitted strengths against the noise level, with their intervals; filled where a candidate may be best.",
     "memory": "Denoising loss of the network at training and held-out points, and the share of memorised points that would "
     "explain the difference. Bars are two standard errors.",
+    "agreement": "R squared of each candidate's samples with the network's from the same noises; the lines are the "
+    "Gaussian's, which all should exceed that know more than mean and covariance.",
     "samples": "Samples from the same noises, one for each column: the network, the training images that they are nearest "
     "to, and candidates at their fitted strengths.",
 }
@@ -142,9 +170,12 @@ def figures_of(explanation: Any) -> "dict[str, Figure]":
     data = explanation.dataset
     figures = {
         "map": plot_map(data),
+        "distances": plot_distances(data),
         "strengths": plot_strengths(data),
         "memory": plot_memory(data),
     }
+    if "mean_r2" in data:
+        figures["agreement"] = plot_agreement(data)
     if "samples" in data and explanation.train.image_shape is not None:
         points = np.asarray(explanation.train.points)
         figures["samples"] = plot_image_samples(data, points, explanation.train.image_shape)
@@ -155,7 +186,12 @@ def plot_map(data: Any) -> "Figure":
     """Noise level against candidate: the distance from the network, and which may be the best."""
     names, levels = data.candidate.values, data.sigma.values
     figure, axes = new_figure(1, 1, (1.6 + 0.62 * len(levels), 1.3 + 0.38 * len(names)))
-    ax = axes[0, 0]
+    _draw_map(figure, axes[0, 0], data)
+    return figure
+
+
+def _draw_map(figure: "Figure", ax: "Axes", data: Any) -> None:
+    names, levels = data.candidate.values, data.sigma.values
     relative = data.relative.transpose("candidate", "sigma").values
     shown = np.log10(np.maximum(relative, 1e-3))
     picture = ax.imshow(
@@ -181,7 +217,6 @@ def plot_map(data: Any) -> "Figure":
     bar.set_label("distance / network's error", fontsize=8)
     ticks = [-1.5, -1, -0.5, 0, 0.5]
     bar.set_ticks(ticks, labels=[f"{10**tick:.2g}" for tick in ticks], fontsize=7)
-    return figure
 
 
 def plot_strengths(data: Any) -> "Figure":
@@ -191,8 +226,8 @@ def plot_strengths(data: Any) -> "Figure":
     rows = -(-len(names) // columns)
     figure, axes = new_figure(rows, columns, (2.7 * columns, 2.2 * rows), sharex=True)
     sigma = data.sigma.values
-    for k, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
-        one, colour = data.sel(candidate=name), COLOURS[k % len(COLOURS)]
+    for ax, name in zip(axes.flat, names, strict=False):
+        one, colour = data.sel(candidate=name), colour_of(name)
         value, low, high = (one[n].values for n in ("strength", "strength_low", "strength_high"))
         ax.fill_between(sigma, low, high, color=colour, alpha=0.2, lw=0)
         ax.plot(sigma, value, color=colour, lw=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class ExplainSettings:
             deviation a coordinate.
         candidates: mechanisms by name (`smoothjax.mechanisms.names()`). By default all that have a strength and suit the
             data.
+        strengths: values of a candidate's strength in place of its mechanism's own, increasing: `{"local": (1, 3, 5)}`. The
+            first and the last are bounds; a strength that is not continuous takes these only.
         num_calibration: held-out points on which strengths are fitted.
         num_evaluation: other held-out points, on which what is reported is measured.
         num_training: training points at which the network's loss is held against that at held-out points.
@@ -53,6 +56,7 @@ class ExplainSettings:
 
     levels: tuple[float, ...] = ()
     candidates: tuple[str, ...] = ()
+    strengths: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     num_calibration: int = 32
     num_evaluation: int = 64
     num_training: int = 64
@@ -86,6 +90,7 @@ class ExplainSettings:
                 )
         if len(set(self.candidates)) < len(self.candidates):
             raise ValueError(f"`candidates` must differ; got {shown(self.candidates)}.")
+        self._require_strengths()
         # One observation has no standard error.
         for name in ("num_calibration", "num_evaluation", "num_training"):
             if as_positive_integer(getattr(self, name), name) < 2:
@@ -103,6 +108,24 @@ class ExplainSettings:
         for name in ("confidence", "coverage"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie between 0 and 1; got {getattr(self, name)}.")
+
+    def _require_strengths(self) -> None:
+        for name, values in self.strengths.items():
+            require_strength(mechanisms.get(name))
+            if self.candidates and name not in self.candidates:
+                raise ValueError(f"`strengths` must be of candidates; {name!r} is none of them.")
+            if not (
+                isinstance(values, tuple | list)
+                and len(values)
+                and all(isinstance(x, numbers.Real) and np.isfinite(x) for x in values)
+                and np.all(np.diff(values) > 0)
+            ):
+                raise ValueError(
+                    f"`strengths` of {name!r} must be one or more numbers, finite and increasing; got {shown(values)}."
+                )
+        object.__setattr__(
+            self, "strengths", {name: tuple(values) for name, values in self.strengths.items()}
+        )
 
     def suited_to(self, train: Dataset, held_out: Dataset) -> "ExplainSettings":
         """The same with what is left open filled in for these data, or `ValueError` where they do not suffice."""
@@ -148,7 +171,7 @@ def require_strength(mechanism: Mechanism) -> Mechanism:
 
 
 def _suits(mechanism: Mechanism, train: Dataset) -> bool:
-    if mechanism.strength is None:
+    if mechanism.strength is None or not mechanism.strength.by_default:
         return False
     try:
         return len(mechanism.strength.values(train)) > 0
