@@ -17,8 +17,9 @@ def indistinguishable(squares: np.ndarray, confidence: float, seed: int) -> np.n
 
     A candidate leaves the set where some other one is nearer by more than chance allows, by the paired differences of
     their squared distances in units of their standard errors. What chance allows is a quantile of that statistic from a
-    bootstrap over points, each pair's own and all at the same level, which is such that with this probability no pair exceeds
-    its quantile: two candidates that are nearly one, whose difference rests on few points, do not raise the bar of others.
+    bootstrap over points, each pair's own and all at the same level, which is such that with this probability no pair
+    exceeds its quantile: two candidates that are nearly one, whose difference rests on few points, do not raise the bar of
+    others.
 
     Args:
         squares: squared distances, (candidates, points).
