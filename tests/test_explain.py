@@ -136,11 +136,73 @@ def test_the_search_for_an_interval_ends_where_no_square_has_a_slope():
     assert 1.2 < found.low <= found.value <= found.high < 1.5, found
 
 
+class _Recording(Candidate):
+    """Remembers at how many points each value was asked."""
+
+    def outputs(self, value, u, sigma):
+        self.__dict__.setdefault("asked", []).append((value, len(u)))
+        return super().outputs(value, u, sigma)
+
+
+def _discrete(name, **options):
+    values = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
+    strength = Strength(
+        "size",
+        lambda train: values,
+        lambda train, seed: lambda value: _Scaled(jnp.asarray(value), name),
+        **options,
+    )
+    return Mechanism(name, name, lambda train, seed: _Scaled(jnp.ones(()), name), strength=strength)
+
+
+@pytest.mark.parametrize("has_one_minimum", [True, False])
+def test_values_far_behind_at_the_first_points_are_left_there(has_one_minimum):
+    mechanism = _discrete("tanh", has_one_minimum=has_one_minimum)
+    candidate = _Recording(mechanism, _train(), 0, 16)
+    u, rng = _noisy(40, 1), np.random.default_rng(2)
+    network = 2.6 * np.tanh(u) + 0.1 * rng.normal(size=u.shape)
+    found = candidate.fit(network, u, LEVEL, 32, 0.9)
+    squares = np.array([np.mean((v * np.tanh(u[:32]) - network[:32]) ** 2) for v in range(1, 8)])
+    assert found.value == 1 + np.argmin(squares) == 3
+    np.testing.assert_allclose(found.outputs, 3 * np.tanh(u), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.grid_outputs[found.grid == 3][0], found.outputs[:32])
+    # At eight points all, or, where distances fall and rise once, all up to the second that is far behind; then 24 for those
+    # that are left, and the best at the points after the calibration.
+    last = 5 if has_one_minimum else 7
+    assert candidate.asked[:last] == [(float(v), 8) for v in range(1, last + 1)]
+    assert candidate.asked[last:] == [*((float(v), 24) for v in found.grid), (3.0, 8)]
+    assert 3.0 in found.grid and len(found.grid) <= 3
+
+
+def test_a_combination_with_a_discrete_strength():
+    candidates = [
+        Candidate(_scaled("tanh"), _train(), 0, 32),
+        _Recording(_discrete("cos"), _train(), 0, 32),
+    ]
+    u, rng = _noisy(40, 4), np.random.default_rng(6)
+    network = 0.4 * 1.5 * np.tanh(u) + 0.6 * 3 * np.cos(u) + 0.05 * rng.normal(size=u.shape)
+    fits = [one.fit(network, u, LEVEL, 32, 0.9) for one in candidates]
+    fits[1] = fits[1]._replace(
+        grid=np.array(candidates[1].values),
+        grid_outputs=np.stack([v * np.cos(u[:32]) for v in candidates[1].values]),
+    )
+    asked = len(candidates[1].asked)
+    found = nearest_combination(candidates, fits, network, u, LEVEL, 32, 0.9)
+    # Of the discrete strength and the products of weight and strength, the last two by least squares.
+    columns = np.stack([np.tanh(u[:32]).ravel(), np.cos(u[:32]).ravel()], axis=1)
+    first, second = np.linalg.lstsq(columns, network[:32].ravel(), rcond=None)[0]
+    assert found.names == ("tanh", "cos") and found.strengths[1] in candidates[1].values
+    assert found.weight == pytest.approx(1 - second / found.strengths[1], rel=2e-3)
+    assert found.weight * found.strengths[0] == pytest.approx(first, rel=2e-3)
+    # Nothing is computed again but at the eight points that were not of the calibration, if at all.
+    assert candidates[1].asked[asked:] in ([], [(found.strengths[1], 8)])
+
+
 def _pair(network, u, coverage=0.9):
     train = _train()
     candidates = [Candidate(_scaled(name), train, 0, 32) for name in ("tanh", "cos")]
-    grids = [np.stack([c.outputs(v, u, LEVEL) for v in c.values]) for c in candidates]
-    return nearest_combination(candidates, grids, network, u, LEVEL, len(u), coverage)
+    fits = [c.fit(network, u, LEVEL, len(u), coverage) for c in candidates]
+    return nearest_combination(candidates, fits, network, u, LEVEL, len(u), coverage)
 
 
 def test_a_combination_is_that_of_least_squares():
@@ -163,8 +225,8 @@ def test_weights_are_covered_as_often_as_intervals_say():
     for repeat in range(200):
         u = _noisy(30, 500 + repeat)
         network = 0.3 * np.tanh(u) + 0.7 * np.cos(u) + 0.5 * rng.normal(size=u.shape)
-        grids = [np.stack([c.outputs(1.0, u, LEVEL)]) for c in candidates]
-        found = nearest_combination(candidates, grids, network, u, LEVEL, 30, 0.9)
+        fits = [c.fit(network, u, LEVEL, 30, 0.9) for c in candidates]
+        found = nearest_combination(candidates, fits, network, u, LEVEL, 30, 0.9)
         assert found is not None
         covered += found.low <= 0.3 <= found.high
     assert abs(covered / 200 - 0.9) < 0.064  # three standard deviations

@@ -174,7 +174,9 @@ def _thresholds(train: Dataset) -> tuple[float, ...]:
 def _of_patches(kind: Callable[..., Denoiser], *, by_default: bool = True) -> Strength:
     """The patch size of a denoiser of patches."""
     make = lambda train, seed: lambda size: kind(_images(train), int(size), layout="hwc")  # noqa: E731
-    return Strength("patch size", _patch_sizes, make, "pixels", by_default=by_default)
+    return Strength(
+        *("patch size", _patch_sizes, make, "pixels"), has_one_minimum=True, by_default=by_default
+    )
 
 
 register(

@@ -23,6 +23,8 @@ class Strength:
             traced by JAX: make it a `jax.tree_util.Partial`, so that its arrays are arguments of compiled programs.
         is_continuous: whether every value between the bounds is one of it.
         is_logarithmic: whether a search and a figure step in its logarithm.
+        has_one_minimum: of a discrete strength, whether distances from a network fall along the values and then rise, as far
+            as is known: a search then ends where they have risen.
         by_default: whether an explanation that names no candidates fits this one, where it suits the data.
 
     Example:
@@ -41,6 +43,7 @@ class Strength:
     unit: str = "1"
     is_continuous: bool = False
     is_logarithmic: bool = True
+    has_one_minimum: bool = False
     by_default: bool = True
 
     def __post_init__(self):

@@ -24,6 +24,9 @@ RESOLUTION = 0.01
 # Derivatives by a strength are differences over this share of that distance: their bias is its square, and what single
 # precision rounds off, divided by its square, still small.
 DIFFERENCE = 0.02
+# Discrete strengths are compared at so many points first, which is also how many are denoised at a time; those that are not
+# worse there by so many standard errors go on to the others.
+FIRST, WORSE = 8, 4.0
 # Of the same distance, the first step from a fitted strength to the ends of its interval, at least.
 SHORTEST = 1e-6
 
@@ -63,13 +66,15 @@ class Fit(NamedTuple):
 
     Attributes:
         value, low, high: the fitted value, and the ends of its interval.
-        grid_outputs: at the calibration points, for each value that the search began with, (values, n, d).
+        grid: the values that the search began with; of a discrete strength, those that the first few points left.
+        grid_outputs: at the calibration points, for each of them, (values, n, d).
         outputs: at calibration and evaluation points, at the fitted value, (n, d).
     """
 
     value: float
     low: float
     high: float
+    grid: np.ndarray
     grid_outputs: np.ndarray
     outputs: np.ndarray
 
@@ -140,7 +145,8 @@ class Candidate:
             run = lambda u, sigma: _batch_at(self.make, at, u, sigma)  # noqa: E731
             outputs = _in_equal_batches(run, u, sigma, self._batch_size)
         else:
-            outputs = outputs_of(self.denoiser(value), u, sigma, self._batch_size)
+            size = min(FIRST, self._batch_size)
+            outputs = outputs_of(self.denoiser(value), u, sigma, size)
         if not np.all(np.isfinite(outputs)):
             raise ValueError(
                 f"{self._at(value)} must be finite; at noise level {sigma:.4g} it is not."
@@ -188,20 +194,47 @@ class Candidate:
         The interval is for the strength at which the mean over the population of points is least. It holds the strengths at
         which Student's test of the single points' derivatives does not rule out that their mean is zero, as far as they join
         the fitted one: no linear approximation, and the same on any axis. For a discrete strength it is the span of the
-        values that a paired test does not tell from the best.
+        values that a paired test does not tell from the best; values that are far behind at a few points are left there.
         """
         noisy, target = u[:num_calibration], network[:num_calibration]
+        if not self.strength.is_continuous:
+            return self._race(target, u, sigma, coverage)
         grid = np.stack([self.outputs(value, noisy, sigma) for value in self.values])
-        squares = np.mean((np.asarray(grid, np.float64) - target) ** 2, axis=2)
+        squares = _squares(grid, target)
         best = int(np.argmin(squares.mean(axis=1)))
-        if len(self.values) == 1:
-            value = low = high = self.values[0]
-        elif self.strength.is_continuous:
+        value = low = high = self.values[0]
+        if len(self.values) > 1:
             value, low, high = self._search(best, target, noisy, sigma, coverage)
-        else:
-            value = self.values[best]
-            low, high = _span(self.values, squares, best, coverage)
-        return Fit(value, low, high, grid, self.outputs(value, u, sigma))
+        outputs = self.outputs(value, u, sigma)
+        return Fit(value, low, high, np.array(self.values), grid, outputs)
+
+    def _race(self, target: np.ndarray, u: np.ndarray, sigma: float, coverage: float) -> Fit:
+        """The best of a few values: those that are far behind at the first points do not go on to the others."""
+        num, first = len(target), min(FIRST, len(target))
+        started: list[np.ndarray] = []
+        behind = np.zeros(0, bool)
+        for value in self.values:
+            started.append(self.outputs(value, u[:first], sigma))
+            squares = _squares(np.stack(started), target[:first])
+            behind = _behind(squares, WORSE)
+            if self.strength.has_one_minimum and len(behind) > 2 and np.all(behind[-2:]):
+                break
+        kept = np.flatnonzero(~behind)
+        ahead = [started[i] for i in kept]
+        if num > first:
+            ahead = [
+                np.concatenate([at, self.outputs(self.values[i], u[first:num], sigma)])
+                for at, i in zip(ahead, kept, strict=True)
+            ]
+        grid, values = np.stack(ahead), np.array(self.values)[kept]
+        squares = _squares(grid, target)
+        best = int(np.argmin(squares.mean(axis=1)))
+        low, high = _span(values, squares, coverage)
+        value = float(values[best])
+        outputs = grid[best]
+        if len(u) > num:
+            outputs = np.concatenate([outputs, self.outputs(value, u[num:], sigma)])
+        return Fit(value, low, high, values, grid, outputs)
 
     def _search(
         self, best: int, target: np.ndarray, u: np.ndarray, sigma: float, coverage: float
@@ -290,16 +323,23 @@ def _last_kept(
     return float(root)  # pyright: ignore[reportArgumentType]
 
 
-def _span(
-    values: tuple[float, ...], squares: np.ndarray, best: int, coverage: float
-) -> tuple[float, float]:
+def _squares(outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Mean square differences of outputs (values, n, d), point by point: (values, n)."""
+    return np.mean((np.asarray(outputs, np.float64) - target) ** 2, axis=2)
+
+
+def _behind(squares: np.ndarray, bound: float) -> np.ndarray:
+    """Which values are farther than the best one by more than so many standard errors of the paired difference."""
+    excess = squares - squares[np.argmin(squares.mean(axis=1))]
+    error = np.std(excess, axis=1, ddof=1) / math.sqrt(squares.shape[1])
+    return np.mean(excess, axis=1) > bound * error
+
+
+def _span(values: np.ndarray, squares: np.ndarray, coverage: float) -> tuple[float, float]:
     """The least and the greatest value that is not worse than the best one by a paired Student test."""
-    excess = squares - squares[best]
-    num = squares.shape[1]
-    error = np.std(excess, axis=1, ddof=1) / math.sqrt(num)
-    bound = float(stdtrit(num - 1, (1 + coverage) / 2))
-    kept = np.flatnonzero(np.mean(excess, axis=1) <= bound * error)
-    return values[kept[0]], values[kept[-1]]
+    bound = float(stdtrit(squares.shape[1] - 1, (1 + coverage) / 2))
+    kept = values[~_behind(squares, bound)]
+    return float(kept[0]), float(kept[-1])
 
 
 class InterpolatedStrength(AbstractDenoiser):

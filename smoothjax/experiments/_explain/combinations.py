@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from .candidates import DIFFERENCE, Candidate
+from .candidates import DIFFERENCE, Candidate, Fit
 
 # Rounds of the joint search; each halves its step at most so often until the mean square falls.
 ROUNDS, HALVINGS = 8, 6
@@ -35,7 +35,7 @@ class Combination(NamedTuple):
 
 def nearest_combination(
     candidates: list[Candidate],
-    grids: list[np.ndarray],
+    fits: list[Fit],
     network: np.ndarray,
     u: np.ndarray,
     sigma: float,
@@ -49,7 +49,7 @@ def nearest_combination(
 
     Args:
         candidates: two or more; of fewer there is no pair, and None comes.
-        grids: of each, outputs at the calibration points for each value of its strength, (values, n, d).
+        fits: of each alone, at this noise level.
         network: outputs at all points, (n, d).
         u: the noisy points, the first `num_calibration` of them for calibration.
         sigma: their noise level.
@@ -58,7 +58,10 @@ def nearest_combination(
     if len(candidates) < 2:
         return None
     target = np.asarray(network[:num_calibration], np.float64)
-    differences = [(np.asarray(grid, np.float64) - target).reshape(len(grid), -1) for grid in grids]
+    differences = [
+        (np.asarray(fit.grid_outputs, np.float64) - target).reshape(len(fit.grid), -1)
+        for fit in fits
+    ]
     best = (math.inf, 0, 0, 0, 0)
     for first, second in itertools.combinations(range(len(candidates)), 2):
         a, b = differences[first], differences[second]
@@ -69,9 +72,11 @@ def nearest_combination(
         i, j = np.unravel_index(np.argmin(squares), squares.shape)
         best = min(best, (float(squares[i, j]), first, second, int(i), int(j)))
     _, first, second, i, j = best
-    pair = (candidates[first], candidates[second])
-    start = (pair[0].values[i], pair[1].values[j])
-    return _Search(pair, target, u, sigma, num_calibration).run(start, coverage)
+    pair = (
+        _Member(candidates[first], fits[first], i),
+        _Member(candidates[second], fits[second], j),
+    )
+    return _Search(pair, target, u, sigma, num_calibration).run(coverage)
 
 
 def _best_weight(aa: Any, bb: Any, ab: Any) -> Any:
@@ -82,12 +87,42 @@ def _best_weight(aa: Any, bb: Any, ab: Any) -> Any:
     return np.clip(weight, 0, 1)
 
 
+class _Member:
+    """One of two candidates, from one of the values that its own search began with; a discrete strength stays there."""
+
+    def __init__(self, candidate: Candidate, fit: Fit, index: int):
+        self.candidate, self.start = candidate, float(fit.grid[index])
+        self.place = float(candidate.place(self.start))
+        self.places = candidate.place(np.array(candidate.values))
+        self.is_free = candidate.strength.is_continuous and len(candidate.values) > 1
+        self._fit, self._grid = fit, fit.grid_outputs[index]
+
+    def at_calibration(self, place: float, u: np.ndarray, sigma: float) -> np.ndarray:
+        if not self.is_free:
+            return np.asarray(self._grid, np.float64)
+        value = float(self.candidate.value_at(place))
+        return np.asarray(self.candidate.outputs(value, u, sigma), np.float64)
+
+    def value_at(self, place: float) -> float:
+        return float(self.candidate.value_at(place)) if self.is_free else self.start
+
+    def outputs(self, place: float, u: np.ndarray, sigma: float) -> np.ndarray:
+        """At all points; those of the candidate alone where its strength is the same."""
+        value = self.value_at(place)
+        if value == self._fit.value:
+            return self._fit.outputs
+        if self.is_free:
+            return self.candidate.outputs(value, u, sigma)
+        known = len(self._grid)
+        return np.concatenate([self._grid, self.candidate.outputs(value, u[known:], sigma)])
+
+
 class _Search:
     """Gauss and Newton's method for the places of two strengths and the weight of the first candidate."""
 
     def __init__(
         self,
-        pair: tuple[Candidate, Candidate],
+        pair: tuple[_Member, _Member],
         target: np.ndarray,
         u: np.ndarray,
         sigma: float,
@@ -95,15 +130,13 @@ class _Search:
     ):
         self._pair, self._target, self._all, self._sigma = pair, target, u, sigma
         self._u = u[:num_calibration]
-        self._places = [one.place(np.array(one.values)) for one in pair]
         self._steps = [
-            DIFFERENCE * float(np.mean(np.diff(places))) if len(places) > 1 else 0.0
-            for places in self._places
+            DIFFERENCE * float(np.mean(np.diff(one.places))) if one.is_free else 0.0 for one in pair
         ]
 
-    def run(self, start: tuple[float, float], coverage: float) -> Combination:
-        """The fitted combination, from the strengths given."""
-        places = [float(one.place(v)) for one, v in zip(self._pair, start, strict=True)]
+    def run(self, coverage: float) -> Combination:
+        """The fitted combination."""
+        places = [one.place for one in self._pair]
         first, second = (self._difference(k, places[k]) for k in range(2))
         aa, bb, ab = np.mean(first**2), np.mean(second**2), np.mean(first * second)
         point = np.array([float(_best_weight(aa, bb, ab)), *places])
@@ -124,16 +157,14 @@ class _Search:
                 break
         half = self._half_width(point, jacobian, coverage)
         weight = float(point[0])
-        strengths = tuple(
-            float(one.value_at(place)) for one, place in zip(self._pair, point[1:], strict=True)
-        )
+        first, second = self._pair
         outputs = [
-            one.outputs(value, self._all, self._sigma)
-            for one, value in zip(self._pair, strengths, strict=True)
+            one.outputs(place, self._all, self._sigma)
+            for one, place in zip(self._pair, point[1:], strict=True)
         ]
         return Combination(
-            (self._pair[0].name, self._pair[1].name),
-            (strengths[0], strengths[1]),
+            (first.candidate.name, second.candidate.name),
+            (first.value_at(point[1]), second.value_at(point[2])),
             weight,
             max(weight - half, 0.0),
             min(weight + half, 1.0),
@@ -141,9 +172,7 @@ class _Search:
         )
 
     def _difference(self, k: int, place: float) -> np.ndarray:
-        one = self._pair[k]
-        outputs = one.outputs(float(one.value_at(place)), self._u, self._sigma)
-        return np.asarray(outputs, np.float64) - self._target
+        return self._pair[k].at_calibration(place, self._u, self._sigma) - self._target
 
     def _residual(self, point: np.ndarray) -> np.ndarray:
         weight, first, second = point
@@ -154,8 +183,8 @@ class _Search:
         weights = (point[0], 1 - point[0])
         columns = [self._difference(0, point[1]) - self._difference(1, point[2])]
         for k, one in enumerate(self._pair):
-            h, places = self._steps[k], self._places[k]
-            if not one.strength.is_continuous or h == 0:
+            h, places = self._steps[k], one.places
+            if not one.is_free:
                 columns.append(np.zeros_like(self._target))
                 continue
             middle = min(max(point[1 + k], places[0] + h), places[-1] - h)
@@ -168,8 +197,8 @@ class _Search:
         return -_inverse(rows) @ (rows @ self._residual(point).ravel())
 
     def _within(self, point: np.ndarray) -> np.ndarray:
-        low = [0.0, *(places[0] for places in self._places)]
-        high = [1.0, *(places[-1] for places in self._places)]
+        low = [0.0, *(one.places[0] for one in self._pair)]
+        high = [1.0, *(one.places[-1] for one in self._pair)]
         return np.clip(point, low, high)
 
     def _half_width(self, point: np.ndarray, jacobian: np.ndarray, coverage: float) -> float:

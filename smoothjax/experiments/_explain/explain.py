@@ -306,13 +306,14 @@ class _Job:
 
         found = self._store.get(f"fit-{candidate.name}-{level}", compute)
         numbers = {name: float(found[name]) for name in ("value", "low", "high")}
-        return Fit(**numbers, grid_outputs=found["grid_outputs"], outputs=found["outputs"])
+        arrays = {name: found[name] for name in ("grid", "grid_outputs", "outputs")}
+        return Fit(**numbers, **arrays)
 
     def _pair(self, level: int) -> Arrays:
         def compute() -> Arrays:
             found = nearest_combination(
                 self.candidates,
-                [self._fit(one, level).grid_outputs for one in self.candidates],
+                [self._fit(one, level) for one in self.candidates],
                 self._network(NETWORK, level)["outputs"],
                 self._noisy(level),
                 self._settings.levels[level],
