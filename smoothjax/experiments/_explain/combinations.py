@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from .candidates import DIFFERENCE, Candidate
+from .classes import Points
 
 # Rounds of the joint search; each halves its step at most so often until the mean square falls.
 ROUNDS, HALVINGS = 8, 6
@@ -37,7 +38,7 @@ def nearest_combination(
     candidates: list[Candidate],
     grids: list[np.ndarray],
     network: np.ndarray,
-    u: np.ndarray,
+    u: Points,
     sigma: float,
     num_calibration: int,
     coverage: float,
@@ -89,7 +90,7 @@ class _Search:
         self,
         pair: tuple[Candidate, Candidate],
         target: np.ndarray,
-        u: np.ndarray,
+        u: Points,
         sigma: float,
         num_calibration: int,
     ):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffrax
@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import mechanisms
-from ..._calls import evaluate
+from ..._calls import evaluate, takes_label
 from ..._checks import import_optional
 from ..._files.checkpoint import refuse_training
 from ..._files.store import Arrays, ResultStore
@@ -27,28 +26,41 @@ from ...flows import sample
 from .._compare.compare import of_data, tree_fingerprint
 from .._compare.units import spread_of
 from .affine import affine_outputs
-from .candidates import Candidate, Fit, outputs_of
+from .candidates import Candidate, ClassCandidate, Fit, outputs_of
+from .class_samples import drawn_labels, samples_by_class
+from .classes import (
+    LabelledPoints,
+    Model,
+    Points,
+    at_label,
+    classes_of,
+    network_of,
+    of_labels,
+    points_of,
+)
 from .combinations import nearest_combination
 from .explanation import Explanation, labelled
-from .settings import NETWORK, OTHER, ExplainSettings
+from .settings import NETWORK, OTHER, ExplainSettings, mechanism_of
 
 
 @checks_kinds
 @raising_host_errors
 def explain(
-    network: Denoiser,
+    network: Denoiser | Mapping[int, Denoiser],
     train: Dataset,
     held_out: Dataset,
     settings: ExplainSettings | None = None,
     *,
-    other: Denoiser | None = None,
+    other: Denoiser | Mapping[int, Denoiser] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Explanation:
     """Asks of every mechanism, at each noise level, whether it explains a network, and at which strength.
 
     Args:
-        network: any callable `(u, sigma) -> (d,)`: a network of this library, one of `smoothjax.interop`, a function.
+        network: any callable `(u, sigma) -> (d,)`: a network of this library, one of `smoothjax.interop`, a function. With
+            `ExplainSettings(label="each")` a callable `(u, sigma, label) -> (d,)`, whose label is an integer of JAX's, or a
+            dictionary of denoisers by class, `{c: interop.from_torch(module, shape, labels=c) for c in range(10)}`.
         train: the training set of the network.
         held_out: fresh points of the same population.
         settings: see `ExplainSettings`.
@@ -91,19 +103,29 @@ def explain(
         ('empirical', 3.0)
     """
     import_optional("xarray")
-    for name, one in ((NETWORK, network), (OTHER, other)):
-        if one is not None:
+    settings = ExplainSettings() if settings is None else settings
+    given = {NETWORK: network} | ({} if other is None else {OTHER: other})
+    if settings.label is None:
+        for name, one in given.items():
+            network_of(one, train, None, name)
             _require_callable_with_jax(one, train, name)
-    settings = (ExplainSettings() if settings is None else settings).suited_to(train, held_out)
+    settings = settings.suited_to(train, held_out)
+    networks = {name: network_of(one, train, settings.label, name) for name, one in given.items()}
+    if settings.label is not None:
+        for name, one in networks.items():
+            for each in one.values() if isinstance(one, Mapping) else [one]:
+                _require_callable_with_jax(each, train, name, labelled=each is one)
     configuration = {
         "explain": {**dataclasses.asdict(settings)},
         NETWORK: tree_fingerprint(network),
         OTHER: None if other is None else tree_fingerprint(other),
         **of_data(train, held_out),
     }
+    if settings.label is not None:
+        configuration["labels"] = tree_fingerprint((train.labels, held_out.labels))
     refuse_training(out)
     store = ResultStore(out, configuration)
-    job = _Job(network, other, train, held_out, settings, store)
+    job = _Job(networks, train, held_out, settings, store)
     parts = job.parts()
     bar = import_optional("tqdm").tqdm(parts, disable=None if progress else True)
     for name, compute in bar:
@@ -118,15 +140,32 @@ def explain(
     )
 
 
-def _require_callable_with_jax(network: Denoiser, train: Dataset, name: str) -> None:
+def _require_callable_with_jax(
+    network: Any, train: Dataset, name: str, labelled: bool = False
+) -> None:
     """Refuses a function of other arguments, or of NumPy arrays; what a network raises of its own is raised."""
     point = jax.ShapeDtypeStruct((train.dim,), train.points.dtype)
     level = jax.ShapeDtypeStruct((), train.points.dtype)
+    if labelled:
+        label = jax.ShapeDtypeStruct((), jnp.int32)
+        try:
+            jax.eval_shape(
+                lambda u, sigma, label: at_label(network, label, name)(u, sigma),
+                *(point, level, label),
+            )
+        except TypeError as error:  # of JAX too, of what is not known while it traces
+            raise ValueError(
+                f"`{name}` must be a function of JAX arrays (u, sigma, label), whose label is an integer of them; it raised "
+                f"{type(error).__name__}. Where a label must be a number of Python's, give a dictionary of functions of "
+                "(u, sigma) by class."
+            ) from error
+        return
     try:
         inspect.signature(network).bind(point, level)
     except TypeError as error:
+        labels = " With labels, see `label` of `ExplainSettings`." if takes_label(network) else ""
         raise ValueError(
-            f"`{name}` must be a function of two arguments (u, sigma); {error}."
+            f"`{name}` must be a function of two arguments (u, sigma); {error}.{labels}"
         ) from None
     except ValueError:  # no signature that could be read
         pass
@@ -144,31 +183,42 @@ class _Job:
 
     def __init__(
         self,
-        network: Denoiser,
-        other: Denoiser | None,
+        networks: dict[str, Model],
         train: Dataset,
         held_out: Dataset,
         settings: ExplainSettings,
         store: ResultStore,
     ):
-        self._networks = {NETWORK: network} | ({} if other is None else {OTHER: other})
+        self._networks = networks
         self._train, self._settings, self._store = train, settings, store
-        seed, size = settings.seed, settings.batch_size
-        self.candidates = [
-            Candidate(mechanisms.get(name), train, seed, size, settings.strengths.get(name))
-            for name in settings.candidates
-        ]
+        held_out, known = (of_labels(data, settings.label) for data in (held_out, train))
+        self._of_points, self._label = known, settings.label
+        self._classes = {} if settings.label is None else classes_of(train, settings.label)
+        self.candidates = [self._candidate(name) for name in settings.candidates]
         # A key for each use, so that no part's numbers depend on which parts were computed before.
-        self._keys = {use: jax.random.fold_in(key_of(seed), i) for i, use in enumerate(_USES)}
+        self._keys = {
+            use: jax.random.fold_in(key_of(settings.seed), i) for i, use in enumerate(_USES)
+        }
         num = settings.num_calibration + settings.num_evaluation
         self._held_out = held_out.points
         self._clean = np.asarray(held_out.points[:num])
-        self._known = np.asarray(train.points[: settings.num_training])
+        self._known = np.asarray(known.points[: settings.num_training])
+        self._labels, self._known_labels = (
+            None if self._label is None else np.asarray(data.labels) for data in (held_out, known)
+        )
         dtype = train.points.dtype
         self._noise, self._known_noise = (
             np.asarray(initial_noise(self._keys[use], len(points), train.dim, dtype=dtype))
             for use, points in (("noise", self._clean), ("training noise", self._known))
         )
+
+    def _candidate(self, name: str) -> Candidate:
+        mechanism, by_class = mechanism_of(name)
+        settings = self._settings
+        rest = settings.seed, settings.batch_size, settings.strengths.get(name)
+        if by_class:
+            return ClassCandidate(mechanism, self._train, self._classes, *rest)
+        return Candidate(mechanism, self._train, *rest)
 
     def parts(self) -> list[tuple[str, Callable[[], Any]]]:
         """Names and what computes them, in an order in which each finds what it needs."""
@@ -206,16 +256,21 @@ class _Job:
             "noise": self._noise,
             "known": self._known,
             "held_out": self._held_out,
+            "labels": self._labels,
+            "known_labels": self._known_labels,
             "networks": networks,
             "references": [self._reference(i) for i in levels],
             "fits": [[self._fit(one, i) for i in levels] for one in self.candidates],
             "pairs": [self._pair(i) for i in levels],
+            "sample_labels": self._starts(np.zeros(self._train.dim), 1.0).labels
+            if self._label is not None and self._settings.num_samples
+            else None,
             "samples": {name: self._samples(name)["samples"] for name in models}
             if self._settings.num_samples
             else {},
         }
 
-    def denoisers(self) -> dict[str, Denoiser]:
+    def denoisers(self) -> dict[str, Denoiser | dict[int, Denoiser]]:
         """Each candidate as one denoiser, at the strengths that were fitted."""
         levels = np.array(self._settings.levels)
         return {
@@ -225,13 +280,17 @@ class _Job:
             for one in self.candidates
         }
 
-    def _noisy(self, level: int) -> np.ndarray:
-        sigma = np.asarray(self._settings.levels[level], self._clean.dtype)
-        return self._clean + sigma * self._noise
+    def _noisy(self, level: int) -> Points:
+        return self._with_noise(self._clean, self._noise, self._labels, level)
 
-    def _known_noisy(self, level: int) -> np.ndarray:
-        sigma = np.asarray(self._settings.levels[level], self._known.dtype)
-        return self._known + sigma * self._known_noise
+    def _known_noisy(self, level: int) -> Points:
+        return self._with_noise(self._known, self._known_noise, self._known_labels, level)
+
+    def _with_noise(
+        self, clean: np.ndarray, noise: np.ndarray, labels: np.ndarray | None, level: int
+    ) -> Points:
+        noisy = clean + np.asarray(self._settings.levels[level], clean.dtype) * noise
+        return noisy if labels is None else LabelledPoints(noisy, labels[: len(noisy)])
 
     def _recognise(self, name: str) -> None:
         """Refuses a folder of another network: a function, or a network on the host, has no arrays to be told by."""
@@ -279,12 +338,16 @@ class _Job:
             settings, sigma = self._settings, self._settings.levels[level]
             found = self._network(NETWORK, level)
             known = self._known_noisy(level)
-            memoriser = EmpiricalDenoiser(self._train.points)
+            memoriser: Model = EmpiricalDenoiser(self._train.points)
+            if self._label is not None:
+                memoriser = {
+                    label: EmpiricalDenoiser(part.points) for label, part in self._classes.items()
+                }
             return {
                 "training_outputs": outputs_of(memoriser, known, sigma, settings.batch_size),
                 "affine_outputs": affine_outputs(
-                    GaussianDenoiser.fit(self._train.points),
-                    np.concatenate([known, self._noisy(level)]),
+                    GaussianDenoiser.fit(self._of_points.points),
+                    np.concatenate([points_of(known), points_of(self._noisy(level))]),
                     np.concatenate([found["training_outputs"], found["outputs"]]),
                     sigma,
                     len(known),
@@ -330,7 +393,16 @@ class _Job:
             high, low = settings.sigma_max, settings.sigma_min
             assert high is not None and low is not None
             networks = self._networks
-            denoiser = networks[name] if name in networks else self.denoisers()[name]
+            denoiser: Any = networks[name] if name in networks else self.denoisers()[name]
+            mean = jnp.mean(jnp.asarray(self._train.points), axis=0)
+            if self._label is not None:
+                starts = self._starts(np.asarray(mean), high)
+                if not isinstance(denoiser, Mapping) and name not in networks:
+                    denoiser = dict.fromkeys(self._classes, denoiser)
+                size = settings.batch_size
+                return {
+                    "samples": samples_by_class(denoiser, starts, high, low, settings.steps, size)
+                }
             # The same starting states for all.
             drawn = sample(
                 denoiser,
@@ -341,7 +413,7 @@ class _Job:
                 sigma_min=low,
                 solver=diffrax.Euler(),
                 steps=settings.steps,
-                mean=jnp.mean(jnp.asarray(self._train.points), axis=0),
+                mean=mean,
                 batch_size=settings.batch_size,
                 dtype=self._train.points.dtype,
             )
@@ -349,5 +421,13 @@ class _Job:
 
         return self._store.get(f"samples-{name}", compute)
 
+    def _starts(self, mean: np.ndarray, high: float) -> LabelledPoints:
+        """The states that samples start from, the same for all models, with labels as frequent as in the training set."""
+        num, labels = self._settings.num_samples, np.asarray(self._of_points.labels)
+        dtype = self._train.points.dtype
+        noise = initial_noise(self._keys["samples"], num, self._train.dim, dtype=dtype)
+        states = mean + np.asarray(high, dtype) * np.asarray(noise)
+        return LabelledPoints(states, drawn_labels(self._keys["labels"], num, labels))
 
-_USES = ("noise", "training noise", "samples")
+
+_USES = ("noise", "training noise", "samples", "labels")

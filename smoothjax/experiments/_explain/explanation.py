@@ -36,7 +36,8 @@ class Explanation:
         train: the training set.
         settings: with everything filled in that was left open.
         manifest: configuration, versions, fingerprints of data and network.
-        denoisers: each candidate as one denoiser, whose strength at each noise level is the fitted one.
+        denoisers: each candidate as one denoiser, whose strength at each noise level is the fitted one; of a candidate by
+            class a dictionary of them.
 
     Example:
         >>> import smoothjax as sj
@@ -54,7 +55,7 @@ class Explanation:
     train: Dataset
     settings: ExplainSettings
     manifest: dict[str, Any]
-    denoisers: Mapping[str, Denoiser]
+    denoisers: Mapping[str, Denoiser | Mapping[int, Denoiser]]
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -257,8 +258,16 @@ def labelled(
         "candidate_again": names,
         "strength_name": ("candidate", [one.strength.name for one in candidates]),
         "strength_unit": ("candidate", [one.strength.unit for one in candidates]),
+        "form": ("candidate", [one.form for one in candidates]),
         "end": ["low", "high"],
     }
+    if settings.label is not None:
+        labels, known = found["labels"], found["known_labels"]
+        first, num = settings.num_calibration, settings.num_calibration + settings.num_evaluation
+        coordinates["point_label"] = ("point", labels[first:num])
+        coordinates["training_label"] = ("training_point", known[: settings.num_training])
+    if found["samples"] and found["sample_labels"] is not None:
+        coordinates["sample_label"] = ("sample", found["sample_labels"])
     if found["samples"]:
         models = list(found["samples"])
         coordinates["model"], coordinates["measure"] = models, list(AGREEMENT)
@@ -271,6 +280,7 @@ def labelled(
             "num_train": len(train),
             "confidence": settings.confidence,
             "coverage": settings.coverage,
+            "label": "none" if settings.label is None else str(settings.label),
         },
     )
     if train.image_shape is not None:

@@ -6,13 +6,29 @@ import numpy as np
 
 from ..._figure import COLOURS, band, new_figure
 from ...mechanisms import colour_of
-from .generated import BAR
+from .classes import BY_CLASS
+from .generated import bar_of
+from .settings import mechanism_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_COLUMNS = 12
+
+
+# Of a mechanism's colour, in a candidate of each class: its lightness.
+DARKER = 0.6
+
+
+def _colour_of(name: str) -> str:
+    """That of the mechanism, darker where it is made of each class's points."""
+    mechanism, by_class = mechanism_of(name) if name.endswith(BY_CLASS) else (None, False)
+    if mechanism is None or not by_class:
+        return colour_of(name)
+    colour = colour_of(mechanism.name)
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(DARKER * part):02x}" for part in parts)
 
 
 def plot_explanation(data: Any) -> "Figure":
@@ -54,7 +70,7 @@ def _draw_distances(ax: "Axes", data: Any) -> None:
     sigma = data.sigma.values
     for name in data.candidate.values:
         one = data.sel(candidate=name)
-        band(ax, sigma, one.rmse.values, one.rmse_se.values, colour_of(str(name)), str(name))
+        band(ax, sigma, one.rmse.values, one.rmse_se.values, _colour_of(str(name)), str(name))
     for name, (label, style) in REFERENCES.items():
         if name in data:
             ax.plot(sigma, data[name].values, style, color="#999999", lw=1, label=label)
@@ -80,11 +96,13 @@ def _draw_agreement(ax: "Axes", data: Any) -> None:
     names = [str(name) for name in data.candidate.values]
     for shift, marker, measure in zip((-0.12, 0.12), "os", data.measure.values, strict=True):
         one = data.sel(measure=measure)
-        with_bar = BAR in names
+        bar_name = bar_of(names)
         low, high = one.r2_interval.transpose("candidate", "end").values.T
         for i, name in enumerate(names):
-            mean, colour = one.mean_r2.values[i], colour_of(name)
-            clears = with_bar and one.r2_over_gaussian_interval.sel(end="low").values[i] > 0
+            mean, colour = one.mean_r2.values[i], _colour_of(name)
+            clears = (
+                bar_name is not None and one.r2_over_gaussian_interval.sel(end="low").values[i] > 0
+            )
             ax.errorbar(
                 i + shift,
                 mean,
@@ -94,8 +112,8 @@ def _draw_agreement(ax: "Axes", data: Any) -> None:
                 mfc=colour if clears else "white",
             )
         ax.plot([], [], marker, color="#444444", mfc="white", label=str(measure))
-        if with_bar:
-            bar = float(one.mean_r2.sel(candidate=BAR))
+        if bar_name is not None:
+            bar = float(one.mean_r2.sel(candidate=bar_name))
             ax.axhline(bar, color="#999999", lw=0.8, ls="-" if marker == "o" else ":")
     ax.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=8)
     ax.set_title(
@@ -227,7 +245,7 @@ def plot_strengths(data: Any) -> "Figure":
     figure, axes = new_figure(rows, columns, (2.7 * columns, 2.2 * rows), sharex=True)
     sigma = data.sigma.values
     for ax, name in zip(axes.flat, names, strict=False):
-        one, colour = data.sel(candidate=name), colour_of(name)
+        one, colour = data.sel(candidate=name), _colour_of(name)
         value, low, high = (one[n].values for n in ("strength", "strength_low", "strength_high"))
         ax.fill_between(sigma, low, high, color=colour, alpha=0.2, lw=0)
         ax.plot(sigma, value, color=colour, lw=1)

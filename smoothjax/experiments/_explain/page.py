@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ... import mechanisms
 from ..._checks import import_optional
 from ..._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from ..._page import heading, items, page, paragraph, picture, table
+from .classes import EACH
 from .figures import CAPTIONS
+from .settings import mechanism_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,17 @@ def _notes(explanation: "Explanation") -> list[str]:
         "untrained one, the posterior mean of an isotropic Gaussian.",
         "Combination: of two candidates, at strengths of their own, shown where it is nearer than each single candidate.",
     ]
+    label = settings.label
+    if label is not None:
+        each = (
+            "each with its own label"
+            if label == EACH
+            else f"all of class {_class_name(explanation)}"
+        )
+        notes.append(
+            f"A network of classes: held-out and training points, and samples, are shown to it with labels, {each}. A "
+            "candidate by class is made of the training points of a class, any other of all of them."
+        )
     if "is_at_floor" in data:
         at = [
             f"{', '.join(str(n) for n in data.candidate.values[kept])} at {float(sigma):.3g}"
@@ -99,6 +111,13 @@ def _notes(explanation: "Explanation") -> list[str]:
             + "."
         )
     return notes
+
+
+def _class_name(explanation: "Explanation") -> str:
+    """The class of the whole run, with its name where it has one."""
+    label, names = explanation.settings.label, explanation.train.label_names
+    assert isinstance(label, int)
+    return f"{label}" if names is None else f"{label} ({names[label]})"
 
 
 def _memory_table(explanation: "Explanation") -> tuple[list[str], list[list[str]]]:
@@ -147,18 +166,20 @@ def _generated(explanation: "Explanation") -> list[str]:
         f"{data.sizes['sample']} samples of each, from the same noises, {explanation.settings.steps} calls each. Memorised: "
         "much nearer to one training point than to any other (d1/d2 < 1/3); of held-out points that is "
         f"{float(data.memorized_null):.2f}. Distance: root mean square a coordinate between samples of one noise. All "
-        "samples have the data's mean in common, and many its covariance: the R² of `gaussian` is the bar."
+        "samples have the data's mean in common, and many its covariance: the R² of the Gaussian is the bar."
     )
     return [heading("What it generates"), paragraph(text), table(header, rows)]
 
 
 def _candidate(explanation: "Explanation", name: str) -> str:
-    mechanism = mechanisms.get(name)
+    mechanism, _ = mechanism_of(name)
     assert mechanism.strength is not None
     at = explanation.dataset.sel(candidate=name)
     unit = "" if mechanism.strength.unit == "1" else f" ({mechanism.strength.unit})"
     fitted = ", ".join(f"{value:.3g}" for value in at.strength.values)
-    return f"{name}: {mechanism.description}. Its {mechanism.strength.name}{unit}, fitted, by rising noise level: {fitted}."
+    form = "" if explanation.settings.label is None else f", {at.form.values}"
+    strength = f"{mechanism.strength.name}{unit}, fitted, by rising noise level: {fitted}"
+    return f"{name}: {mechanism.description}{form}. Its {strength}."
 
 
 def _distances(explanation: "Explanation") -> tuple[list[str], list[list[str]]]:
