@@ -49,6 +49,9 @@ class Explain:
     """Values of a candidate's strength in place of its own, increasing: `local=1,3,5 mixture=2,10`."""
     levels: tuple[float, ...] = ()
     """Noise levels, increasing; by default eight, from a twentieth to ten times the data's spread."""
+    measures: tuple[str, ...] = ()
+    """Of the network and each candidate at each noise level, by name (see `smoothjax list`): curl, degrees-of-freedom and
+    effective-rank are of Jacobians. None by default."""
     num_calibration: int = 32
     """Held-out points on which strengths are fitted."""
     num_evaluation: int = 64

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._calls import evaluate, takes_label
+from ... import measures
+from ..._calls import as_argument, evaluate, takes_label
 from ..._checks import import_optional
 from ..._files.checkpoint import refuse_training
 from ..._files.store import Arrays, ResultStore
@@ -40,6 +41,7 @@ from .classes import (
 )
 from .combinations import nearest_combination
 from .explanation import Explanation, labelled
+from .measured import measured
 from .settings import NETWORK, OTHER, ExplainSettings, mechanism_of
 
 
@@ -242,6 +244,9 @@ class _Job:
         if self._settings.num_samples:
             for name in (*self._networks, *(candidate.name for candidate in self.candidates)):
                 add(f"samples of {name}", self._samples, name)
+        for measure in self._settings.measures:
+            for name in (*self._networks, *(candidate.name for candidate in self.candidates)):
+                add(f"{measure} of {name}", self._measured, measure, name)
         return parts
 
     def found(self) -> dict[str, Any]:
@@ -256,6 +261,10 @@ class _Job:
             "noise": self._noise,
             "known": self._known,
             "held_out": self._held_out,
+            "measures": {
+                measure: {name: self._measured(measure, name) for name in models}
+                for measure in self._settings.measures
+            },
             "labels": self._labels,
             "known_labels": self._known_labels,
             "networks": networks,
@@ -386,6 +395,33 @@ class _Job:
 
         return self._store.get(f"pair-{level}", compute)
 
+    def _measured(self, measure: str, name: str) -> Arrays:
+        """A measure of a model at all noise levels, or the reason why there is none."""
+        settings, networks = self._settings, self._networks
+
+        def compute() -> Arrays:
+            if name in networks:
+                at_levels = [as_argument(self._of_label(networks[name]))] * len(settings.levels)
+            else:
+                (one,) = (one for one in self.candidates if one.name == name)
+                fits = [self._fit(one, i) for i in range(len(settings.levels))]
+                at_levels = [self._of_label(one.denoiser(fit.value)) for fit in fits]
+            return measured(
+                measures.get(measure),
+                at_levels,
+                jnp.asarray(self._clean[settings.num_calibration :]),
+                settings.levels,
+                self._keys["measures"],
+                jnp.mean(self._train.points, axis=0),
+                settings.batch_size,
+            )
+
+        return self._store.get(f"{measure}-{name}", compute)
+
+    def _of_label(self, model: Any) -> Denoiser:
+        """The denoiser of the class of the whole run, where there is one."""
+        return model[self._label] if isinstance(model, Mapping) else model
+
     def _samples(self, name: str) -> Arrays:
         settings = self._settings
 
@@ -430,4 +466,4 @@ class _Job:
         return LabelledPoints(states, drawn_labels(self._keys["labels"], num, labels))
 
 
-_USES = ("noise", "training noise", "samples", "labels")
+_USES = ("noise", "training noise", "samples", "labels", "measures")

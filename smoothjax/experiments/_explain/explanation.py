@@ -15,6 +15,7 @@ from ...datasets import Dataset
 from ...denoisers import Denoiser
 from .candidates import Candidate, Fit
 from .generated import AGREEMENT, sample_numbers
+from .measured import measured_numbers
 from .settings import ExplainSettings
 from .statistics import error_of_mean, mean_interval, ratio_of, root_of
 from .verdicts import Verdict, indistinguishable, judged
@@ -261,6 +262,13 @@ def labelled(
         "form": ("candidate", [one.form for one in candidates]),
         "end": ["low", "high"],
     }
+    taken, reasons = measured_numbers(found["measures"])
+    if settings.measures:
+        coordinates["model"] = [*found["networks"], *names]
+    clash = next((name for name in taken if name in variables), None)
+    if clash is not None:
+        raise ValueError(f"`measures`: an estimate called {clash!r} is in every explanation.")
+    variables |= taken
     if settings.label is not None:
         labels, known = found["labels"], found["known_labels"]
         first, num = settings.num_calibration, settings.num_calibration + settings.num_evaluation
@@ -280,6 +288,8 @@ def labelled(
             "num_train": len(train),
             "confidence": settings.confidence,
             "coverage": settings.coverage,
+            "measures": " ".join(settings.measures),
+            "not_measured": "; ".join(reasons),
             "label": "none" if settings.label is None else str(settings.label),
         },
     )

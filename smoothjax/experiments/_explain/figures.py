@@ -1,14 +1,17 @@
 """Figures of an explanation, from its labelled numbers."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import measures
 from ..._figure import COLOURS, band, new_figure
 from ...mechanisms import colour_of
 from .classes import BY_CLASS
 from .generated import bar_of
-from .settings import mechanism_of
+from .measured import shown_names
+from .settings import NETWORK, mechanism_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,6 +181,8 @@ CAPTIONS = {
     "explain the difference. Bars are two standard errors.",
     "agreement": "R squared of each candidate's samples with the network's from the same noises; the lines are the "
     "Gaussian's, which all should exceed that know more than mean and covariance.",
+    "measures": "Measures of the network (black) and of each candidate at its fitted strength, against the noise level. "
+    "Bands are two standard errors.",
     "samples": "Samples from the same noises, one for each column: the network, the training images that they are nearest "
     "to, and candidates at their fitted strengths.",
 }
@@ -194,6 +199,8 @@ def figures_of(explanation: Any) -> "dict[str, Figure]":
     }
     if "mean_r2" in data:
         figures["agreement"] = plot_agreement(data)
+    if explanation.settings.measures:
+        figures["measures"] = plot_measures(data, explanation.settings.measures)
     if "samples" in data and explanation.train.image_shape is not None:
         points = np.asarray(explanation.train.points)
         figures["samples"] = plot_image_samples(data, points, explanation.train.image_shape)
@@ -290,4 +297,31 @@ def plot_memory(data: Any) -> "Figure":
     for ax in (loss, share):
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
+    """One panel a measure: the network and all candidates against the noise level."""
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = new_figure(rows, columns, (4 * columns, 3.2 * rows))
+    sigma = data.sigma.values
+    for ax, name in zip(axes.flat, names, strict=False):
+        one = measures.get(name)
+        for model in (str(value) for value in data.model.values):
+            values, errors = (
+                data[key].sel(model=model).transpose("sigma").values for key in shown_names(one)
+            )
+            colour = "black" if model == NETWORK else _colour_of(model)
+            if not np.all(np.isnan(values)):
+                band(ax, sigma, values, errors, colour, model)
+        low, high = one.limits
+        ax.set(xscale="log", yscale="log" if one.is_logarithmic else "linear", ylabel=one.label)
+        ax.set_ylim(low, high)
+        ax.set_title(name, loc="left", fontsize=9)
+        ax.set_xlabel("noise level $\\sigma$ (data units)", fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    axes.flat[0].legend(frameon=False, fontsize=7)
     return figure

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ... import measures
 from ..._checks import import_optional
 from ..._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from ..._page import heading, items, page, paragraph, picture, table
 from .classes import EACH
 from .figures import CAPTIONS
+from .measured import shown_names
 from .settings import mechanism_of
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
         ),
         table(*_memory_table(explanation)),
         *_generated(explanation),
+        *_measures(explanation),
         heading("What the candidates are"),
         items(_candidate(explanation, str(name)) for name in data.candidate.values),
         heading("Distances from the network"),
@@ -169,6 +172,31 @@ def _generated(explanation: "Explanation") -> list[str]:
         "samples have the data's mean in common, and many its covariance: the R² of the Gaussian is the bar."
     )
     return [heading("What it generates"), paragraph(text), table(header, rows)]
+
+
+def _measures(explanation: "Explanation") -> list[str]:
+    """Tables of the measures of the network and of all candidates, where any were asked for."""
+    data = explanation.dataset
+    parts = []
+    for name in explanation.settings.measures:
+        one = measures.get(name)
+        values, errors = (data[key].transpose("model", "sigma").values for key in shown_names(one))
+        rows = [
+            [str(model)]
+            + [
+                "-" if np.isnan(value) else f"{value:.3g} ± {error:.1g}"
+                for value, error in zip(*row, strict=True)
+            ]
+            for model, *row in zip(data.model.values, values, errors, strict=True)
+        ]
+        header = ["noise level", *(f"{float(level):.3g}" for level in data.sigma.values)]
+        parts += [heading(one.description, 3), paragraph(one.note), table(header, rows)]
+    if not parts:
+        return []
+    left_out = str(data.attrs["not_measured"])
+    said = "At noisy held-out points, of the network and of each candidate at its fitted strength."
+    said += f" Left out: {left_out}." if left_out else ""
+    return [heading("Measures of each"), paragraph(said), *parts]
 
 
 def _candidate(explanation: "Explanation", name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ... import mechanisms
+from ... import measures, mechanisms
 from ..._checks import as_integer, as_positive_integer, require_positive, shown
 from ..._kinds import require_kinds_of_fields
 from ...datasets import Dataset
@@ -37,6 +37,10 @@ class ExplainSettings:
         label: for a network of classes. A class: all points are of it, held-out and training ones, and so is the network,
             or is called as `network(u, sigma, label)` where it takes three arguments, or is a dictionary of denoisers by
             class. "each": every point has its own label.
+        measures: of the network and of each candidate, at its fitted strength, at each noise level, by name
+            (`smoothjax.measures.names()`): curl, degrees-of-freedom and effective-rank are of Jacobians, and say how a
+            network that is near to a candidate still differs from it. None by default: each takes `measures.get(name).calls`
+            calls for each point of the evaluation and noise level. Not with `label="each"`.
         num_calibration: held-out points on which strengths are fitted.
         num_evaluation: other held-out points, on which what is reported is measured.
         num_training: training points at which the network's loss is held against that at held-out points.
@@ -64,6 +68,7 @@ class ExplainSettings:
     candidates: tuple[str, ...] = ()
     strengths: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     label: int | Literal["each"] | None = None
+    measures: tuple[str, ...] = ()
     num_calibration: int = 32
     num_evaluation: int = 64
     num_training: int = 64
@@ -78,10 +83,12 @@ class ExplainSettings:
 
     def __post_init__(self):
         require_kinds_of_fields(self)
-        for name, kind in (("levels", numbers.Real), ("candidates", str)):
+        for name, kind in (("levels", numbers.Real), ("candidates", str), ("measures", str)):
             given = getattr(self, name)
             if not isinstance(given, tuple | list) or not all(isinstance(x, kind) for x in given):
-                what = "numbers" if kind is numbers.Real else "names of mechanisms"
+                what = {"levels": "numbers", "candidates": "names of mechanisms"}.get(
+                    name, "names of measures"
+                )
                 raise ValueError(f"`{name}` must be a tuple of {what}; got {shown(given)}.")
             object.__setattr__(self, name, tuple(given))
         levels = np.asarray(self.levels, float)
@@ -105,6 +112,14 @@ class ExplainSettings:
             raise ValueError(f"`label` must be a class, {EACH!r} or None; got {self.label!r}.")
         if isinstance(self.label, int | np.integer):
             object.__setattr__(self, "label", as_integer(self.label, "label"))
+        for name in self.measures:
+            measures.get(name)
+        if len(set(self.measures)) < len(self.measures):
+            raise ValueError(f"`measures` must differ; got {shown(self.measures)}.")
+        if self.measures and self.label == EACH:
+            raise ValueError(
+                f"`measures` are of one denoiser, not of one for each point: give a class as `label`; got {self.label!r}."
+            )
         # One observation has no standard error.
         for name in ("num_calibration", "num_evaluation", "num_training"):
             if as_positive_integer(getattr(self, name), name) < 2:
