@@ -655,3 +655,52 @@ def test_a_mechanism_of_ones_own(own_registry):
     found = sj.explain(network, *DIGITS, settings, progress=False)
     np.testing.assert_allclose(found.dataset.strength.sel(candidate="tanh"), 1.5, rtol=1e-3)
     assert json.dumps(found.manifest)
+
+
+@pytest.mark.parametrize("label", [None, "each", 1])
+def test_the_number_of_calls_is_known_before(label, capsys):
+    rng = np.random.default_rng(0)
+    train, held_out = (
+        sj.datasets.Dataset("points", rng.normal(size=(num, 3)), np.arange(num) % 3)
+        for num in (60, 150)
+    )
+    counted = [sj.interop.from_numpy(lambda x, t: x / 2, 3) for _ in range(3)]
+    for one in counted:
+        one.network.reset_calls()  # that of the trial
+    settings = sj.ExplainSettings(
+        levels=(0.3, 1.0),
+        candidates=("gaussian",),
+        label=label,
+        num_calibration=9,
+        num_evaluation=30,
+        num_training=17,
+        num_samples=11,
+        steps=3,
+        batch_size=10,
+    )
+    network = counted[0] if label is None else dict(enumerate(counted))
+    found = sj.explain(network, train, held_out, settings, progress=True)
+    calls = sum(one.network.calls.rows for one in counted)
+    assert found.dataset.attrs["network_calls"] == calls
+    said = capsys.readouterr().err
+    assert f"Calls of the network, of one point each: {calls:,} (" in said
+    if label is None:
+        # In tens: one ten for two points, two levels of 40 and 20, and eleven samples in two batches of six.
+        assert calls == 10 + 2 * (40 + 20) + 3 * 12
+        assert (
+            "10 to know it by, 80 at held-out points, 40 at training points, 36 for samples" in said
+        )
+    assert f"{calls:,}" in str(found.dataset.attrs["network_calls"])
+
+
+def test_what_is_done_need_not_be_called_again(tmp_path, caplog):
+    network = sj.GaussianDenoiser.fit(DIGITS[0].points)
+    settings = dataclasses.replace(QUICK, candidates=("gaussian",), measures=("curl",))
+    with caplog.at_level("INFO", "smoothjax"):
+        sj.explain(network, *DIGITS, settings, out=tmp_path, progress=False)
+        assert "done already" not in caplog.text
+        # Two levels of 96 + 32, and of six calls at 64 points; two points are known by one batch of 32.
+        assert "1,056 (32 to know it by, 192 at held-out points, 64 at" in caplog.text
+        assert "768 for curl)" in caplog.text
+        sj.explain(network, *DIGITS, settings, out=tmp_path, progress=False)
+    assert "1,024 of them are done already" in caplog.text

@@ -42,13 +42,17 @@ class LabelledPoints:
         self, run: Callable[[int, np.ndarray, int], np.ndarray], batch_size: int
     ) -> np.ndarray:
         """`run(label, points, batch size)` of each class's points, (n, d), in the order of the points."""
-        classes = np.unique(self.labels)
-        size = batch_size if len(classes) == 1 else min(batch_size, POINTS_AT_A_TIME)
         outputs = np.empty_like(self.points)
-        for label in classes:
+        for label, (_, size) in zip(np.unique(self.labels), self.groups(batch_size), strict=True):
             rows = self.labels == label
             outputs[rows] = run(int(label), self.points[rows], size)
         return outputs
+
+    def groups(self, batch_size: int) -> list[tuple[int, int]]:
+        """Of each class that is there, in the order of labels: how many points, and of how many a batch is."""
+        counts = np.unique(self.labels, return_counts=True)[1]
+        size = batch_size if len(counts) == 1 else min(batch_size, POINTS_AT_A_TIME)
+        return [(int(count), size) for count in counts]
 
 
 Points = np.ndarray | LabelledPoints
@@ -61,11 +65,10 @@ def points_of(u: Points) -> np.ndarray:
 
 def num_calls(model: Any, u: Points, batch_size: int) -> int:
     """How often `outputs_of` of such a model calls it: once for each point, the last batch filled up with more."""
+    groups = [(len(u), batch_size)]
     if isinstance(u, LabelledPoints) and isinstance(model, Mapping):
-        counts = np.unique(u.labels, return_counts=True)[1]
-        size = batch_size if len(counts) == 1 else min(batch_size, POINTS_AT_A_TIME)
-        return int(np.sum(-(-counts // size) * size))
-    return -(-len(u) // batch_size) * batch_size
+        groups = u.groups(batch_size)
+    return sum(-(-num // size) * size for num, size in groups)
 
 
 def of_labels(data: Dataset, label: int | str | None) -> Dataset:

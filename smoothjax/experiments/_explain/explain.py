@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,10 +38,12 @@ from .classes import (
     at_label,
     classes_of,
     network_of,
+    num_calls,
     of_labels,
     points_of,
 )
 from .combinations import nearest_combination
+from .cost import Calls, calls_of_samples, in_words
 from .explanation import Explanation, labelled
 from .measured import measured
 from .settings import NETWORK, OTHER, ExplainSettings, mechanism_of
@@ -71,7 +75,7 @@ def explain(
         out: folder in which every finished part is kept. Called again with the same arguments, a job that was killed goes on
             where it was and ends with identical numbers. A network is known by its arrays, and by what it makes of two
             noisy points: one call, whenever `out` is taken up again.
-        progress: show a progress bar.
+        progress: show a progress bar, and before it how often the network will be called; else that is logged.
 
     **What is computed.** At each noise level, at held-out points plus noise, each candidate's strength is fitted to the
     network's outputs on some of the points, and its distance from the network is measured on the others. The verdict names
@@ -128,13 +132,20 @@ def explain(
     refuse_training(out)
     store = ResultStore(out, configuration)
     job = _Job(networks, train, held_out, settings, store)
-    parts = job.parts()
+    parts, calls = job.parts(), job.calls()
+    said = in_words(calls, store.has)
+    if progress:
+        print(said, file=sys.stderr)
+    else:
+        logging.getLogger(__name__).info(said)
     bar = import_optional("tqdm").tqdm(parts, disable=None if progress else True)
     for name, compute in bar:
         bar.set_description(name)
         compute()
+    results = labelled(job.found(), job.candidates, train, settings)
+    results.attrs["network_calls"] = sum(one.num for one in calls)
     return Explanation(
-        labelled(job.found(), job.candidates, train, settings),
+        results,
         train,
         settings,
         store.manifest,
@@ -248,6 +259,29 @@ class _Job:
             for name in (*self._networks, *(candidate.name for candidate in self.candidates)):
                 add(f"{measure} of {name}", self._measured, measure, name)
         return parts
+
+    def calls(self) -> list[Calls]:
+        """Of the networks, in the order of the parts; of measures about, as they state it."""
+        settings, size = self._settings, self._settings.batch_size
+        starts = None
+        if self._label is not None and settings.num_samples:
+            starts = self._starts(np.zeros(self._train.dim), 1.0)
+        calls = []
+        for name, model in self._networks.items():
+            noisy, known = self._noisy(0), self._known_noisy(0)
+            calls.append(Calls(name, "to know it by", "", num_calls(model, noisy[:2], size)))
+            for i in range(len(settings.levels)):
+                part = f"{name}-{i}"
+                calls += [
+                    Calls(name, "at held-out points", part, num_calls(model, noisy, size)),
+                    Calls(name, "at training points", part, num_calls(model, known, size)),
+                ]
+            num = calls_of_samples(model, settings.num_samples, settings.steps, starts, size)
+            calls.append(Calls(name, "for samples", f"samples-{name}", num))
+            for measure in settings.measures:
+                num = measures.get(measure).calls * settings.num_evaluation * len(settings.levels)
+                calls.append(Calls(name, f"for {measure}", f"{measure}-{name}", num))
+        return calls
 
     def found(self) -> dict[str, Any]:
         """All parts, in the order of noise levels and candidates."""

@@ -85,6 +85,7 @@ def _notes(explanation: "Explanation") -> list[str]:
         "None: the nearest candidate is farther from the network than the others are from it by the median, or farther than "
         "the network is from the clean points, or explains less than two thirds of the network's departure from an "
         "untrained one, the posterior mean of an isotropic Gaussian.",
+        f"Calls of the network, and of a second one where there is one, of one point each: {data.attrs['network_calls']:,}.",
         "Combination: of two candidates, at strengths of their own, shown where it is nearer than each single candidate.",
     ]
     label = settings.label
