@@ -87,6 +87,7 @@ def test_of_a_candidate_it_is_the_fitted_strength(found):
 
 def test_tables_and_figures(found, tmp_path):
     text = found.report(tmp_path).read_text()
+    assert found.dataset.attrs["measures"] == " ".join(NAMES)
     assert "Measures of each" in text and "Left out" not in text
     curl = found.dataset.isel(sigma=0).sel(model="network")
     assert f"{float(curl.curl):.3g} ± {float(curl.curl_se):.1g}" in text

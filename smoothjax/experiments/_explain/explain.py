@@ -216,6 +216,11 @@ class _Job:
         self._held_out = held_out.points
         self._clean = np.asarray(held_out.points[:num])
         self._known = np.asarray(known.points[: settings.num_training])
+        # Which training points those are.
+        self._known_index = np.arange(len(self._known))
+        if isinstance(self._label, int):
+            of_class = np.flatnonzero(np.asarray(train.labels) == self._label)
+            self._known_index = of_class[: len(self._known)]
         self._labels, self._known_labels = (
             None if self._label is None else np.asarray(data.labels) for data in (held_out, known)
         )
@@ -301,6 +306,7 @@ class _Job:
             },
             "labels": self._labels,
             "known_labels": self._known_labels,
+            "known_index": self._known_index,
             "networks": networks,
             "references": [self._reference(i) for i in levels],
             "fits": [[self._fit(one, i) for i in levels] for one in self.candidates],
@@ -375,12 +381,13 @@ class _Job:
         return self._store.get(f"{name}-{level}", compute)
 
     def _reference(self, level: int) -> Arrays:
-        """What a memoriser makes of the noisy training points, and the best affine denoiser near the network."""
+        """What a memoriser and a Gaussian denoiser make of noisy points, and the best affine denoiser near the network."""
 
         def compute() -> Arrays:
             settings, sigma = self._settings, self._settings.levels[level]
             found = self._network(NETWORK, level)
-            known = self._known_noisy(level)
+            known, noisy = self._known_noisy(level), self._noisy(level)
+            gaussian = GaussianDenoiser.fit(self._of_points.points)
             memoriser: Model = EmpiricalDenoiser(self._train.points)
             if self._label is not None:
                 memoriser = {
@@ -388,9 +395,13 @@ class _Job:
                 }
             return {
                 "training_outputs": outputs_of(memoriser, known, sigma, settings.batch_size),
+                **{
+                    name: outputs_of(gaussian, points_of(u), sigma, settings.batch_size)
+                    for name, u in (("gaussian_training", known), ("gaussian", noisy))
+                },
                 "affine_outputs": affine_outputs(
-                    GaussianDenoiser.fit(self._of_points.points),
-                    np.concatenate([points_of(known), points_of(self._noisy(level))]),
+                    gaussian,
+                    np.concatenate([points_of(known), points_of(noisy)]),
                     np.concatenate([found["training_outputs"], found["outputs"]]),
                     sigma,
                     len(known),

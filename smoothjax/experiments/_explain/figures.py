@@ -11,6 +11,7 @@ from ...mechanisms import colour_of
 from .classes import BY_CLASS
 from .generated import bar_of
 from .measured import shown_names
+from .memorised import clearest_level
 from .settings import NETWORK, mechanism_of
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ CAPTIONS = {
     "strengths": "Fitted strengths against the noise level, with their intervals; filled where a candidate may be best.",
     "memory": "Denoising loss of the network at training and held-out points, and the share of memorised points that would "
     "explain the difference. Bars are two standard errors.",
+    "memorised": "The training images that are memorised most, from the left, and the nearest other training image of each.",
     "agreement": "R squared of each candidate's samples with the network's from the same noises; the lines are the "
     "Gaussian's, which all should exceed that know more than mean and covariance.",
     "measures": "Measures of the network (black) and of each candidate at its fitted strength, against the noise level. "
@@ -197,6 +199,12 @@ def figures_of(explanation: Any) -> "dict[str, Figure]":
         "strengths": plot_strengths(data),
         "memory": plot_memory(data),
     }
+    level = clearest_level(data)
+    if level is not None and explanation.train.image_shape is not None:
+        points = np.asarray(explanation.train.points)
+        figures["memorised"] = plot_memorised(
+            data.isel(sigma=level), points, explanation.train.image_shape
+        )
     if "mean_r2" in data:
         figures["agreement"] = plot_agreement(data)
     if explanation.settings.measures:
@@ -297,6 +305,18 @@ def plot_memory(data: Any) -> "Figure":
     for ax in (loss, share):
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_memorised(at: Any, points: np.ndarray, image_shape: tuple[int, ...]) -> "Figure":
+    """The training images that are memorised most at one noise level, and the nearest other one of each."""
+    index = at.most_memorized.values
+    others = at.nearest_training.sel(training_point=index).values
+    figure, axes = new_figure(1, 1, (1.6 + 0.6 * len(index), 1.9))
+    limits = float(points.min()), float(points.max())
+    images = np.stack([points[index], points[others]])
+    _draw_samples(axes[0, 0], ["training", "nearest other"], images, image_shape, limits)
+    axes[0, 0].set_title(f"Noise level {float(at.sigma):.3g}", loc="left", fontsize=10)
     return figure
 
 

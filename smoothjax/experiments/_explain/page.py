@@ -14,6 +14,7 @@ from ..._page import heading, items, page, paragraph, picture, table
 from .classes import EACH
 from .figures import CAPTIONS
 from .measured import shown_names
+from .memorised import FEW, clearest_level
 from .settings import mechanism_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
             "standard error, here and below."
         ),
         table(*_memory_table(explanation)),
+        *_most_memorised(explanation),
         *_generated(explanation),
         *_measures(explanation),
         heading("What the candidates are"),
@@ -141,6 +143,38 @@ def _memory_table(explanation: "Explanation") -> tuple[list[str], list[list[str]
             ]
         )
     return header, rows
+
+
+def _most_memorised(explanation: "Explanation") -> list[str]:
+    """The training points that are memorised most, at the noise level that shows it best."""
+    data = explanation.dataset
+    level = clearest_level(data)
+    if level is None:
+        return []
+    at = data.isel(sigma=level)
+    low = int((at.memorized_p <= FEW).sum())
+    num = at.sizes["training_point"]
+    text = (
+        f"At noise level {float(at.sigma):.3g}, where the losses differ most in standard errors. Below held-out: by how "
+        "many of their standard deviations the logarithm of the network's loss over that of the Gaussian denoiser lies "
+        "below theirs; p: the share of held-out points as low. One noise for each point: what is listed is a first look. Of "
+        f"{num} training points {low} have p of at most {FEW:.2g}, where {FEW * num:.3g} would of fresh ones."
+    )
+    header = ["training point", "below held-out", "p", "loss", "nearest other", "its distance"]
+    rows = []
+    for index in at.most_memorized.values:
+        one = at.sel(training_point=index)
+        rows.append(
+            [
+                f"{int(index)}",
+                f"{float(one.memorized_z):.2f}",
+                f"{float(one.memorized_p):.3f}",
+                f"{float(one.training_loss):.3g}",
+                f"{int(one.nearest_training)}",
+                f"{float(one.nearest_training_distance):.3g}",
+            ]
+        )
+    return [heading("Which training points most", 3), paragraph(text), table(header, rows)]
 
 
 def _generated(explanation: "Explanation") -> list[str]:
