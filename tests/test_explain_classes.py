@@ -11,6 +11,7 @@ import xarray
 
 import smoothjax as sj
 from smoothjax import mechanisms
+from smoothjax.experiments._explain import figures
 from smoothjax.experiments._explain.candidates import Candidate, ClassCandidate, outputs_of
 from smoothjax.experiments._explain.classes import LabelledPoints, classes_of, num_calls
 
@@ -259,3 +260,21 @@ def test_data_without_labels_are_refused():
     other = sj.datasets.Dataset("other", HELD_OUT.points, np.asarray(HELD_OUT.labels) + 1)
     with pytest.raises(ValueError, match="`held_out` must have classes of `train`; got 3"):
         sj.explain(_network, TRAIN, other, SETTINGS, progress=False)
+
+
+def test_values_of_ones_own_and_colours():
+    name = "mixture-by-class"
+    settings = dataclasses.replace(
+        SETTINGS, levels=(0.5,), candidates=(name, "gaussian"), strengths={name: (1,)}
+    )
+    found = sj.explain(_network, TRAIN, HELD_OUT, settings, progress=False)
+    # Of its own it would have two components.
+    assert found.dataset.strength.sel(candidate=name).values.tolist() == [1.0]
+    with pytest.raises(ValueError, match="`strengths` must be of candidates; 'mixture' is none"):
+        dataclasses.replace(settings, strengths={"mixture": (1, 2)})
+    plain = mechanisms.colour_of("mixture")
+    own = figures._colour_of(name)
+    # The same, darker.
+    for i in (1, 3, 5):
+        assert abs(int(own[i : i + 2], 16) - 0.6 * int(plain[i : i + 2], 16)) <= 0.5
+    assert figures._colour_of("gaussian") == mechanisms.colour_of("gaussian")

@@ -122,8 +122,8 @@ class Explanation:
         return f"{self.summary()}\n\n{self.table()}"
 
     def figures(self) -> "dict[str, Figure]":
-        """By name: `map` of the verdicts, `distances`, `strengths`, `memory`, `measures` where any were asked for; of samples
-        `agreement`; of images `memorised`, where a share of them can be had, and `samples`."""
+        """By name: `map` of the verdicts, `distances`, `strengths`, `memory`, `measures` where any were asked for; of
+        samples `agreement`; of images `memorised`, where a share of them can be had, and `samples`."""
         from .figures import figures_of
 
         return figures_of(self)
