@@ -24,6 +24,7 @@ from .denoisers import EquivariantLocalDenoiser as EquivariantLocalDenoiser
 from .denoisers import GaussianDenoiser as GaussianDenoiser
 from .denoisers import GaussianSmoothedDenoiser as GaussianSmoothedDenoiser
 from .denoisers import GaussianSmoothedLineDenoiser as GaussianSmoothedLineDenoiser
+from .denoisers import GuidedDenoiser as GuidedDenoiser
 from .denoisers import LineDenoiser as LineDenoiser
 from .denoisers import LocalDenoiser as LocalDenoiser
 from .denoisers import MixtureDenoiser as MixtureDenoiser

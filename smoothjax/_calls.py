@@ -1,5 +1,6 @@
 """Calls of a denoiser that a user brings: one point in, one real point of that shape out."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,15 @@ def require_continuous(denoiser: Denoiser, advice: str) -> None:
             "An adaptive solver needs a denoiser that is continuous in sigma; got a step function of it, such as one with "
             f"index='nearest'. {advice}"
         )
+
+
+def takes_label(network: Any) -> bool:
+    """Whether a network can be called as `network(u, sigma, label)`."""
+    try:
+        inspect.signature(network).bind(None, None, None)
+    except (TypeError, ValueError):  # of two arguments, or none that could be read
+        return False
+    return True
 
 
 def as_argument(denoiser: Denoiser) -> Denoiser:

@@ -892,3 +892,19 @@ def test_nothing_optional_is_imported_before_it_is_needed():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_points_of_one_class():
+    data = datasets.digits()
+    labels = np.asarray(data.labels)
+    found = data.of_class(3)
+    np.testing.assert_array_equal(found.points, np.asarray(data.points)[labels == 3])
+    assert set(np.asarray(found.labels).tolist()) == {3}
+    assert (found.name, found.image_shape) == (data.name, data.image_shape)
+    with pytest.raises(
+        ValueError, match=r"`label` must be a class of .*; got 10\. There are: 0, 1"
+    ):
+        data.of_class(10)
+    bare = datasets.Dataset("bare", np.ones((2, 2)))
+    with pytest.raises(ValueError, match="`label` is for data with labels; 'bare' has none"):
+        bare.of_class(0)

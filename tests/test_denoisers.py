@@ -418,3 +418,48 @@ def test_rescaled(dtype):
         sj.RescaledDenoiser(D, centre, 0.0)
     with pytest.raises(ValueError, match=r"must have shape \(d,\); got \(\)"):
         sj.RescaledDenoiser(D, 1.0, 2.0)
+
+
+def test_guided(dtype):
+    rng = np.random.default_rng(3)
+    means = rng.normal(size=(2, 3)).astype(dtype)
+    roots = rng.normal(size=(2, 3, 3)).astype(dtype)
+    covariances = roots @ roots.transpose(0, 2, 1)
+    every, one = (sj.GaussianDenoiser(m, c) for m, c in zip(means, covariances, strict=True))
+    u, sigma = rng.normal(size=3).astype(dtype), 0.8
+    # Of a Gaussian D is m + C (C + sigma^2)^(-1) (u - m): the guided one is an affine map, whose matrix is the combination.
+    exact = [np.float64(x) for x in covariances]
+    gains = [c @ np.linalg.inv(c + sigma**2 * np.eye(3)) for c in exact]
+    parts = [m + gain @ (u - m) for m, gain in zip(np.float64(means), gains, strict=True)]
+    # Covariances of size ten, of condition some hundred, and weights up to 3.
+    atol = 3000 * np.finfo(dtype).eps
+    for weight in (-1.0, 0.0, 0.3, 1.0, 3.0):
+        D = sj.GuidedDenoiser(every, one, weight)
+        expected = (1 - weight) * parts[0] + weight * parts[1]
+        np.testing.assert_allclose(D(u, sigma), expected, atol=atol)
+        matrix = (1 - weight) * gains[0] + weight * gains[1]
+        np.testing.assert_allclose(jax.jacfwd(D)(u, sigma), matrix, atol=atol)
+        mean, variance = D.mean_and_variance(u, sigma)
+        np.testing.assert_allclose(mean, expected, atol=atol)
+        np.testing.assert_allclose(variance, sigma**2 * np.trace(matrix), atol=atol)
+    # Scores and predicted noises combine with the same weight, and so does the papers' 1 + w.
+    scores = [np.asarray(sj.score(d, u, sigma), np.float64) for d in (every, one)]
+    guided = sj.GuidedDenoiser(every, one, 1 + 2.0)
+    expected = (1 + 2.0) * scores[1] - 2.0 * scores[0]
+    np.testing.assert_allclose(sj.score(guided, u, sigma), expected, atol=atol)
+
+
+def test_guided_takes_a_function_beside_a_denoiser():
+    every = sj.EmpiricalDenoiser(np.random.default_rng(0).normal(size=(5, 3)))
+    D = sj.GuidedDenoiser(lambda u, s: 2 * u, every, 2.0)
+    u = jnp.ones(every.dim)
+    np.testing.assert_allclose(D(u, 1.0), 2 * every(u, 1.0) - 2 * u, rtol=1e-5)
+    short = sj.GuidedDenoiser(every, lambda u, s: u[:1], 2.0)
+    with pytest.raises(ValueError, match=r"must map one point of shape"):
+        short(u, 1.0)
+    with pytest.raises(ValueError, match="must have one dimension, known to one of them; got"):
+        sj.GuidedDenoiser(lambda u, s: u, lambda u, s: u, 1.0)
+    with pytest.raises(ValueError, match="must have one dimension"):
+        sj.GuidedDenoiser(every, sj.EmpiricalDenoiser(np.zeros((2, 7))), 1.0)
+    with pytest.raises(ValueError, match="`weight` must be finite"):
+        sj.GuidedDenoiser(every, every, np.nan)

@@ -19,6 +19,11 @@ from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
 from smoothjax.experiments._explain.explanation import _Level
 from smoothjax.experiments._explain.figures import plot_strengths
+from smoothjax.experiments._explain.memorised import (
+    memorised_points,
+    most_memorised,
+    nearest_others,
+)
 from smoothjax.experiments._explain.verdicts import indistinguishable, judged
 from smoothjax.mechanisms import Mechanism, Strength
 
@@ -717,3 +722,130 @@ def test_a_mechanism_of_ones_own(own_registry):
     found = sj.explain(network, *DIGITS, settings, progress=False)
     np.testing.assert_allclose(found.dataset.strength.sel(candidate="tanh"), 1.5, rtol=1e-3)
     assert json.dumps(found.manifest)
+
+
+@pytest.mark.parametrize("label", [None, "each", 1])
+def test_the_number_of_calls_is_known_before(label, capsys):
+    rng = np.random.default_rng(0)
+    train, held_out = (
+        sj.datasets.Dataset("points", rng.normal(size=(num, 3)), np.arange(num) % 3)
+        for num in (60, 150)
+    )
+    counted = [sj.interop.from_numpy(lambda x, t: x / 2, 3) for _ in range(3)]
+    for one in counted:
+        one.network.reset_calls()  # that of the trial
+    settings = sj.ExplainSettings(
+        levels=(0.3, 1.0),
+        candidates=("gaussian",),
+        label=label,
+        num_calibration=9,
+        num_evaluation=30,
+        num_training=17,
+        num_samples=11,
+        steps=3,
+        batch_size=10,
+    )
+    network = counted[0] if label is None else dict(enumerate(counted))
+    found = sj.explain(network, train, held_out, settings, progress=True)
+    calls = sum(one.network.calls.rows for one in counted)
+    assert found.dataset.attrs["network_calls"] == calls
+    said = capsys.readouterr().err
+    assert f"Calls of the network, of one point each: {calls:,} (" in said
+    if label is None:
+        # In tens: one ten for two points, two levels of 40 and 20, and eleven samples in two batches of six.
+        assert calls == 10 + 2 * (40 + 20) + 3 * 12
+        assert (
+            "10 to know it by, 80 at held-out points, 40 at training points, 36 for samples" in said
+        )
+    assert f"{calls:,}" in str(found.dataset.attrs["network_calls"])
+
+
+def test_what_is_done_need_not_be_called_again(tmp_path, caplog):
+    network = sj.GaussianDenoiser.fit(DIGITS[0].points)
+    settings = dataclasses.replace(QUICK, candidates=("gaussian",), measures=("curl",))
+    with caplog.at_level("INFO", "smoothjax"):
+        sj.explain(network, *DIGITS, settings, out=tmp_path, progress=False)
+        assert "done already" not in caplog.text
+        # Two levels of 96 + 32, and of six calls at 64 points; two points are known by one batch of 32.
+        assert "1,056 (32 to know it by, 192 at held-out points, 64 at" in caplog.text
+        assert "768 for curl)" in caplog.text
+        sj.explain(network, *DIGITS, settings, out=tmp_path, progress=False)
+    assert "1,024 of them are done already" in caplog.text
+
+
+def _partly(train, memorised, level):
+    """A Gaussian denoiser that is the memoriser near some of the training points."""
+    gaussian = sj.GaussianDenoiser.fit(train.points)
+    empirical = sj.EmpiricalDenoiser(train.points)
+    some = train.points[jnp.asarray(memorised)]
+
+    def network(u, sigma):
+        near = jnp.min(jnp.sum((some - u[None]) ** 2, axis=1)) < 1.3 * train.dim * level**2
+        return jnp.where(near, empirical(u, sigma), gaussian(u, sigma))
+
+    return network
+
+
+def test_the_most_memorised_points_are_those_that_were_memorised(tmp_path):
+    train, held_out = DIGITS
+    memorised = np.array([3, 8, 21, 30])
+    settings = dataclasses.replace(QUICK, levels=(0.3, 5.0), candidates=("gaussian",))
+    network = _partly(train, memorised, 0.3)
+    found = sj.explain(network, train, held_out, settings, progress=False)
+    data = found.dataset
+    assert set(data.most_memorized.values[0, :4].tolist()) == set(memorised.tolist())
+    at = data.isel(sigma=0)
+    # Held-out points are 64, of which none is as low.
+    np.testing.assert_allclose(at.memorized_p.sel(training_point=memorised), 1 / 65)
+    others = np.setdiff1d(np.arange(32), memorised)
+    assert (at.memorized_p.sel(training_point=others) > 1 / 65).mean() > 0.8
+    # Far above the spread of the data a memoriser is no better, and nothing is named.
+    assert np.isnan(data.memorized_share[1]) and (data.most_memorized[1] == -1).all()
+    points = np.asarray(train.points, np.float64)
+    for index in memorised:
+        apart = np.linalg.norm(points - points[index], axis=1)
+        apart[index] = np.inf
+        one = data.sel(training_point=index)
+        assert int(one.nearest_training) == int(np.argmin(apart))
+        np.testing.assert_allclose(one.nearest_training_distance, apart.min(), rtol=1e-5)
+    text = found.report(tmp_path).read_text()
+    assert "Which training points most" in text and "where 1.6 would of fresh ones" in text
+    assert (tmp_path / "memorised.png").stat().st_size > 1000
+
+
+def test_of_points_that_are_as_fresh_ones_ranks_are_uniform():
+    # Points of two kinds, easy and hard: the ratio to a Gaussian denoiser's loss knows which is which.
+    rng, low, names = np.random.default_rng(0), [], []
+    for _ in range(200):
+        easy = np.where(rng.random(60) < 0.2, 0.01, 1.0) * rng.uniform(0.8, 1.2, 60)
+        loss = easy * rng.lognormal(sigma=0.3, size=60)
+        found = memorised_points(loss[:20], easy[:20], loss[20:], easy[20:])
+        low.append(np.mean(found["memorized_p"] <= 0.1))
+        chosen = most_memorised(found["memorized_p"], found["memorized_z"], True)[0]
+        names.append(easy[chosen] < 0.1)
+        assert np.min(found["memorized_p"]) >= 1 / 41
+    # At most a tenth, of values of which 41 are possible: four of 41. Twenty points of one null: errors of about 0.09 each.
+    assert abs(np.mean(low) - 4 / 41) < 3 * 0.09 / np.sqrt(200)
+    # As often an easy one as there are of them.
+    assert abs(np.mean(names) - 0.2) < 3 * np.sqrt(0.2 * 0.8 / 200)
+
+
+def test_points_that_are_there_twice_are_nearest_to_each_other():
+    points = np.array([[0.0], [5.0], [0.0], [7.0]])
+    others, apart = nearest_others(sj.datasets.Dataset("twice", points), np.arange(4))
+    assert others.tolist() == [2, 3, 0, 1] and apart.tolist() == [0, 2, 0, 2]
+    every = nearest_others(sj.datasets.Dataset("thrice", np.zeros((3, 1))), np.arange(3))[0]
+    assert all(other != i for i, other in enumerate(every))
+
+
+def test_points_of_a_class_are_named_by_their_place_in_the_training_set():
+    train, held_out = (
+        sj.datasets.Dataset("digits", data.points, np.asarray(data.labels) % 2) for data in DIGITS
+    )
+    settings = dataclasses.replace(QUICK, levels=(0.3,), candidates=("gaussian",), label=1)
+    found = sj.explain(
+        sj.EmpiricalDenoiser(train.points), train, held_out, settings, progress=False
+    )
+    odd = np.flatnonzero(np.asarray(train.labels) == 1)[:32]
+    np.testing.assert_array_equal(found.dataset.training_point, odd)
+    assert set(found.dataset.most_memorized.values.ravel().tolist()) <= set(odd.tolist())

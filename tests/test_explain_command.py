@@ -8,7 +8,7 @@ import pytest
 import smoothjax as sj
 from smoothjax._commands.commands import parse
 from smoothjax._commands.explain import Explain
-from smoothjax._commands.network import NetworkOptions, load_network
+from smoothjax._commands.network import NetworkOptions, _by_class, _of_object, load_network
 from smoothjax.cli import main
 
 TRAIN = sj.datasets.digits().split(300, seed=0)[0]
@@ -31,6 +31,12 @@ def noise():
 
 def denoiser(u, sigma):
     return u / (1 + sigma**2)
+
+def classes(u, sigma, label):
+    return (u - label) / (1 + sigma**2)
+
+def by_class():
+    return {c: lambda u, sigma, c=c: (u - c) / (1 + sigma**2) for c in range(10)}
 
 def nothing():
     return 3
@@ -122,6 +128,66 @@ def test_what_is_no_network_is_refused(file, monkeypatch, place, message):
 def test_options_that_do_not_fit_are_refused(file, options, message):
     with pytest.raises(ValueError, match=message):
         load_network(f"{file}:noise", TRAIN, options)
+
+
+@pytest.mark.parametrize("label", [4, "each"])
+def test_networks_of_classes_in_a_file(file, label):
+    options = NetworkOptions(label=label)
+    u, sigma = np.linspace(-1, 1, TRAIN.dim).astype(TRAIN.points.dtype), 0.7
+    function = load_network(f"{file}:classes", TRAIN, options)
+    dictionary = load_network(f"{file}:by_class", TRAIN, options)
+    expected = (u - 4) / (1 + sigma**2)
+    np.testing.assert_allclose(function(u, sigma, 4), expected, rtol=1e-6)
+    np.testing.assert_allclose(dictionary[4](u, sigma), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"a function \(u, sigma, label\), or a dictionary"):
+        load_network(f"{file}:denoiser", TRAIN, options)
+
+
+def test_a_module_of_classes_is_one_denoiser_for_each(file):
+    torch = pytest.importorskip("torch")
+
+    class Shifted(torch.nn.Module):
+        def forward(self, x, t, labels):
+            return (x - labels[:, None]) / (1 + t[:, None] ** 2)
+
+    found = _of_object(Shifted(), _points(), NetworkOptions(label="each"))
+    assert sorted(found) == [0, 2, 5]
+    u = np.linspace(-1, 1, 6).astype(np.float32)
+    for label, one in found.items():
+        np.testing.assert_allclose(one(u, 0.7), (u - label) / (1 + 0.7**2), rtol=1e-5)
+    with pytest.raises(ValueError, match="`label` is for data with labels"):
+        bare = sj.datasets.Dataset("bare", np.ones((3, 6)))
+        _of_object(Shifted(), bare, NetworkOptions(label="each"))
+
+
+def test_one_denoiser_is_made_for_each_class():
+    made = _by_class(lambda label: label, _points(), "each")  # pyright: ignore[reportArgumentType]
+    assert made == {0: 0, 2: 2, 5: 5}
+    for label in (3, None):
+        assert _by_class(lambda label: label, _points(), label) == label  # pyright: ignore
+
+
+def _points():
+    return sj.datasets.Dataset(
+        "points", np.random.default_rng(0).normal(size=(6, 6)), [0, 2, 5] * 2
+    )
+
+
+def test_command_with_labels(file, tmp_path, capsys):
+    arguments = ["explain", "digits", "--network", f"{file}:classes", "--levels", "1.0"]
+    arguments += ["--candidates", "gaussian-by-class", "--num-samples", "0", "--label", "4"]
+    arguments += [
+        "--num-calibration",
+        "8",
+        "--num-evaluation",
+        "16",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 0
+    assert "gaussian-by-class" in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "with labels, all of class 4" in page and "of the training points of class 4" in page
 
 
 def test_command(file, tmp_path, capsys):

@@ -171,6 +171,7 @@ REPRESENTED = {
     "ShardedDenoiser",
     "SwitchedDenoiser",
     "ScheduledDenoiser",
+    "GuidedDenoiser",
     "RescaledDenoiser",
 }
 

@@ -36,6 +36,7 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
     ("ExplainSettings", "candidates"): ("empty list", "those that suit the data"),
     ("ExplainSettings", "levels"): ("empty list", "those that suit the data"),
     ("ExplainSettings", "num_samples"): ("0", "none"),
+    ("GuidedDenoiser", "weight"): ("-1, 0", _ANY),
     ("KernelLaw.gradient_flow", "duration"): ("huge", _WHOLE),
     ("PiecewiseLinearDenoiser", "kappa"): ("0", _ZERO),
     ("WienerMaskDenoiser", "threshold"): ("0", _ZERO),

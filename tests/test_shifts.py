@@ -47,6 +47,9 @@ BUILDERS = MAKERS | {
     "RescaledDenoiser": lambda x: sj.RescaledDenoiser(
         sj.EmpiricalDenoiser((x - x[:1]) / 4), x[0], 4.0
     ),
+    "GuidedDenoiser": lambda x: sj.GuidedDenoiser(
+        sj.GaussianDenoiser.fit(x), sj.EmpiricalDenoiser(x), 1.5
+    ),
     "ScheduledDenoiser": lambda x: sj.ScheduledDenoiser(
         [sj.EmpiricalDenoiser(x), sj.GaussianDenoiser.fit(x)], jnp.array([2.0])
     ),

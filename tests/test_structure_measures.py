@@ -723,3 +723,43 @@ def test_degrees_of_freedom_refuses():
         sj.measures.degrees_of_freedom(lambda u, s: u, data, 0.0, jax.random.key(0))
     with pytest.raises(ValueError, match="one point of shape"):
         sj.measures.degrees_of_freedom(lambda u, s: u[:1], data, 1.0, jax.random.key(0))
+
+
+# --- effective rank --------------------------------------------------------------------------
+
+
+def test_effective_rank_of_a_gaussian(dtype):
+    variances = np.array([4.0, 1.0, 0.25, 0.0])
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    covariance = jnp.asarray(rotation @ np.diag(variances) @ rotation.T, dtype)
+    D = sj.GaussianDenoiser(jnp.zeros(4, dtype), covariance)
+    data = jax.random.normal(jax.random.key(0), (2000, 4), dtype)
+    found = sj.measures.effective_rank(D, data, 0.5, jax.random.key(1), batch_size=100)
+    gains = variances / (variances + 0.25)
+    expected = np.sum(gains) ** 2 / np.sum(gains**2)
+    assert 0 < found.standard_error < 0.05
+    assert abs(found.value - expected) < 4 * found.standard_error
+
+
+def test_effective_rank_of_a_jacobian_that_varies(dtype):
+    # Of a memoriser, whose Jacobian depends on the point: autodiff's matrices at other noisy points of the same law.
+    points = jax.random.normal(jax.random.key(0), (30, 3), dtype)
+    D, level = sj.EmpiricalDenoiser(points), jnp.asarray(0.7, dtype)
+    fresh = jax.random.normal(jax.random.key(1), (600, 3), dtype)
+    found = sj.measures.effective_rank(D, fresh, 0.7, jax.random.key(2))
+    u = jnp.tile(fresh, (6, 1)) + level * jax.random.normal(jax.random.key(3), (3600, 3), dtype)
+    jacobians = np.asarray(jax.vmap(lambda u: jax.jacfwd(D)(u, level))(u), np.float64)
+    squares = np.trace(jacobians, axis1=1, axis2=2) ** 2
+    sizes = np.sum(jacobians**2, axis=(1, 2))
+    ratio = squares.mean() / sizes.mean()
+    error = np.std(squares - ratio * sizes) / np.sqrt(600) / sizes.mean()  # 600 clean points
+    assert abs(found.value - ratio) < 4 * np.hypot(found.standard_error, error)
+
+
+def test_effective_rank_of_a_rotation_is_zero(dtype):
+    rotation = jnp.asarray([[0.0, -1.0], [1.0, 0.0]], dtype)
+    data = jnp.zeros((50, 2), dtype)
+    found = sj.measures.effective_rank(lambda u, s: rotation @ u, data, 1.0, jax.random.key(0))
+    assert float(found.value) == 0
+    with pytest.raises(ValueError, match="`sigma` must be positive"):
+        sj.measures.effective_rank(lambda u, s: u, data, 0.0, jax.random.key(0))

@@ -45,6 +45,9 @@ MAKERS = {
     "RescaledDenoiser": lambda x: sj.RescaledDenoiser(
         sj.EmpiricalDenoiser((x - x.mean(0)) / 2), x.mean(0), 2.0
     ),
+    "GuidedDenoiser": lambda x: sj.GuidedDenoiser(
+        sj.GaussianDenoiser.fit(x), sj.EmpiricalDenoiser(x), 1.5
+    ),
     "LineDenoiser": lambda x: sj.LineDenoiser(
         # Points along the direction, about the offset: where the data lie is the offset's.
         sj.PiecewiseLinearDenoiser(LINE[:, 0].astype(x.dtype), 0.5),
@@ -281,6 +284,17 @@ def _rescaled(D, points):
     return of
 
 
+def _guided(D, points):
+    fitted, weight = moments(points), exactly(D.weight)
+
+    def of(u, sigma):
+        first, second = gaussian(*fitted, u, sigma), empirical(points, u, sigma)
+        mean = [(1 - weight) * a + weight * b for a, b in zip(first[0], second[0], strict=True)]
+        return mean, (1 - weight) * first[1] + weight * second[1]
+
+    return of
+
+
 def piecewise_linear(points, kappa, u, sigma):
     points = sorted(points)
     if u <= points[0] or u >= points[-1]:
@@ -383,6 +397,7 @@ REFERENCES = {
     "SwitchedDenoiser": _switched,
     "ScheduledDenoiser": _scheduled,
     "RescaledDenoiser": _rescaled,
+    "GuidedDenoiser": _guided,
     "LineDenoiser": _line,
     "PiecewiseLinearDenoiser": _piecewise,
     "BoxSmoothedDenoiser": _box,

@@ -36,18 +36,22 @@ class Explain:
     """Of a PyTorch module: .safetensors, or .pt (only tensors are read)."""
     network_layout: Literal["chw", "hwc"] = "chw"
     """Of the images that a PyTorch module takes."""
-    label: int | None = None
-    """Class of all points, for a network of classes."""
+    label: int | Literal["each"] | None = None
+    """For a network of classes: one class, of which all points are then; or each, where every point has its own label."""
     num_train: int | None = None
     """Training points, drawn at random as `smoothjax train` does; the others are held out. Five sixths by default."""
     held_out: str | None = None
     """Data that the network did not see, as `data`; then all of `data` is what it was trained on."""
     candidates: tuple[str, ...] = ()
-    """Mechanisms by name (see `smoothjax list`); by default all with a strength that suit the data."""
+    """Mechanisms by name (see `smoothjax list`); by default all with a strength that suit the data. With the ending
+    -by-class they are made of each class's points, as they all are by default with a label."""
     strengths: tuple[str, ...] = ()
     """Values of a candidate's strength in place of its own, increasing: `local=1,3,5 mixture=2,10`."""
     levels: tuple[float, ...] = ()
     """Noise levels, increasing; by default eight, from a twentieth to ten times the data's spread."""
+    measures: tuple[str, ...] = ()
+    """Of the network and each candidate at each noise level, by name (see `smoothjax list`): curl, degrees-of-freedom and
+    effective-rank are of Jacobians. None by default."""
     num_calibration: int = 32
     """Held-out points on which strengths are fitted."""
     num_evaluation: int = 64

@@ -8,9 +8,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from .. import interop, processes
+from .._calls import takes_label
 from .._checks import import_optional
 from .._files.checkpoint import CONFIGURATION
 from ..datasets import Dataset
@@ -39,18 +42,21 @@ class NetworkOptions:
         process: which times it is given, one of `PROCESSES`.
         weights: a file of PyTorch's weights, .safetensors or .pt, loaded without executing anything.
         layout: of the images that it takes.
-        label: class of all points.
+        label: class of all points, or "each", for a network of classes.
     """
 
     prediction: str | None = None
     process: str | None = None
     weights: Path | None = None
     layout: str = "chw"
-    label: int | None = None
+    label: int | Literal["each"] | None = None
 
 
-def load_network(specification: str, train: Dataset, options: NetworkOptions) -> Denoiser:
-    """The denoiser that a specification names.
+Network = Denoiser | dict[int, Denoiser]
+
+
+def load_network(specification: str, train: Dataset, options: NetworkOptions) -> Network:
+    """The denoiser that a specification names; of each class, a dictionary of them or a function of three arguments.
 
     Args:
         specification: see `FORMS`.
@@ -80,6 +86,17 @@ def load_network(specification: str, train: Dataset, options: NetworkOptions) ->
             f"`{name}` of '{place}' must return a network; it raised {type(error).__name__}: {error}"
         ) from error
     return _of_object(found, train, options)
+
+
+def _by_class(
+    make: Callable[[int | None], Denoiser], train: Dataset, label: int | Literal["each"] | None
+) -> Network:
+    """`make(label)` of one class, or of each class of the training points."""
+    if label != "each":
+        return make(label)
+    if train.labels is None:
+        raise ValueError(f"`label` is for data with labels; '{train.name}' has none.")
+    return {one: make(one) for one in sorted({*np.asarray(train.labels).tolist()})}
 
 
 def _takes_nothing(function: Callable[..., Any]) -> bool:
@@ -131,7 +148,7 @@ def _is_module(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def _of_object(found: Any, train: Dataset, options: NetworkOptions) -> Denoiser:
+def _of_object(found: Any, train: Dataset, options: NetworkOptions) -> Network:
     process = None if options.process is None else _process(options.process)
     if _is_module(found):
         if options.weights is not None:
@@ -139,22 +156,32 @@ def _of_object(found: Any, train: Dataset, options: NetworkOptions) -> Denoiser:
         found.eval()
         shape = train.dim if train.image_shape is None else train.image_shape
         if hasattr(found, "sigma_min") and options.prediction is None and process is None:
-            return interop.from_edm(found, shape, labels=options.label)
-        return interop.from_torch(
-            found,
-            shape,
-            prediction=options.prediction or "x0",
-            process=process,
-            layout=options.layout,  # pyright: ignore[reportArgumentType]
-            labels=options.label,
+            return _by_class(
+                lambda label: interop.from_edm(found, shape, labels=label), train, options.label
+            )
+        return _by_class(
+            lambda label: interop.from_torch(
+                found,
+                shape,
+                prediction=options.prediction or "x0",
+                process=process,
+                layout=options.layout,  # pyright: ignore[reportArgumentType]
+                labels=label,
+            ),
+            train,
+            options.label,
         )
     if options.weights is not None:
         raise ValueError(
             f"`weights` are for a module of PyTorch; got {options.weights} for a {type(found).__name__}."
         )
+    is_bare = options.prediction is None and process is None
+    if options.label is not None and is_bare and (isinstance(found, dict) or takes_label(found)):
+        return found
     if options.label is not None:
         raise ValueError(
-            f"`label` is for a module of PyTorch or a folder of diffusers; got {options.label} for a {type(found).__name__}."
+            "`label` is for a module of PyTorch or a folder of diffusers, a function (u, sigma, label), or a dictionary of "
+            f"denoisers by class; got {options.label} for a {type(found).__name__}."
         )
     if isinstance(found, AbstractDenoiser) and options.prediction is None and process is None:
         return found
@@ -170,7 +197,7 @@ def _of_object(found: Any, train: Dataset, options: NetworkOptions) -> Denoiser:
     )
 
 
-def _of_folder(folder: Path, train: Dataset, options: NetworkOptions) -> Denoiser:
+def _of_folder(folder: Path, train: Dataset, options: NetworkOptions) -> Network:
     given = [
         name for name in ("prediction", "process", "weights") if getattr(options, name) is not None
     ]
@@ -196,8 +223,12 @@ def _of_folder(folder: Path, train: Dataset, options: NetworkOptions) -> Denoise
             )
         scheduler = diffusers.DDPMScheduler.from_config(json.loads(path.read_text()))
         channels = unet.config.out_channels == 2 * unet.config.in_channels
-        return interop.from_diffusers(
-            unet, scheduler, labels=options.label, learned_variance=channels
+        return _by_class(
+            lambda label: interop.from_diffusers(
+                unet, scheduler, labels=label, learned_variance=channels
+            ),
+            train,
+            options.label,
         )
     raise ValueError(f"`network` must be {FORMS}; the folder '{folder}' is neither.")
 

@@ -143,6 +143,39 @@ class Dataset(eqx.Module):
         order = np.random.default_rng(as_seed(seed)).permutation(num)
         return self._take(order[:num_train]), self._take(order[num_train:])
 
+    def of_class(self, label: int) -> "Dataset":
+        """The points of one class, in their order, with name, labels and image shape; not the population, of all classes.
+
+        Args:
+            label: a class index, as in `labels`.
+
+        Raises:
+            ValueError: for data without labels, or without a point of that class.
+
+        Example:
+            >>> from smoothjax.datasets import Dataset
+            >>> data = Dataset("corners", [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], labels=[0, 1, 1])
+            >>> data.of_class(1).points.tolist()
+            [[0.0, 1.0], [1.0, 0.0]]
+        """
+        label = as_integer(label, "label")
+        if self.labels is None:
+            raise ValueError(f"`label` is for data with labels; '{self.name}' has none.")
+        labels = np.asarray(self.labels)
+        index = np.flatnonzero(labels == label)
+        if not len(index):
+            there = ", ".join(map(str, np.unique(labels)[:20].tolist()))
+            raise ValueError(
+                f"`label` must be a class of '{self.name}'; got {label}. There are: {there}."
+            )
+        taken = self._take(index)
+        layout = None if self.image_shape is None else "hwc"
+        return Dataset(
+            *(self.name, taken.points, taken.labels, self.image_shape),
+            layout=layout,
+            label_names=self.label_names,
+        )
+
     def _take(self, index: np.ndarray) -> "Dataset":
         # Both leaves, points and labels, have one row a point, and need no second check. No index
         # is out of bounds; "clip" is the mode that compiles fastest.

@@ -9,6 +9,7 @@ from ._base import posterior_covariance_product as posterior_covariance_product
 from ._base import posterior_variance as posterior_variance
 from ._base import proxy_score_covariance as proxy_score_covariance
 from ._base import score as score
+from ._combined.guided import GuidedDenoiser as GuidedDenoiser
 from ._combined.line import LineDenoiser as LineDenoiser
 from ._combined.rescaled import RescaledDenoiser as RescaledDenoiser
 from ._combined.scheduled import ScheduledDenoiser as ScheduledDenoiser

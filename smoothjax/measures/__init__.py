@@ -12,6 +12,7 @@ from ._distances import frechet_distance as frechet_distance
 from ._distances import sliced_wasserstein as sliced_wasserstein
 from ._distances import wasserstein_1d as wasserstein_1d
 from ._effective_neighbours import effective_neighbours as effective_neighbours
+from ._effective_rank import effective_rank as effective_rank
 from ._estimate import Estimate as Estimate
 from ._estimate import mean_estimate as mean_estimate
 from ._estimate import ratio_of_means as ratio_of_means

@@ -1,4 +1,4 @@
-"""Denoisers made of others: switched and scheduled by the noise level, rescaled, on a line.
+"""Denoisers made of others: switched and scheduled by the noise level, guided, rescaled, on a line.
 
 A law of its own may not enter.
 """

@@ -1,7 +1,7 @@
 """Candidates: a mechanism at any strength, its outputs at noisy points, and the strength that fits a network best."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +17,16 @@ from ..._checks import shown
 from ...datasets import Dataset
 from ...denoisers import AbstractDenoiser, Denoiser, ScheduledDenoiser
 from ...mechanisms import Mechanism
+from .classes import (
+    BY_CLASS,
+    LabelledPoints,
+    Model,
+    Points,
+    as_class_argument,
+    labelled_batch,
+    points_of,
+    values_of_classes,
+)
 from .settings import require_strength
 
 # A search ends where it knows the place to this share of the distance of two grid values.
@@ -43,22 +53,34 @@ def _batch_at(
     return _batch(make(value), u, sigma)
 
 
-def outputs_of(denoiser: Denoiser, u: np.ndarray, sigma: float, batch_size: int) -> np.ndarray:
-    """What a denoiser makes of the rows of `u`, (n, d), in batches of one shape: one compilation."""
-    return _in_equal_batches(
-        lambda u, sigma: _batch(as_argument(denoiser), u, sigma), u, sigma, batch_size
-    )
+def outputs_of(denoiser: Model, u: Points, sigma: float, batch_size: int) -> np.ndarray:
+    """What a denoiser makes of the rows of `u`, (n, d), in batches of one shape: one compilation.
+
+    Of labelled points, what a dictionary of denoisers by class makes of them, or a function of three arguments.
+    """
+    if isinstance(denoiser, Mapping):
+        assert isinstance(u, LabelledPoints)
+        of_class = lambda label, rows, size: outputs_of(denoiser[label], rows, sigma, size)  # noqa: E731
+        return u.by_class(of_class, batch_size)
+    if isinstance(u, LabelledPoints):
+        network = as_class_argument(denoiser)
+        labelled = lambda u, labels, sigma: labelled_batch(network, u, labels, sigma)  # noqa: E731
+        return _in_equal_batches(labelled, (u.points, u.labels), sigma, batch_size)
+    one: Any = denoiser
+    run = lambda u, sigma: _batch(as_argument(one), u, sigma)  # noqa: E731
+    return _in_equal_batches(run, (u,), sigma, batch_size)
 
 
 def _in_equal_batches(
-    run: Callable[[Array, Array], Array], u: np.ndarray, sigma: float, batch_size: int
+    run: Callable[..., Array], arrays: tuple[np.ndarray, ...], sigma: float, batch_size: int
 ) -> np.ndarray:
-    """`run(batch, sigma)` over the rows of `u`; the last batch repeats its last row."""
-    level, outputs = jnp.asarray(sigma, u.dtype), []
-    for start in range(0, len(u), batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), len(u) - 1)
-        outputs.append(np.asarray(run(jnp.asarray(u[rows]), level)))
-    return np.concatenate(outputs)[: len(u)]
+    """`run(*batches, sigma)` over the rows of arrays; the last batch repeats its last row."""
+    num, outputs = len(arrays[0]), []
+    level = jnp.asarray(sigma, arrays[0].dtype)
+    for start in range(0, num, batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), num - 1)
+        outputs.append(np.asarray(run(*(jnp.asarray(x[rows]) for x in arrays), level)))
+    return np.concatenate(outputs)[:num]
 
 
 class Fit(NamedTuple):
@@ -93,7 +115,8 @@ class Candidate:
         strength = require_strength(mechanism).strength
         assert strength is not None
         self.mechanism, self.strength = mechanism, strength
-        given = strength.values(train) if values is None else values
+        self.name, self.form = mechanism.name, "of all training points"
+        given = self._given_values(train) if values is None else values
         try:
             self.values = tuple(float(value) for value in given)
         except (TypeError, ValueError):
@@ -116,9 +139,9 @@ class Candidate:
         self._make: Callable[[Any], Denoiser] | None = None
         self._built: dict[float, Denoiser] = {}
 
-    @property
-    def name(self) -> str:
-        return self.mechanism.name
+    def _given_values(self, train: Dataset) -> Any:
+        """What the strength may be, as its mechanism says."""
+        return self.strength.values(train)
 
     @property
     def make(self) -> Callable[[Any], Denoiser]:
@@ -127,7 +150,7 @@ class Candidate:
             self._make = self.strength.at(self._train, self._seed)
         return self._make
 
-    def denoiser(self, value: float) -> Denoiser:
+    def denoiser(self, value: float) -> Any:
         """The denoiser at one strength. Those of a discrete strength are kept."""
         if self.strength.is_continuous:
             return self.make(jnp.asarray(value, self._train.points.dtype))
@@ -138,20 +161,23 @@ class Candidate:
                 raise ValueError(f"{self._at(value)} cannot be made: {error}") from error
         return self._built[value]
 
-    def outputs(self, value: float, u: np.ndarray, sigma: float) -> np.ndarray:
+    def outputs(self, value: float, u: Points, sigma: float) -> np.ndarray:
         """At the rows of `u`, (n, d), or `ValueError` where they are not finite: nothing could be fitted."""
-        if self.strength.is_continuous:
-            at = jnp.asarray(value, self._train.points.dtype)
-            run = lambda u, sigma: _batch_at(self.make, at, u, sigma)  # noqa: E731
-            outputs = _in_equal_batches(run, u, sigma, self._batch_size)
-        else:
-            size = min(FIRST, self._batch_size)
-            outputs = outputs_of(self.denoiser(value), u, sigma, size)
+        size = self._batch_size if self.strength.is_continuous else min(FIRST, self._batch_size)
+        outputs = self._outputs(value, u, sigma, size)
         if not np.all(np.isfinite(outputs)):
             raise ValueError(
                 f"{self._at(value)} must be finite; at noise level {sigma:.4g} it is not."
             )
         return outputs
+
+    def _outputs(self, value: float, u: Points, sigma: float, batch_size: int) -> np.ndarray:
+        points = points_of(u)
+        if not self.strength.is_continuous:
+            return outputs_of(self.denoiser(value), points, sigma, batch_size)
+        at = jnp.asarray(value, self._train.points.dtype)
+        run = lambda u, sigma: _batch_at(self.make, at, u, sigma)  # noqa: E731
+        return _in_equal_batches(run, (points,), sigma, batch_size)
 
     def _at(self, value: float) -> str:
         return f"`candidates`: {self.name!r} of {self.strength.name} {value:.4g}"
@@ -165,7 +191,7 @@ class Candidate:
         value = np.exp(place) if self.strength.is_logarithmic else np.asarray(place, float)
         return np.clip(value, self.values[0], self.values[-1])
 
-    def scheduled(self, levels: np.ndarray, fitted: np.ndarray) -> Denoiser:
+    def scheduled(self, levels: np.ndarray, fitted: np.ndarray) -> Any:
         """The denoiser whose strength at each noise level is the fitted one; between them interpolated, or the nearest."""
         if self.strength.is_continuous:
             dtype = self._train.points.dtype
@@ -184,7 +210,7 @@ class Candidate:
     def fit(
         self,
         network: np.ndarray,
-        u: np.ndarray,
+        u: Points,
         sigma: float,
         num_calibration: int,
         coverage: float,
@@ -208,7 +234,7 @@ class Candidate:
         outputs = self.outputs(value, u, sigma)
         return Fit(value, low, high, np.array(self.values), grid, outputs)
 
-    def _race(self, target: np.ndarray, u: np.ndarray, sigma: float, coverage: float) -> Fit:
+    def _race(self, target: np.ndarray, u: Points, sigma: float, coverage: float) -> Fit:
         """The best of a few values: those that are far behind at the first points do not go on to the others."""
         num, first = len(target), min(FIRST, len(target))
         started: list[np.ndarray] = []
@@ -237,7 +263,7 @@ class Candidate:
         return Fit(value, low, high, values, grid, outputs)
 
     def _search(
-        self, best: int, target: np.ndarray, u: np.ndarray, sigma: float, coverage: float
+        self, best: int, target: np.ndarray, u: Points, sigma: float, coverage: float
     ) -> tuple[float, float, float]:
         places = self.place(np.array(self.values))
         left, right = places[max(best - 1, 0)], places[min(best + 1, len(places) - 1)]
@@ -284,6 +310,52 @@ class Candidate:
         high = _last_kept(statistic, place, first, places[-1], bound)
         value, low, high = (float(x) for x in self.value_at(np.array([place, low, high])))
         return value, low, high
+
+
+class ClassCandidate(Candidate):
+    """A mechanism of the training points of each class, with one strength for all of them: for labelled points.
+
+    A continuous strength is searched between the bounds that the whole training set has; a discrete one takes the values
+    that every class has.
+    """
+
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        train: Dataset,
+        classes: Mapping[int, Dataset],
+        seed: int,
+        batch_size: int,
+        values: Sequence[float] | None = None,
+    ):
+        self._classes = classes
+        super().__init__(mechanism, train, seed, batch_size, values)
+        self.name = f"{mechanism.name}{BY_CLASS}"
+        self.form = (
+            "of the training points of each class, with one strength for all"
+            if len(classes) > 1
+            else f"of the training points of class {next(iter(classes))}"
+        )
+        self._parts = {
+            label: Candidate(mechanism, part, seed, batch_size, self.values)
+            for label, part in classes.items()
+        }
+
+    def _given_values(self, train: Dataset) -> Any:
+        return values_of_classes(self.mechanism, train, self._classes)
+
+    def denoiser(self, value: float) -> dict[int, Denoiser]:
+        """The denoisers of all classes at one strength."""
+        return {label: part.denoiser(value) for label, part in self._parts.items()}
+
+    def _outputs(self, value: float, u: Points, sigma: float, batch_size: int) -> np.ndarray:
+        assert isinstance(u, LabelledPoints)
+        of_class = lambda label, rows, size: self._parts[label]._outputs(value, rows, sigma, size)  # noqa: E731
+        return u.by_class(of_class, batch_size)
+
+    def scheduled(self, levels: np.ndarray, fitted: np.ndarray) -> dict[int, Denoiser]:
+        """The denoiser of each class, whose strength at each noise level is the fitted one."""
+        return {label: part.scheduled(levels, fitted) for label, part in self._parts.items()}
 
 
 def _derivatives(

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from .candidates import DIFFERENCE, Candidate, Fit
+from .classes import Points
 
 # Rounds of the joint search; each halves its step at most so often until the mean square falls.
 ROUNDS, HALVINGS = 8, 6
@@ -37,7 +38,7 @@ def nearest_combination(
     candidates: list[Candidate],
     fits: list[Fit],
     network: np.ndarray,
-    u: np.ndarray,
+    u: Points,
     sigma: float,
     num_calibration: int,
     coverage: float,
@@ -97,7 +98,7 @@ class _Member:
         self.is_free = candidate.strength.is_continuous and len(candidate.values) > 1
         self._fit, self._grid = fit, fit.grid_outputs[index]
 
-    def at_calibration(self, place: float, u: np.ndarray, sigma: float) -> np.ndarray:
+    def at_calibration(self, place: float, u: Points, sigma: float) -> np.ndarray:
         if not self.is_free:
             return np.asarray(self._grid, np.float64)
         value = float(self.candidate.value_at(place))
@@ -106,7 +107,7 @@ class _Member:
     def value_at(self, place: float) -> float:
         return float(self.candidate.value_at(place)) if self.is_free else self.start
 
-    def outputs(self, place: float, u: np.ndarray, sigma: float) -> np.ndarray:
+    def outputs(self, place: float, u: Points, sigma: float) -> np.ndarray:
         """At all points; those of the candidate alone where its strength is the same."""
         value = self.value_at(place)
         if value == self._fit.value:
@@ -124,7 +125,7 @@ class _Search:
         self,
         pair: tuple[_Member, _Member],
         target: np.ndarray,
-        u: np.ndarray,
+        u: Points,
         sigma: float,
         num_calibration: int,
     ):

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import inspect
+import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffrax
@@ -12,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import mechanisms
-from ..._calls import evaluate
+from ... import measures
+from ..._calls import as_argument, evaluate, takes_label
 from ..._checks import import_optional
 from ..._files.checkpoint import refuse_training
 from ..._files.store import Arrays, ResultStore
@@ -27,28 +29,44 @@ from ...flows import sample
 from .._compare.compare import of_data, tree_fingerprint
 from .._compare.units import spread_of
 from .affine import affine_outputs
-from .candidates import Candidate, Fit, outputs_of
+from .candidates import Candidate, ClassCandidate, Fit, outputs_of
+from .class_samples import drawn_labels, samples_by_class
+from .classes import (
+    LabelledPoints,
+    Model,
+    Points,
+    at_label,
+    classes_of,
+    network_of,
+    num_calls,
+    of_labels,
+    points_of,
+)
 from .combinations import nearest_combination
+from .cost import Calls, calls_of_samples, in_words
 from .explanation import Explanation, labelled
-from .settings import NETWORK, OTHER, ExplainSettings
+from .measured import measured
+from .settings import NETWORK, OTHER, ExplainSettings, mechanism_of
 
 
 @checks_kinds
 @raising_host_errors
 def explain(
-    network: Denoiser,
+    network: Denoiser | Mapping[int, Denoiser],
     train: Dataset,
     held_out: Dataset,
     settings: ExplainSettings | None = None,
     *,
-    other: Denoiser | None = None,
+    other: Denoiser | Mapping[int, Denoiser] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Explanation:
     """Asks of every mechanism, at each noise level, whether it explains a network, and at which strength.
 
     Args:
-        network: any callable `(u, sigma) -> (d,)`: a network of this library, one of `smoothjax.interop`, a function.
+        network: any callable `(u, sigma) -> (d,)`: a network of this library, one of `smoothjax.interop`, a function. With
+            `ExplainSettings(label="each")` a callable `(u, sigma, label) -> (d,)`, whose label is an integer of JAX's, or a
+            dictionary of denoisers by class, `{c: interop.from_torch(module, shape, labels=c) for c in range(10)}`.
         train: the training set of the network.
         held_out: fresh points of the same population.
         settings: see `ExplainSettings`.
@@ -57,7 +75,7 @@ def explain(
         out: folder in which every finished part is kept. Called again with the same arguments, a job that was killed goes on
             where it was and ends with identical numbers. A network is known by its arrays, and by what it makes of two
             noisy points: one call, whenever `out` is taken up again.
-        progress: show a progress bar.
+        progress: show a progress bar, and before it how often the network will be called; else that is logged.
 
     **What is computed.** At each noise level, at held-out points plus noise, each candidate's strength is fitted to the
     network's outputs on some of the points, and its distance from the network is measured on the others. The verdict names
@@ -91,26 +109,43 @@ def explain(
         ('empirical', 3.0)
     """
     import_optional("xarray")
-    for name, one in ((NETWORK, network), (OTHER, other)):
-        if one is not None:
+    settings = ExplainSettings() if settings is None else settings
+    given = {NETWORK: network} | ({} if other is None else {OTHER: other})
+    if settings.label is None:
+        for name, one in given.items():
+            network_of(one, train, None, name)
             _require_callable_with_jax(one, train, name)
-    settings = (ExplainSettings() if settings is None else settings).suited_to(train, held_out)
+    settings = settings.suited_to(train, held_out)
+    networks = {name: network_of(one, train, settings.label, name) for name, one in given.items()}
+    if settings.label is not None:
+        for name, one in networks.items():
+            for each in one.values() if isinstance(one, Mapping) else [one]:
+                _require_callable_with_jax(each, train, name, labelled=each is one)
     configuration = {
         "explain": {**dataclasses.asdict(settings)},
         NETWORK: tree_fingerprint(network),
         OTHER: None if other is None else tree_fingerprint(other),
         **of_data(train, held_out),
     }
+    if settings.label is not None:
+        configuration["labels"] = tree_fingerprint((train.labels, held_out.labels))
     refuse_training(out)
     store = ResultStore(out, configuration)
-    job = _Job(network, other, train, held_out, settings, store)
-    parts = job.parts()
+    job = _Job(networks, train, held_out, settings, store)
+    parts, calls = job.parts(), job.calls()
+    said = in_words(calls, store.has)
+    if progress:
+        print(said, file=sys.stderr)
+    else:
+        logging.getLogger(__name__).info(said)
     bar = import_optional("tqdm").tqdm(parts, disable=None if progress else True)
     for name, compute in bar:
         bar.set_description(name)
         compute()
+    results = labelled(job.found(), job.candidates, train, settings)
+    results.attrs["network_calls"] = sum(one.num for one in calls)
     return Explanation(
-        labelled(job.found(), job.candidates, train, settings),
+        results,
         train,
         settings,
         store.manifest,
@@ -118,15 +153,32 @@ def explain(
     )
 
 
-def _require_callable_with_jax(network: Denoiser, train: Dataset, name: str) -> None:
+def _require_callable_with_jax(
+    network: Any, train: Dataset, name: str, labelled: bool = False
+) -> None:
     """Refuses a function of other arguments, or of NumPy arrays; what a network raises of its own is raised."""
     point = jax.ShapeDtypeStruct((train.dim,), train.points.dtype)
     level = jax.ShapeDtypeStruct((), train.points.dtype)
+    if labelled:
+        label = jax.ShapeDtypeStruct((), jnp.int32)
+        try:
+            jax.eval_shape(
+                lambda u, sigma, label: at_label(network, label, name)(u, sigma),
+                *(point, level, label),
+            )
+        except TypeError as error:  # of JAX too, of what is not known while it traces
+            raise ValueError(
+                f"`{name}` must be a function of JAX arrays (u, sigma, label), whose label is an integer of them; it raised "
+                f"{type(error).__name__}. Where a label must be a number of Python's, give a dictionary of functions of "
+                "(u, sigma) by class."
+            ) from error
+        return
     try:
         inspect.signature(network).bind(point, level)
     except TypeError as error:
+        labels = " With labels, see `label` of `ExplainSettings`." if takes_label(network) else ""
         raise ValueError(
-            f"`{name}` must be a function of two arguments (u, sigma); {error}."
+            f"`{name}` must be a function of two arguments (u, sigma); {error}.{labels}"
         ) from None
     except ValueError:  # no signature that could be read
         pass
@@ -144,31 +196,47 @@ class _Job:
 
     def __init__(
         self,
-        network: Denoiser,
-        other: Denoiser | None,
+        networks: dict[str, Model],
         train: Dataset,
         held_out: Dataset,
         settings: ExplainSettings,
         store: ResultStore,
     ):
-        self._networks = {NETWORK: network} | ({} if other is None else {OTHER: other})
+        self._networks = networks
         self._train, self._settings, self._store = train, settings, store
-        seed, size = settings.seed, settings.batch_size
-        self.candidates = [
-            Candidate(mechanisms.get(name), train, seed, size, settings.strengths.get(name))
-            for name in settings.candidates
-        ]
+        held_out, known = (of_labels(data, settings.label) for data in (held_out, train))
+        self._of_points, self._label = known, settings.label
+        self._classes = {} if settings.label is None else classes_of(train, settings.label)
+        self.candidates = [self._candidate(name) for name in settings.candidates]
         # A key for each use, so that no part's numbers depend on which parts were computed before.
-        self._keys = {use: jax.random.fold_in(key_of(seed), i) for i, use in enumerate(_USES)}
+        self._keys = {
+            use: jax.random.fold_in(key_of(settings.seed), i) for i, use in enumerate(_USES)
+        }
         num = settings.num_calibration + settings.num_evaluation
         self._held_out = held_out.points
         self._clean = np.asarray(held_out.points[:num])
-        self._known = np.asarray(train.points[: settings.num_training])
+        self._known = np.asarray(known.points[: settings.num_training])
+        # Which training points those are.
+        self._known_index = np.arange(len(self._known))
+        if isinstance(self._label, int):
+            of_class = np.flatnonzero(np.asarray(train.labels) == self._label)
+            self._known_index = of_class[: len(self._known)]
+        self._labels, self._known_labels = (
+            None if self._label is None else np.asarray(data.labels) for data in (held_out, known)
+        )
         dtype = train.points.dtype
         self._noise, self._known_noise = (
             np.asarray(initial_noise(self._keys[use], len(points), train.dim, dtype=dtype))
             for use, points in (("noise", self._clean), ("training noise", self._known))
         )
+
+    def _candidate(self, name: str) -> Candidate:
+        mechanism, by_class = mechanism_of(name)
+        settings = self._settings
+        rest = settings.seed, settings.batch_size, settings.strengths.get(name)
+        if by_class:
+            return ClassCandidate(mechanism, self._train, self._classes, *rest)
+        return Candidate(mechanism, self._train, *rest)
 
     def parts(self) -> list[tuple[str, Callable[[], Any]]]:
         """Names and what computes them, in an order in which each finds what it needs."""
@@ -192,7 +260,33 @@ class _Job:
         if self._settings.num_samples:
             for name in (*self._networks, *(candidate.name for candidate in self.candidates)):
                 add(f"samples of {name}", self._samples, name)
+        for measure in self._settings.measures:
+            for name in (*self._networks, *(candidate.name for candidate in self.candidates)):
+                add(f"{measure} of {name}", self._measured, measure, name)
         return parts
+
+    def calls(self) -> list[Calls]:
+        """Of the networks, in the order of the parts; of measures about, as they state it."""
+        settings, size = self._settings, self._settings.batch_size
+        starts = None
+        if self._label is not None and settings.num_samples:
+            starts = self._starts(np.zeros(self._train.dim), 1.0)
+        calls = []
+        for name, model in self._networks.items():
+            noisy, known = self._noisy(0), self._known_noisy(0)
+            calls.append(Calls(name, "to know it by", "", num_calls(model, noisy[:2], size)))
+            for i in range(len(settings.levels)):
+                part = f"{name}-{i}"
+                calls += [
+                    Calls(name, "at held-out points", part, num_calls(model, noisy, size)),
+                    Calls(name, "at training points", part, num_calls(model, known, size)),
+                ]
+            num = calls_of_samples(model, settings.num_samples, settings.steps, starts, size)
+            calls.append(Calls(name, "for samples", f"samples-{name}", num))
+            for measure in settings.measures:
+                num = measures.get(measure).calls * settings.num_evaluation * len(settings.levels)
+                calls.append(Calls(name, f"for {measure}", f"{measure}-{name}", num))
+        return calls
 
     def found(self) -> dict[str, Any]:
         """All parts, in the order of noise levels and candidates."""
@@ -206,16 +300,26 @@ class _Job:
             "noise": self._noise,
             "known": self._known,
             "held_out": self._held_out,
+            "measures": {
+                measure: {name: self._measured(measure, name) for name in models}
+                for measure in self._settings.measures
+            },
+            "labels": self._labels,
+            "known_labels": self._known_labels,
+            "known_index": self._known_index,
             "networks": networks,
             "references": [self._reference(i) for i in levels],
             "fits": [[self._fit(one, i) for i in levels] for one in self.candidates],
             "pairs": [self._pair(i) for i in levels],
+            "sample_labels": self._starts(np.zeros(self._train.dim), 1.0).labels
+            if self._label is not None and self._settings.num_samples
+            else None,
             "samples": {name: self._samples(name)["samples"] for name in models}
             if self._settings.num_samples
             else {},
         }
 
-    def denoisers(self) -> dict[str, Denoiser]:
+    def denoisers(self) -> dict[str, Denoiser | dict[int, Denoiser]]:
         """Each candidate as one denoiser, at the strengths that were fitted."""
         levels = np.array(self._settings.levels)
         return {
@@ -225,13 +329,17 @@ class _Job:
             for one in self.candidates
         }
 
-    def _noisy(self, level: int) -> np.ndarray:
-        sigma = np.asarray(self._settings.levels[level], self._clean.dtype)
-        return self._clean + sigma * self._noise
+    def _noisy(self, level: int) -> Points:
+        return self._with_noise(self._clean, self._noise, self._labels, level)
 
-    def _known_noisy(self, level: int) -> np.ndarray:
-        sigma = np.asarray(self._settings.levels[level], self._known.dtype)
-        return self._known + sigma * self._known_noise
+    def _known_noisy(self, level: int) -> Points:
+        return self._with_noise(self._known, self._known_noise, self._known_labels, level)
+
+    def _with_noise(
+        self, clean: np.ndarray, noise: np.ndarray, labels: np.ndarray | None, level: int
+    ) -> Points:
+        noisy = clean + np.asarray(self._settings.levels[level], clean.dtype) * noise
+        return noisy if labels is None else LabelledPoints(noisy, labels[: len(noisy)])
 
     def _recognise(self, name: str) -> None:
         """Refuses a folder of another network: a function, or a network on the host, has no arrays to be told by."""
@@ -273,18 +381,27 @@ class _Job:
         return self._store.get(f"{name}-{level}", compute)
 
     def _reference(self, level: int) -> Arrays:
-        """What a memoriser makes of the noisy training points, and the best affine denoiser near the network."""
+        """What a memoriser and a Gaussian denoiser make of noisy points, and the best affine denoiser near the network."""
 
         def compute() -> Arrays:
             settings, sigma = self._settings, self._settings.levels[level]
             found = self._network(NETWORK, level)
-            known = self._known_noisy(level)
-            memoriser = EmpiricalDenoiser(self._train.points)
+            known, noisy = self._known_noisy(level), self._noisy(level)
+            gaussian = GaussianDenoiser.fit(self._of_points.points)
+            memoriser: Model = EmpiricalDenoiser(self._train.points)
+            if self._label is not None:
+                memoriser = {
+                    label: EmpiricalDenoiser(part.points) for label, part in self._classes.items()
+                }
             return {
                 "training_outputs": outputs_of(memoriser, known, sigma, settings.batch_size),
+                **{
+                    name: outputs_of(gaussian, points_of(u), sigma, settings.batch_size)
+                    for name, u in (("gaussian_training", known), ("gaussian", noisy))
+                },
                 "affine_outputs": affine_outputs(
-                    GaussianDenoiser.fit(self._train.points),
-                    np.concatenate([known, self._noisy(level)]),
+                    gaussian,
+                    np.concatenate([points_of(known), points_of(noisy)]),
                     np.concatenate([found["training_outputs"], found["outputs"]]),
                     sigma,
                     len(known),
@@ -324,6 +441,33 @@ class _Job:
 
         return self._store.get(f"pair-{level}", compute)
 
+    def _measured(self, measure: str, name: str) -> Arrays:
+        """A measure of a model at all noise levels, or the reason why there is none."""
+        settings, networks = self._settings, self._networks
+
+        def compute() -> Arrays:
+            if name in networks:
+                at_levels = [as_argument(self._of_label(networks[name]))] * len(settings.levels)
+            else:
+                (one,) = (one for one in self.candidates if one.name == name)
+                fits = [self._fit(one, i) for i in range(len(settings.levels))]
+                at_levels = [self._of_label(one.denoiser(fit.value)) for fit in fits]
+            return measured(
+                measures.get(measure),
+                at_levels,
+                jnp.asarray(self._clean[settings.num_calibration :]),
+                settings.levels,
+                self._keys["measures"],
+                jnp.mean(self._train.points, axis=0),
+                settings.batch_size,
+            )
+
+        return self._store.get(f"{measure}-{name}", compute)
+
+    def _of_label(self, model: Any) -> Denoiser:
+        """The denoiser of the class of the whole run, where there is one."""
+        return model[self._label] if isinstance(model, Mapping) else model
+
     def _samples(self, name: str) -> Arrays:
         settings = self._settings
 
@@ -331,7 +475,16 @@ class _Job:
             high, low = settings.sigma_max, settings.sigma_min
             assert high is not None and low is not None
             networks = self._networks
-            denoiser = networks[name] if name in networks else self.denoisers()[name]
+            denoiser: Any = networks[name] if name in networks else self.denoisers()[name]
+            mean = jnp.mean(jnp.asarray(self._train.points), axis=0)
+            if self._label is not None:
+                starts = self._starts(np.asarray(mean), high)
+                if not isinstance(denoiser, Mapping) and name not in networks:
+                    denoiser = dict.fromkeys(self._classes, denoiser)
+                size = settings.batch_size
+                return {
+                    "samples": samples_by_class(denoiser, starts, high, low, settings.steps, size)
+                }
             # The same starting states for all.
             drawn = sample(
                 denoiser,
@@ -342,7 +495,7 @@ class _Job:
                 sigma_min=low,
                 solver=diffrax.Euler(),
                 steps=settings.steps,
-                mean=jnp.mean(jnp.asarray(self._train.points), axis=0),
+                mean=mean,
                 batch_size=settings.batch_size,
                 dtype=self._train.points.dtype,
             )
@@ -350,5 +503,13 @@ class _Job:
 
         return self._store.get(f"samples-{name}", compute)
 
+    def _starts(self, mean: np.ndarray, high: float) -> LabelledPoints:
+        """The states that samples start from, the same for all models, with labels as frequent as in the training set."""
+        num, labels = self._settings.num_samples, np.asarray(self._of_points.labels)
+        dtype = self._train.points.dtype
+        noise = initial_noise(self._keys["samples"], num, self._train.dim, dtype=dtype)
+        states = mean + np.asarray(high, dtype) * np.asarray(noise)
+        return LabelledPoints(states, drawn_labels(self._keys["labels"], num, labels))
 
-_USES = ("noise", "training noise", "samples")
+
+_USES = ("noise", "training noise", "samples", "labels", "measures")

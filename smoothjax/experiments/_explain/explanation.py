@@ -15,6 +15,8 @@ from ...datasets import Dataset
 from ...denoisers import Denoiser
 from .candidates import Candidate, Fit
 from .generated import AGREEMENT, sample_numbers
+from .measured import measured_numbers
+from .memorised import memorised_points, most_memorised, nearest_others
 from .settings import ExplainSettings
 from .statistics import error_of_mean, mean_interval, ratio_of, root_of
 from .verdicts import Verdict, indistinguishable, judged
@@ -36,7 +38,8 @@ class Explanation:
         train: the training set.
         settings: with everything filled in that was left open.
         manifest: configuration, versions, fingerprints of data and network.
-        denoisers: each candidate as one denoiser, whose strength at each noise level is the fitted one.
+        denoisers: each candidate as one denoiser, whose strength at each noise level is the fitted one; of a candidate by
+            class a dictionary of them.
 
     Example:
         >>> import smoothjax as sj
@@ -54,7 +57,7 @@ class Explanation:
     train: Dataset
     settings: ExplainSettings
     manifest: dict[str, Any]
-    denoisers: Mapping[str, Denoiser]
+    denoisers: Mapping[str, Denoiser | Mapping[int, Denoiser]]
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -119,7 +122,8 @@ class Explanation:
         return f"{self.summary()}\n\n{self.table()}"
 
     def figures(self) -> "dict[str, Figure]":
-        """By name: `map` of the verdicts, `distances`, `strengths`, `memory`, and of samples `agreement` and `samples`."""
+        """By name: `map` of the verdicts, `distances`, `strengths`, `memory`, `measures` where any were asked for; of
+        samples `agreement`; of images `memorised`, where a share of them can be had, and `samples`."""
         from .figures import figures_of
 
         return figures_of(self)
@@ -238,6 +242,10 @@ def labelled(
         "combination": ("sigma", "member"),
         "combination_strength": ("sigma", "member"),
         "combination_weight_interval": ("sigma", "end"),
+        "training_loss": ("sigma", "training_point"),
+        "memorized_z": ("sigma", "training_point"),
+        "memorized_p": ("sigma", "training_point"),
+        "most_memorized": ("sigma", "most"),
     }
     per_candidate = {
         *("rmse", "rmse_se", "loss", "loss_se", "may_be_best", "explained", "explained_se"),
@@ -250,6 +258,10 @@ def labelled(
     for name, field in (("strength", "value"), ("strength_low", "low"), ("strength_high", "high")):
         values = np.array([[getattr(fit, field) for fit in row] for row in fits]).T
         variables[name] = (("sigma", "candidate"), values)
+    index = np.asarray(found["known_index"])
+    others, apart = nearest_others(train, index)
+    variables["nearest_training"] = (("training_point",), others)
+    variables["nearest_training_distance"] = (("training_point",), apart)
     names = [candidate.name for candidate in candidates]
     coordinates: dict[str, Any] = {
         "sigma": levels,
@@ -257,8 +269,24 @@ def labelled(
         "candidate_again": names,
         "strength_name": ("candidate", [one.strength.name for one in candidates]),
         "strength_unit": ("candidate", [one.strength.unit for one in candidates]),
+        "form": ("candidate", [one.form for one in candidates]),
         "end": ["low", "high"],
+        "training_point": index,
     }
+    taken, reasons = measured_numbers(found["measures"])
+    if settings.measures:
+        coordinates["model"] = [*found["networks"], *names]
+    clash = next((name for name in taken if name in variables), None)
+    if clash is not None:
+        raise ValueError(f"`measures`: an estimate called {clash!r} is in every explanation.")
+    variables |= taken
+    if settings.label is not None:
+        labels, known = found["labels"], found["known_labels"]
+        first, num = settings.num_calibration, settings.num_calibration + settings.num_evaluation
+        coordinates["point_label"] = ("point", labels[first:num])
+        coordinates["training_label"] = ("training_point", known[: settings.num_training])
+    if found["samples"] and found["sample_labels"] is not None:
+        coordinates["sample_label"] = ("sample", found["sample_labels"])
     if found["samples"]:
         models = list(found["samples"])
         coordinates["model"], coordinates["measure"] = models, list(AGREEMENT)
@@ -271,6 +299,9 @@ def labelled(
             "num_train": len(train),
             "confidence": settings.confidence,
             "coverage": settings.coverage,
+            "measures": " ".join(settings.measures),
+            "not_measured": "; ".join(reasons),
+            "label": "none" if settings.label is None else str(settings.label),
         },
     )
     if train.image_shape is not None:
@@ -297,6 +328,9 @@ _UNITS = {
     "loss": "squared data units a coordinate",
     "network_loss": "squared data units a coordinate",
     "network_training_loss": "squared data units a coordinate",
+    "training_loss": "squared data units a coordinate",
+    "nearest_training_distance": "data units",
+    "memorized_z": "standard deviations of held-out points",
     "gap": "squared data units a coordinate",
     "memorized_share": "share of the training points",
 }
@@ -324,6 +358,10 @@ class _Level:
         )
         reference = found["references"][index]
         self._affine = as_float(reference["affine_outputs"])
+        self._easy = _squares(as_float(reference["gaussian"]), self._clean)
+        on_known = np.asarray(reference["gaussian_training"], np.float64)
+        self._known_easy = _squares(on_known, self._known)
+        self._points = np.asarray(found["known_index"])
         self._memoriser = np.asarray(reference["training_outputs"], np.float64)
         self._pair = found["pairs"][index]
 
@@ -388,7 +426,11 @@ class _Level:
             share = gap / whole
             of_known = error_of_mean(known - share * memoriser)
             share_se = math.hypot((1 - share) * error_of_mean(held_out), of_known) / whole
+        points = memorised_points(known, self._known_easy, held_out, self._easy)
+        order = most_memorised(points["memorized_p"], points["memorized_z"], math.isfinite(share))
         return {
+            **points,
+            "most_memorized": np.where(order < 0, -1, self._points[order]),
             "network_training_loss": known.mean(),
             "network_training_loss_se": error_of_mean(known),
             "gap": gap,

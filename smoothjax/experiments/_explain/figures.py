@@ -1,18 +1,38 @@
 """Figures of an explanation, from its labelled numbers."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import measures
 from ..._figure import COLOURS, band, new_figure
 from ...mechanisms import colour_of
-from .generated import BAR
+from .classes import BY_CLASS
+from .generated import bar_of
+from .measured import shown_names
+from .memorised import clearest_level
+from .settings import NETWORK, mechanism_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_COLUMNS = 12
+
+
+# Of a mechanism's colour, in a candidate of each class: its lightness.
+DARKER = 0.6
+
+
+def _colour_of(name: str) -> str:
+    """That of the mechanism, darker where it is made of each class's points."""
+    mechanism, by_class = mechanism_of(name) if name.endswith(BY_CLASS) else (None, False)
+    if mechanism is None or not by_class:
+        return colour_of(name)
+    colour = colour_of(mechanism.name)
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(DARKER * part):02x}" for part in parts)
 
 
 def plot_explanation(data: Any) -> "Figure":
@@ -54,7 +74,7 @@ def _draw_distances(ax: "Axes", data: Any) -> None:
     sigma = data.sigma.values
     for name in data.candidate.values:
         one = data.sel(candidate=name)
-        band(ax, sigma, one.rmse.values, one.rmse_se.values, colour_of(str(name)), str(name))
+        band(ax, sigma, one.rmse.values, one.rmse_se.values, _colour_of(str(name)), str(name))
     for name, (label, style) in REFERENCES.items():
         if name in data:
             ax.plot(sigma, data[name].values, style, color="#999999", lw=1, label=label)
@@ -80,11 +100,13 @@ def _draw_agreement(ax: "Axes", data: Any) -> None:
     names = [str(name) for name in data.candidate.values]
     for shift, marker, measure in zip((-0.12, 0.12), "os", data.measure.values, strict=True):
         one = data.sel(measure=measure)
-        with_bar = BAR in names
+        bar_name = bar_of(names)
         low, high = one.r2_interval.transpose("candidate", "end").values.T
         for i, name in enumerate(names):
-            mean, colour = one.mean_r2.values[i], colour_of(name)
-            clears = with_bar and one.r2_over_gaussian_interval.sel(end="low").values[i] > 0
+            mean, colour = one.mean_r2.values[i], _colour_of(name)
+            clears = (
+                bar_name is not None and one.r2_over_gaussian_interval.sel(end="low").values[i] > 0
+            )
             ax.errorbar(
                 i + shift,
                 mean,
@@ -94,8 +116,8 @@ def _draw_agreement(ax: "Axes", data: Any) -> None:
                 mfc=colour if clears else "white",
             )
         ax.plot([], [], marker, color="#444444", mfc="white", label=str(measure))
-        if with_bar:
-            bar = float(one.mean_r2.sel(candidate=BAR))
+        if bar_name is not None:
+            bar = float(one.mean_r2.sel(candidate=bar_name))
             ax.axhline(bar, color="#999999", lw=0.8, ls="-" if marker == "o" else ":")
     ax.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=8)
     ax.set_title(
@@ -158,8 +180,11 @@ CAPTIONS = {
     "strengths": "Fitted strengths against the noise level, with their intervals; filled where a candidate may be best.",
     "memory": "Denoising loss of the network at training and held-out points, and the share of memorised points that would "
     "explain the difference. Bars are two standard errors.",
+    "memorised": "The training images that are memorised most, from the left, and the nearest other training image of each.",
     "agreement": "R squared of each candidate's samples with the network's from the same noises; the lines are the "
     "Gaussian's, which all should exceed that know more than mean and covariance.",
+    "measures": "Measures of the network (black) and of each candidate at its fitted strength, against the noise level. "
+    "Bands are two standard errors.",
     "samples": "Samples from the same noises, one for each column: the network, the training images that they are nearest "
     "to, and candidates at their fitted strengths.",
 }
@@ -174,8 +199,16 @@ def figures_of(explanation: Any) -> "dict[str, Figure]":
         "strengths": plot_strengths(data),
         "memory": plot_memory(data),
     }
+    level = clearest_level(data)
+    if level is not None and explanation.train.image_shape is not None:
+        points = np.asarray(explanation.train.points)
+        figures["memorised"] = plot_memorised(
+            data.isel(sigma=level), points, explanation.train.image_shape
+        )
     if "mean_r2" in data:
         figures["agreement"] = plot_agreement(data)
+    if explanation.settings.measures:
+        figures["measures"] = plot_measures(data, explanation.settings.measures)
     if "samples" in data and explanation.train.image_shape is not None:
         points = np.asarray(explanation.train.points)
         figures["samples"] = plot_image_samples(data, points, explanation.train.image_shape)
@@ -227,7 +260,7 @@ def plot_strengths(data: Any) -> "Figure":
     figure, axes = new_figure(rows, columns, (2.7 * columns, 2.2 * rows), sharex=True)
     sigma = data.sigma.values
     for ax, name in zip(axes.flat, names, strict=False):
-        one, colour = data.sel(candidate=name), colour_of(name)
+        one, colour = data.sel(candidate=name), _colour_of(name)
         value, low, high = (one[n].values for n in ("strength", "strength_low", "strength_high"))
         ax.fill_between(sigma, low, high, color=colour, alpha=0.2, lw=0)
         ax.plot(sigma, value, color=colour, lw=1)
@@ -272,4 +305,43 @@ def plot_memory(data: Any) -> "Figure":
     for ax in (loss, share):
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_memorised(at: Any, points: np.ndarray, image_shape: tuple[int, ...]) -> "Figure":
+    """The training images that are memorised most at one noise level, and the nearest other one of each."""
+    index = at.most_memorized.values
+    others = at.nearest_training.sel(training_point=index).values
+    figure, axes = new_figure(1, 1, (1.6 + 0.6 * len(index), 1.9))
+    limits = float(points.min()), float(points.max())
+    images = np.stack([points[index], points[others]])
+    _draw_samples(axes[0, 0], ["training", "nearest other"], images, image_shape, limits)
+    axes[0, 0].set_title(f"Noise level {float(at.sigma):.3g}", loc="left", fontsize=10)
+    return figure
+
+
+def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
+    """One panel a measure: the network and all candidates against the noise level."""
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = new_figure(rows, columns, (4 * columns, 3.2 * rows))
+    sigma = data.sigma.values
+    for ax, name in zip(axes.flat, names, strict=False):
+        one = measures.get(name)
+        for model in (str(value) for value in data.model.values):
+            values, errors = (
+                data[key].sel(model=model).transpose("sigma").values for key in shown_names(one)
+            )
+            colour = "black" if model == NETWORK else _colour_of(model)
+            if not np.all(np.isnan(values)):
+                band(ax, sigma, values, errors, colour, model)
+        low, high = one.limits
+        ax.set(xscale="log", yscale="log" if one.is_logarithmic else "linear", ylabel=one.label)
+        ax.set_ylim(low, high)
+        ax.set_title(name, loc="left", fontsize=9)
+        ax.set_xlabel("noise level $\\sigma$ (data units)", fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    axes.flat[0].legend(frameon=False, fontsize=7)
     return figure

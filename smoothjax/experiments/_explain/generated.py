@@ -18,8 +18,13 @@ from .statistics import error_of_mean, mean_interval, root_of
 
 AGREEMENT = {"determination": determination_r2, "pearson": pearson_r2}
 # All samples have the mean of the data in common, and its covariance: this one's agreement is the bar.
-BAR = "gaussian"
+BARS = "gaussian-by-class", "gaussian"
 CONFIDENCE = 0.95
+
+
+def bar_of(candidates: Sequence[str]) -> str | None:
+    """The Gaussian candidate, that of each class where there is one."""
+    return next((name for name in BARS if name in candidates), None)
 
 
 def sample_numbers(
@@ -66,8 +71,9 @@ def _agreement(samples: Mapping[str, np.ndarray], candidates: Sequence[str]) -> 
         "mean_r2": (dims, r2.mean(axis=-1)),
         "r2_interval": ((*dims, "end"), mean_interval(r2, CONFIDENCE)),
     }
-    if BAR in candidates:
-        excess = r2 - r2[:, list(candidates).index(BAR), None]
+    bar = bar_of(candidates)
+    if bar is not None:
+        excess = r2 - r2[:, list(candidates).index(bar), None]
         numbers |= {
             "r2_over_gaussian": (dims, excess.mean(axis=-1)),
             "r2_over_gaussian_se": (dims, error_of_mean(excess)),

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ... import mechanisms
+from ... import measures
 from ..._checks import import_optional
 from ..._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from ..._page import heading, items, page, paragraph, picture, table
+from .classes import EACH
 from .figures import CAPTIONS
+from .measured import shown_names
+from .memorised import FEW, clearest_level
+from .settings import mechanism_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +63,9 @@ def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
             "standard error, here and below."
         ),
         table(*_memory_table(explanation)),
+        *_most_memorised(explanation),
         *_generated(explanation),
+        *_measures(explanation),
         heading("What the candidates are"),
         items(_candidate(explanation, str(name)) for name in data.candidate.values),
         heading("Distances from the network"),
@@ -81,8 +87,20 @@ def _notes(explanation: "Explanation") -> list[str]:
         "None: the nearest candidate is farther from the network than the others are from it by the median, or farther than "
         "the network is from the clean points, or explains less than two thirds of the network's departure from an "
         "untrained one, the posterior mean of an isotropic Gaussian.",
+        f"Calls of the network, and of a second one where there is one, of one point each: {data.attrs['network_calls']:,}.",
         "Combination: of two candidates, at strengths of their own, shown where it is nearer than each single candidate.",
     ]
+    label = settings.label
+    if label is not None:
+        each = (
+            "each with its own label"
+            if label == EACH
+            else f"all of class {_class_name(explanation)}"
+        )
+        notes.append(
+            f"A network of classes: held-out and training points, and samples, are shown to it with labels, {each}. A "
+            "candidate by class is made of the training points of a class, any other of all of them."
+        )
     if "is_at_floor" in data:
         at = [
             f"{', '.join(str(n) for n in data.candidate.values[kept])} at {float(sigma):.3g}"
@@ -99,6 +117,13 @@ def _notes(explanation: "Explanation") -> list[str]:
             + "."
         )
     return notes
+
+
+def _class_name(explanation: "Explanation") -> str:
+    """The class of the whole run, with its name where it has one."""
+    label, names = explanation.settings.label, explanation.train.label_names
+    assert isinstance(label, int)
+    return f"{label}" if names is None else f"{label} ({names[label]})"
 
 
 def _memory_table(explanation: "Explanation") -> tuple[list[str], list[list[str]]]:
@@ -118,6 +143,38 @@ def _memory_table(explanation: "Explanation") -> tuple[list[str], list[list[str]
             ]
         )
     return header, rows
+
+
+def _most_memorised(explanation: "Explanation") -> list[str]:
+    """The training points that are memorised most, at the noise level that shows it best."""
+    data = explanation.dataset
+    level = clearest_level(data)
+    if level is None:
+        return []
+    at = data.isel(sigma=level)
+    low = int((at.memorized_p <= FEW).sum())
+    num = at.sizes["training_point"]
+    text = (
+        f"At noise level {float(at.sigma):.3g}, where the losses differ most in standard errors. Below held-out: by how "
+        "many of their standard deviations the logarithm of the network's loss over that of the Gaussian denoiser lies "
+        "below theirs; p: the share of held-out points as low. One noise for each point: what is listed is a first look. Of "
+        f"{num} training points {low} have p of at most {FEW:.2g}, where {FEW * num:.3g} would of fresh ones."
+    )
+    header = ["training point", "below held-out", "p", "loss", "nearest other", "its distance"]
+    rows = []
+    for index in at.most_memorized.values:
+        one = at.sel(training_point=index)
+        rows.append(
+            [
+                f"{int(index)}",
+                f"{float(one.memorized_z):.2f}",
+                f"{float(one.memorized_p):.3f}",
+                f"{float(one.training_loss):.3g}",
+                f"{int(one.nearest_training)}",
+                f"{float(one.nearest_training_distance):.3g}",
+            ]
+        )
+    return [heading("Which training points most", 3), paragraph(text), table(header, rows)]
 
 
 def _generated(explanation: "Explanation") -> list[str]:
@@ -147,18 +204,45 @@ def _generated(explanation: "Explanation") -> list[str]:
         f"{data.sizes['sample']} samples of each, from the same noises, {explanation.settings.steps} calls each. Memorised: "
         "much nearer to one training point than to any other (d1/d2 < 1/3); of held-out points that is "
         f"{float(data.memorized_null):.2f}. Distance: root mean square a coordinate between samples of one noise. All "
-        "samples have the data's mean in common, and many its covariance: the R² of `gaussian` is the bar."
+        "samples have the data's mean in common, and many its covariance: the R² of the Gaussian is the bar."
     )
     return [heading("What it generates"), paragraph(text), table(header, rows)]
 
 
+def _measures(explanation: "Explanation") -> list[str]:
+    """Tables of the measures of the network and of all candidates, where any were asked for."""
+    data = explanation.dataset
+    parts = []
+    for name in explanation.settings.measures:
+        one = measures.get(name)
+        values, errors = (data[key].transpose("model", "sigma").values for key in shown_names(one))
+        rows = [
+            [str(model)]
+            + [
+                "-" if np.isnan(value) else f"{value:.3g} ± {error:.1g}"
+                for value, error in zip(*row, strict=True)
+            ]
+            for model, *row in zip(data.model.values, values, errors, strict=True)
+        ]
+        header = ["noise level", *(f"{float(level):.3g}" for level in data.sigma.values)]
+        parts += [heading(one.description, 3), paragraph(one.note), table(header, rows)]
+    if not parts:
+        return []
+    left_out = str(data.attrs["not_measured"])
+    said = "At noisy held-out points, of the network and of each candidate at its fitted strength."
+    said += f" Left out: {left_out}." if left_out else ""
+    return [heading("Measures of each"), paragraph(said), *parts]
+
+
 def _candidate(explanation: "Explanation", name: str) -> str:
-    mechanism = mechanisms.get(name)
+    mechanism, _ = mechanism_of(name)
     assert mechanism.strength is not None
     at = explanation.dataset.sel(candidate=name)
     unit = "" if mechanism.strength.unit == "1" else f" ({mechanism.strength.unit})"
     fitted = ", ".join(f"{value:.3g}" for value in at.strength.values)
-    return f"{name}: {mechanism.description}. Its {mechanism.strength.name}{unit}, fitted, by rising noise level: {fitted}."
+    form = "" if explanation.settings.label is None else f", {at.form.values}"
+    strength = f"{mechanism.strength.name}{unit}, fitted, by rising noise level: {fitted}"
+    return f"{name}: {mechanism.description}{form}. Its {strength}."
 
 
 def _distances(explanation: "Explanation") -> tuple[list[str], list[list[str]]]:

@@ -3,16 +3,18 @@
 import dataclasses
 import numbers
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
-from ... import mechanisms
+from ... import measures, mechanisms
 from ..._checks import as_integer, as_positive_integer, require_positive, shown
 from ..._kinds import require_kinds_of_fields
 from ...datasets import Dataset
 from ...mechanisms import Mechanism
 from .._compare.settings import require_different_points
 from .._compare.units import spread_of
+from .classes import BY_CLASS, EACH, classes_of, of_labels, require_labels, values_of_classes
 
 # What samples and parts of the two networks are called.
 NETWORK, OTHER = "network", "other"
@@ -28,9 +30,17 @@ class ExplainSettings:
         levels: noise levels, increasing, in data units. By default eight from a twentieth to ten times the data's standard
             deviation a coordinate.
         candidates: mechanisms by name (`smoothjax.mechanisms.names()`). By default all that have a strength and suit the
-            data.
+            data. With the ending "-by-class" a mechanism is made of the training points of each class, with one strength for
+            all; where there is a `label`, the default is that form of each.
         strengths: values of a candidate's strength in place of its mechanism's own, increasing: `{"local": (1, 3, 5)}`. The
             first and the last are bounds; a strength that is not continuous takes these only.
+        label: for a network of classes. A class: all points are of it, held-out and training ones, and so is the network,
+            or is called as `network(u, sigma, label)` where it takes three arguments, or is a dictionary of denoisers by
+            class. "each": every point has its own label.
+        measures: of the network and of each candidate, at its fitted strength, at each noise level, by name
+            (`smoothjax.measures.names()`): curl, degrees-of-freedom and effective-rank are of Jacobians, and say how a
+            network that is near to a candidate still differs from it. None by default: each takes `measures.get(name).calls`
+            calls for each point of the evaluation and noise level. Not with `label="each"`.
         num_calibration: held-out points on which strengths are fitted.
         num_evaluation: other held-out points, on which what is reported is measured.
         num_training: training points at which the network's loss is held against that at held-out points.
@@ -57,6 +67,8 @@ class ExplainSettings:
     levels: tuple[float, ...] = ()
     candidates: tuple[str, ...] = ()
     strengths: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    label: int | Literal["each"] | None = None
+    measures: tuple[str, ...] = ()
     num_calibration: int = 32
     num_evaluation: int = 64
     num_training: int = 64
@@ -71,10 +83,12 @@ class ExplainSettings:
 
     def __post_init__(self):
         require_kinds_of_fields(self)
-        for name, kind in (("levels", numbers.Real), ("candidates", str)):
+        for name, kind in (("levels", numbers.Real), ("candidates", str), ("measures", str)):
             given = getattr(self, name)
             if not isinstance(given, tuple | list) or not all(isinstance(x, kind) for x in given):
-                what = "numbers" if kind is numbers.Real else "names of mechanisms"
+                what = {"levels": "numbers", "candidates": "names of mechanisms"}.get(
+                    name, "names of measures"
+                )
                 raise ValueError(f"`{name}` must be a tuple of {what}; got {shown(given)}.")
             object.__setattr__(self, name, tuple(given))
         levels = np.asarray(self.levels, float)
@@ -83,7 +97,10 @@ class ExplainSettings:
                 f"`levels` must be positive, finite and increase strictly; got {shown(self.levels)}."
             )
         for name in self.candidates:
-            require_strength(mechanisms.get(name))
+            if mechanism_of(name)[1] and self.label is None:
+                raise ValueError(
+                    f"`candidates` by class are for a network of classes, with `label`; got {name!r}."
+                )
             if name in (NETWORK, OTHER):
                 raise ValueError(
                     f"`candidates` must not be called {NETWORK!r} or {OTHER!r}, as samples of networks are; got {name!r}."
@@ -91,6 +108,18 @@ class ExplainSettings:
         if len(set(self.candidates)) < len(self.candidates):
             raise ValueError(f"`candidates` must differ; got {shown(self.candidates)}.")
         self._require_strengths()
+        if isinstance(self.label, str) and self.label != EACH:
+            raise ValueError(f"`label` must be a class, {EACH!r} or None; got {self.label!r}.")
+        if isinstance(self.label, int | np.integer):
+            object.__setattr__(self, "label", as_integer(self.label, "label"))
+        for name in self.measures:
+            measures.get(name)
+        if len(set(self.measures)) < len(self.measures):
+            raise ValueError(f"`measures` must differ; got {shown(self.measures)}.")
+        if self.measures and self.label == EACH:
+            raise ValueError(
+                f"`measures` are of one denoiser, not of one for each point: give a class as `label`; got {self.label!r}."
+            )
         # One observation has no standard error.
         for name in ("num_calibration", "num_evaluation", "num_training"):
             if as_positive_integer(getattr(self, name), name) < 2:
@@ -111,7 +140,7 @@ class ExplainSettings:
 
     def _require_strengths(self) -> None:
         for name, values in self.strengths.items():
-            require_strength(mechanisms.get(name))
+            mechanism_of(name)
             if self.candidates and name not in self.candidates:
                 raise ValueError(f"`strengths` must be of candidates; {name!r} is none of them.")
             if not (
@@ -134,10 +163,14 @@ class ExplainSettings:
             raise ValueError(
                 f"`train` and `held_out` must have one dimension; got {train.dim} and {held_out.dim}."
             )
-        if self.num_calibration + self.num_evaluation > len(held_out):
+        if self.label is not None:
+            require_labels(train, held_out)
+        known, fresh = (of_labels(data, self.label) for data in (train, held_out))
+        if self.num_calibration + self.num_evaluation > len(fresh):
+            of_class = f" of class {self.label}" if isinstance(self.label, int) else ""
             raise ValueError(
-                "`num_calibration` and `num_evaluation` must not exceed the held-out points together; got "
-                f"{self.num_calibration} and {self.num_evaluation} of {len(held_out)}. Give smaller ones."
+                f"`num_calibration` and `num_evaluation` must not exceed the held-out points{of_class} together; got "
+                f"{self.num_calibration} and {self.num_evaluation} of {len(fresh)}. Give smaller ones."
             )
         spread = spread_of(train.points)
         levels = self.levels or tuple(
@@ -147,17 +180,34 @@ class ExplainSettings:
         low = min(0.01 * spread, levels[0]) if self.sigma_min is None else self.sigma_min
         if not low < high:
             raise ValueError(f"`sigma_min` must lie below `sigma_max`; got {low} and {high}.")
-        names = self.candidates or tuple(
-            name for name in mechanisms.names() if _suits(mechanisms.get(name), train)
-        )
+        names = self.candidates or _suited(train, self.label)
         return dataclasses.replace(
             self,
             levels=levels,
             candidates=names,
-            num_training=min(self.num_training, len(train)),
+            num_training=min(self.num_training, len(known)),
             sigma_max=high,
             sigma_min=low,
         )
+
+
+def mechanism_of(name: str) -> tuple[Mechanism, bool]:
+    """The mechanism that a candidate's name means, and whether it is made of each class's points; or `ValueError`."""
+    by_class = name.endswith(BY_CLASS) and name not in mechanisms.names()
+    return require_strength(
+        mechanisms.get(name.removesuffix(BY_CLASS) if by_class else name)
+    ), by_class
+
+
+def _suited(train: Dataset, label: int | str | None) -> tuple[str, ...]:
+    """The candidates of an explanation that names none."""
+    suited = [name for name in mechanisms.names() if _suits(mechanisms.get(name), train)]
+    if label is None:
+        return tuple(suited)
+    classes = classes_of(train, label)
+    return tuple(
+        f"{name}{BY_CLASS}" for name in suited if _suits(mechanisms.get(name), train, classes)
+    )
 
 
 def require_strength(mechanism: Mechanism) -> Mechanism:
@@ -170,10 +220,14 @@ def require_strength(mechanism: Mechanism) -> Mechanism:
     return mechanism
 
 
-def _suits(mechanism: Mechanism, train: Dataset) -> bool:
+def _suits(
+    mechanism: Mechanism, train: Dataset, classes: Mapping[int, Dataset] | None = None
+) -> bool:
     if mechanism.strength is None or not mechanism.strength.by_default:
         return False
     try:
+        if classes is not None:
+            return len(values_of_classes(mechanism, train, classes)) > 0
         return len(mechanism.strength.values(train)) > 0
     except ValueError:  # no images, say
         return False
