@@ -14,12 +14,12 @@ import scipy.stats
 
 import smoothjax as sj
 from smoothjax import cli, measures, mechanisms, report
-from smoothjax._files import store as _store
 from smoothjax.experiments import train_and_held_out
+from smoothjax.experiments._compare import compare as _job
 from smoothjax.experiments._compare import comparison as _outcome
 from smoothjax.experiments._compare import effort as _effort
 from smoothjax.experiments._compare import parts as _parts
-from smoothjax.plots import _comparison, plot_curves, plot_sample_measures
+from smoothjax.plots import plot_curves, plot_sample_measures
 
 xarray = pytest.importorskip("xarray")
 SETTINGS = sj.CompareSettings(num_samples=24, num_levels=3, seed=3)
@@ -165,7 +165,7 @@ def test_each_denoiser_is_evaluated_once_a_level(in_nine_dimensions):
     comparison, gaussian, _ = in_nine_dimensions
     data, batches = (comparison.train, comparison.held_out), []
     members = {"one": gaussian, "two": gaussian, "recorded": recorded(gaussian, batches)}
-    efforts = {name: _effort.Effort(64, 2, 40, 16) for name in members}
+    efforts = {name: _effort.Effort(64, 2, 40, 16, ()) for name in members}
     parts, done = _parts.parts_of(members, efforts, *data, comparison.settings), {}
     for name in (*(f"outputs-{name}" for name in members), "rmse"):
         done[name] = parts[name](done)
@@ -237,7 +237,7 @@ def test_table_and_notes(finished):
 def test_killed_job_ends_with_identical_numbers(finished, data, tmp_path, monkeypatch):
     whole, _ = finished
     train, held_out = data
-    get, calls = _store.ResultStore.get, []
+    get, calls = _job.ResultStore.get, []
 
     def killed_at_the_sixth_part(store, name, compute):
         calls.append(name)
@@ -245,7 +245,7 @@ def test_killed_job_ends_with_identical_numbers(finished, data, tmp_path, monkey
             raise KeyboardInterrupt
         return get(store, name, compute)
 
-    monkeypatch.setattr(_store.ResultStore, "get", killed_at_the_sixth_part)
+    monkeypatch.setattr(_job.ResultStore, "get", killed_at_the_sixth_part)
     arguments = {"settings": SETTINGS, "out": tmp_path, "progress": False}
     with pytest.raises(KeyboardInterrupt):
         sj.compare(denoisers(train), train, held_out, **arguments)
@@ -378,15 +378,16 @@ def test_figure_of_many_mechanisms(finished):
     comparison, _ = finished
     legends = [ax.get_legend() for ax in plot_curves(comparison).axes]
     assert len(legends[0].get_texts()) == 3
-    many = with_mechanisms(comparison, ["empirical", "gaussian", *"abcdef"])
+    references = ("empirical", "gaussian")
+    many = with_mechanisms(comparison, [*references, *"abcdef"])
     figure = plot_curves(many)
     figure.draw_without_rendering()
     curves = {line.get_label(): line for line in figure.axes[0].lines}
     # Thirteen of 28 pairs: with either reference, of which there are two.
-    own = [f"{name} – {reference}" for name in "abcdef" for reference in _comparison.REFERENCES]
+    own = [f"{name} – {reference}" for name in "abcdef" for reference in references]
     assert set(curves) == {"gaussian – empirical", *own}
     for name in "abcdef":
-        first, second = (curves[f"{name} – {reference}"] for reference in _comparison.REFERENCES)
+        first, second = (curves[f"{name} – {reference}"] for reference in references)
         assert first.get_color() == second.get_color()
         assert first.get_linestyle() != second.get_linestyle()
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[1].lines}
