@@ -1,6 +1,6 @@
 """How Gaussian the law of trained networks is, and what they generate with and without noise in their targets."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -86,7 +86,7 @@ def network_closure(
 
     Source: Vastola, ICLR 2025, Proposition 3.1 (two cumulants), and its objectives J_0 and J_1.
     """
-    xarray = import_optional("xarray")
+    import_optional("xarray")
     configuration = settings_of("network-closure", locals())
     store = ResultStore(out, configuration)
     data = three_points().points
@@ -140,7 +140,18 @@ def network_closure(
             "null": normal_shapes(num_models, seed),
         },
     )
+    return _labelled(parts, control, num_train, num_models, configuration)
 
+
+def _labelled(
+    parts: list[Arrays],
+    control: Arrays,
+    num_train: tuple[int, ...],
+    num_models: int,
+    configuration: dict[str, Any],
+) -> "xarray.Dataset":
+    """The parts, with mean and spread over models, as one labelled result."""
+    xarray = import_optional("xarray")
     places = ("sigma", "u")
     dims = {
         "denoised": ("model", *places),
