@@ -386,23 +386,6 @@ def require_parameters(model: Any) -> list[Array]:
     return arrays
 
 
-def as_log_weights(weights: Any, num: int, each: str, dtype: Any) -> Float[Array, " n"]:
-    """Logarithms of non-negative weights, one for `each` of `num` things, normalised to sum to one."""
-    weights = as_float_array(weights, "weights").astype(dtype)
-    if weights.shape != (num,):
-        raise ValueError(f"`weights` must have shape ({num},), one a {each}; got {weights.shape}.")
-    require_finite(weights, "weights")
-    if is_concrete(weights):
-        values = np.asarray(weights)
-        if np.any(values < 0) or not np.any(values > 0):
-            raise ValueError(
-                "`weights` must be non-negative and not all zero; "
-                f"got values from {values.min()} to {values.max()}."
-            )
-    # Not through a division by the sum, which overflows or vanishes for weights of extreme size.
-    return jax.nn.log_softmax(jnp.log(weights))
-
-
 def import_optional(module: str, *, extra: str = "experiments") -> ModuleType:
     """Import an optional dependency, or say how to install it."""
     try:

@@ -1,4 +1,4 @@
-"""Numerical pieces that the measures share: roots and norms that survive zero, blockwise maps."""
+"""Numerical pieces that many share: roots and norms that survive zero, blockwise maps, weights as logarithms."""
 
 import contextlib
 import functools
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -120,3 +121,20 @@ def gram_factor(regressors: Float[Array, "P F"], ridge: Array) -> Any:
     P, F = regressors.shape
     gram = jnp.matmul(regressors.T, regressors, precision="highest") / P
     return jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(F, dtype=gram.dtype))
+
+
+def as_log_weights(weights: Any, num: int, each: str, dtype: Any) -> Float[Array, " n"]:
+    """Logarithms of non-negative weights, one for `each` of `num` things, normalised to sum to one."""
+    weights = as_float_array(weights, "weights").astype(dtype)
+    if weights.shape != (num,):
+        raise ValueError(f"`weights` must have shape ({num},), one a {each}; got {weights.shape}.")
+    require_finite(weights, "weights")
+    if is_concrete(weights):
+        values = np.asarray(weights)
+        if np.any(values < 0) or not np.any(values > 0):
+            raise ValueError(
+                "`weights` must be non-negative and not all zero; "
+                f"got values from {values.min()} to {values.max()}."
+            )
+    # Not through a division by the sum, which overflows or vanishes for weights of extreme size.
+    return jax.nn.log_softmax(jnp.log(weights))

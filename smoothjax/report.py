@@ -16,13 +16,15 @@ from .experiments import Comparison
 
 _CAPTIONS = {
     "samples": "What each mechanism generates from the same initial noises.",
+    "sample-measures": "Measures of these samples; bars are two standard errors or the interval of the table, the dashed "
+    "line is for fresh points of the data's law.",
     "curves": "Denoisers against the noise level, at noisy held-out points; bands are two standard errors.",
 }
 
 
 @checks_kinds
 def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
-    """Writes `results.nc`, `samples.png`, `curves.png`, `table.txt` and `report.html` into a folder.
+    """Writes `results.nc`, `table.txt`, a picture for each figure and `report.html` into a folder.
 
     Each file is replaced whole. The page needs no other file.
 

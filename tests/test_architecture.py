@@ -111,6 +111,32 @@ def test_nothing_private_is_taken_from_another_package():
     assert not wrong, "\n".join(wrong)
 
 
+# Tests of several: what they take of each. No other may come, and what is mended leaves the list.
+OF_SEVERAL = {"test_command_line": {"_commands", "_files"}}
+
+
+def _private_rooms(path):
+    """The rooms of the package that a file takes private names or modules from."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        taken = []
+        if isinstance(node, ast.ImportFrom):
+            taken = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            taken = [alias.name for alias in node.names]
+        for name in taken:
+            package, *parts = name.split(".")
+            if package == "smoothjax" and any(part.startswith("_") for part in parts):
+                yield parts[0]
+
+
+def test_tests_look_inside_one_room():
+    """A test file is about one package: what is private of others may change without it."""
+    paths = sorted(Path(__file__).parent.glob("*.py"))
+    rooms = {path.stem: set(_private_rooms(path)) for path in paths}
+    assert rooms["test_compare"] == {"experiments"} and len(rooms) > 50
+    assert {name: found for name, found in rooms.items() if len(found) > 1} == OF_SEVERAL
+
+
 def _floor(rooms, name):
     return next((i for i, floor in enumerate(rooms) if name in floor), None)
 

@@ -27,8 +27,7 @@ from smoothjax._commands import commands as _commands
 from smoothjax._commands import experiment as experiment_command
 from smoothjax._files import output as _output
 from smoothjax._files import store as _store
-from smoothjax._jax.precision import computing_in
-from smoothjax.experiments import EXPERIMENTS, Experiment, standardized
+from smoothjax.experiments import EXPERIMENTS, Experiment
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("tyro")
@@ -318,7 +317,7 @@ def test_settings_of_an_experiment_are_passed_on(tmp_path, capsys):
     options = ["--sets", "line", "--times", "0.5", "0.75", "--num-nodes", "3", "--extent", "2.0"]
     command = ["experiment", "target-noise", "--out", str(out)]
     assert cli.main([*command, *options, "--precision", "float64"]) == 0
-    with computing_in("float64"):
+    with _commands.computing_in("float64"):
         own = experiments.target_noise(sets=("line",), times=(0.5, 0.75), num_nodes=3, extent=2.0)
     with xarray.open_dataset(out / "results.nc") as found:
         xarray.testing.assert_equal(found.load(), own)
@@ -604,71 +603,6 @@ def test_folder_is_let_go_and_leaves_no_trace(tmp_path, capsys):
     with _output.held(tmp_path), pytest.raises(ValueError, match="in use"), _output.held(tmp_path):
         pass
     assert not (tmp_path / ".lock").exists()
-
-
-# --- tables ----------------------------------------------------------------------------------
-
-
-def table(num=300):
-    """Incomes from a hundred to a million, and three categories as columns of zeros and ones."""
-    rng = np.random.default_rng(0)
-    income = 10 ** rng.uniform(2, 6, num)
-    return np.column_stack([income, np.eye(3)[rng.integers(0, 3, num)]])
-
-
-def test_columns_of_a_table_are_noticed():
-    from smoothjax.experiments._compare.columns import column_warnings
-
-    scales, values = column_warnings(sj.datasets.Dataset("t", table(3000)))
-    assert "standard deviation of column 0 is 2." in scales and "--standardize" in scales
-    assert values.startswith("Columns of few values: 1, 2, 3 of the 4 take at most 2.")
-    data = np.random.default_rng(0).normal(size=(300, 5))
-    assert column_warnings(sj.datasets.Dataset("t", data)) == ()
-    assert column_warnings(sj.datasets.Dataset("t", data * [1, 1, 1, 1, 50])) == ()
-    assert len(column_warnings(sj.datasets.Dataset("t", data * [1, 1, 1, 1, 1e3]))) == 1
-    # Constant columns have no scale, images one for all pixels, and few points few values.
-    assert column_warnings(sj.datasets.Dataset("t", data * [1, 1, 1, 1, 0] + 0.1)) == ()
-    images = sj.datasets.Dataset("t", table(), image_shape=(2, 2, 1))
-    assert column_warnings(images) == ()
-    assert column_warnings(sj.datasets.polygon(6)) == ()
-
-
-def test_standardized_columns():
-    values = np.column_stack([table(), np.full(300, 0.1)])
-    data = sj.datasets.Dataset("t", values, labels=np.arange(300))
-    train, held_out, standardization = standardized(*data.split(200))
-    points = np.asarray(train.points, np.float64)
-    eps = float(jnp.finfo(train.points.dtype).eps)
-    np.testing.assert_allclose(points.mean(axis=0), 0, atol=100 * eps)
-    np.testing.assert_allclose(points.std(axis=0), [1, 1, 1, 1, 0], atol=100 * eps)
-    back = standardization.back(held_out.points)
-    original = data.split(200)[1]
-    # Rounded in units of a column's spread, about its mean.
-    tolerance = 10 * eps * standardization.scale
-    assert np.all(np.abs(back - np.asarray(original.points)) <= tolerance)
-    np.testing.assert_array_equal(held_out.labels, original.labels)
-    with pytest.raises(ValueError, match="is for tables; 'digits' holds images"):
-        standardized(sj.datasets.digits(), sj.datasets.digits())
-
-
-def test_standardized_comparison_says_its_units(tmp_path):
-    np.save(tmp_path / "t.npy", table(60).astype(np.float32))
-    arguments = ["compare", str(tmp_path / "t.npy"), "--denoisers", "gaussian", "--steps", "4"]
-    arguments += ["--num-samples", "4", "--num-levels", "2", "--out", str(tmp_path / "out")]
-    with pytest.warns(UserWarning, match="Columns of few values"):
-        assert cli.main([*arguments, "--standardize"]) == 0
-    with xarray.open_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf") as results:
-        values = np.load(tmp_path / "t.npy")
-        train = sj.datasets.Dataset("t", values).split(50)[0].points
-        np.testing.assert_allclose(results.column_mean, np.mean(train, axis=0), rtol=1e-5)
-        np.testing.assert_allclose(results.column_scale, np.std(train, axis=0), rtol=1e-5)
-        assert "standardized units" in results.rmse.units
-        # The spread of the training points is one.
-        np.testing.assert_allclose(results.data_scale, 1, rtol=1e-5)
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "Standardized: each column less its mean" in page and "Columns of few values" in page
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["configuration"]["data"] == "t.npy, standardized"
 
 
 def test_report_refuses_what_is_no_folder(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,12 @@ import scipy.stats
 
 import smoothjax as sj
 from smoothjax import cli, measures, mechanisms, report
-from smoothjax._files import store as _store
 from smoothjax.experiments import train_and_held_out
+from smoothjax.experiments._compare import compare as _job
 from smoothjax.experiments._compare import comparison as _outcome
 from smoothjax.experiments._compare import effort as _effort
 from smoothjax.experiments._compare import parts as _parts
-from smoothjax.plots import _comparison, plot_curves
+from smoothjax.plots import plot_curves, plot_sample_measures
 
 xarray = pytest.importorskip("xarray")
 SETTINGS = sj.CompareSettings(num_samples=24, num_levels=3, seed=3)
@@ -164,7 +165,7 @@ def test_each_denoiser_is_evaluated_once_a_level(in_nine_dimensions):
     comparison, gaussian, _ = in_nine_dimensions
     data, batches = (comparison.train, comparison.held_out), []
     members = {"one": gaussian, "two": gaussian, "recorded": recorded(gaussian, batches)}
-    efforts = {name: _effort.Effort(64, 2, 40, 16) for name in members}
+    efforts = {name: _effort.Effort(64, 2, 40, 16, ()) for name in members}
     parts, done = _parts.parts_of(members, efforts, *data, comparison.settings), {}
     for name in (*(f"outputs-{name}" for name in members), "rmse"):
         done[name] = parts[name](done)
@@ -236,7 +237,7 @@ def test_table_and_notes(finished):
 def test_killed_job_ends_with_identical_numbers(finished, data, tmp_path, monkeypatch):
     whole, _ = finished
     train, held_out = data
-    get, calls = _store.ResultStore.get, []
+    get, calls = _job.ResultStore.get, []
 
     def killed_at_the_sixth_part(store, name, compute):
         calls.append(name)
@@ -244,7 +245,7 @@ def test_killed_job_ends_with_identical_numbers(finished, data, tmp_path, monkey
             raise KeyboardInterrupt
         return get(store, name, compute)
 
-    monkeypatch.setattr(_store.ResultStore, "get", killed_at_the_sixth_part)
+    monkeypatch.setattr(_job.ResultStore, "get", killed_at_the_sixth_part)
     arguments = {"settings": SETTINGS, "out": tmp_path, "progress": False}
     with pytest.raises(KeyboardInterrupt):
         sj.compare(denoisers(train), train, held_out, **arguments)
@@ -282,8 +283,8 @@ def test_files(finished):
     page = (out / "report.html").read_text()
     # Self-contained: nothing is fetched.
     assert not re.search(r'(?:src|href)="(?!data:)', page)
-    assert page.count("data:image/png;base64,") == 2
-    for name in ("samples.png", "curves.png"):
+    assert page.count("data:image/png;base64,") == 3
+    for name in ("samples.png", "sample-measures.png", "curves.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "table.txt").read_text().strip() == comparison.table()
     assert not list(out.glob(".*"))
@@ -377,15 +378,16 @@ def test_figure_of_many_mechanisms(finished):
     comparison, _ = finished
     legends = [ax.get_legend() for ax in plot_curves(comparison).axes]
     assert len(legends[0].get_texts()) == 3
-    many = with_mechanisms(comparison, ["empirical", "gaussian", *"abcdef"])
+    references = ("empirical", "gaussian")
+    many = with_mechanisms(comparison, [*references, *"abcdef"])
     figure = plot_curves(many)
     figure.draw_without_rendering()
     curves = {line.get_label(): line for line in figure.axes[0].lines}
     # Thirteen of 28 pairs: with either reference, of which there are two.
-    own = [f"{name} – {reference}" for name in "abcdef" for reference in _comparison.REFERENCES]
+    own = [f"{name} – {reference}" for name in "abcdef" for reference in references]
     assert set(curves) == {"gaussian – empirical", *own}
     for name in "abcdef":
-        first, second = (curves[f"{name} – {reference}"] for reference in _comparison.REFERENCES)
+        first, second = (curves[f"{name} – {reference}"] for reference in references)
         assert first.get_color() == second.get_color()
         assert first.get_linestyle() != second.get_linestyle()
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[1].lines}
@@ -490,6 +492,115 @@ def test_registered_measures_appear_everywhere(data, own_measures, capsys):
     assert report._level_tables(comparison)["|D|"][1][0][0] == "a"
     assert cli.main(["list"]) == 0
     assert one.description in capsys.readouterr().out
+
+
+def test_registered_measures_of_samples_appear_everywhere(data, own_measures, capsys):
+    """In results, table, figure, report and lists, without an edit anywhere, beside those of every comparison."""
+
+    def width(samples, train, held_out, key):
+        reach = jnp.abs(samples[:, 0])
+        of = lambda points: jnp.max(jnp.abs(points))  # noqa: E731
+        return {
+            "width": measures.mean_estimate(reach),
+            "width_null": measures.mean_estimate(jnp.abs(held_out[: len(samples), 0])),
+            "reach": of(samples),
+            "draw": jax.random.uniform(key, dtype=samples.dtype),
+        }
+
+    one = measures.SampleMeasure(
+        "width", "How wide samples lie", "E|x|", "Width: of samples.", width, unit="data units"
+    )
+    measures.register(one)
+    with pytest.raises(ValueError, match="A measure called 'width' is registered already"):
+        measures.register(one)
+    train, held_out = data
+    gaussian = sj.GaussianDenoiser.fit(train.points)
+    settings = sj.CompareSettings(
+        num_samples=5, num_levels=2, steps=2, measures=("width", "curl", "frechet")
+    )
+    both = {"a": gaussian, "b": sj.EmpiricalDenoiser(train.points)}
+    comparison = sj.compare(both, train, held_out, settings=settings, progress=False)
+    results = comparison.results
+    for name in both:
+        samples = results.samples.sel(mechanism=name).values
+        found = results.sel(mechanism=name)
+        np.testing.assert_allclose(found.width, np.mean(np.abs(samples[:, 0])), rtol=1e-6)
+        error = scipy.stats.sem(np.abs(samples[:, 0]))
+        np.testing.assert_allclose(found.width_se, error, rtol=1e-5)
+        assert float(found.reach) == np.max(np.abs(samples))
+    np.testing.assert_allclose(
+        results.width_null, np.mean(np.abs(held_out.points[:5, 0])), rtol=1e-6
+    )
+    assert results.width_null.dims == () and results.width.attrs["units"] == "data units"
+    # One key for all, so that what is drawn is no difference between mechanisms.
+    assert float(results.draw[0]) == float(results.draw[1])
+    assert [one.name for one in comparison.measures()] == ["curl"]
+    header, rows = comparison.rows()
+    assert header[1] == "memorised [95 %]" and header[4:6] == ["Fréchet", "E|x|"]
+    assert len(header) == 7 and all(len(row) == 7 for row in rows)
+    assert all(" ± " in row[5] for row in rows)
+    assert comparison.notes.count("Width: of samples.") == 1
+    axes = plot_sample_measures(comparison).axes
+    assert [ax.get_xlabel() for ax in axes] == ["memorised [95 %]", "Fréchet", "E|x|"]
+    last = axes[-1].lines
+    means = results.width.values
+    ends = [means - 2 * results.width_se.values, means + 2 * results.width_se.values]
+    for i in (0, 1):
+        np.testing.assert_allclose(last[2 * i].get_xdata(), [end[i] for end in ends])
+        np.testing.assert_allclose(last[2 * i + 1].get_xdata(), means[i])
+    np.testing.assert_allclose(last[4].get_xdata(), results.width_null)
+    assert "E|x|" in report._page(comparison, {})
+    assert cli.main(["list"]) == 0
+    assert "How wide samples lie" in capsys.readouterr().out.partition("Measures of samples:")[2]
+
+
+def test_only_the_asked_measures_of_samples_are_taken(own_measures):
+    other = dataclasses.replace(measures.get("frechet"), name="other", always=False)
+    measures.register(other)
+    names = lambda *asked: [one.name for one in sj.CompareSettings(measures=asked).of_samples()]  # noqa: E731
+    assert names() == names("linearity") == ["memorization", "frechet"]
+    assert names("other", "memorization") == ["memorization", "frechet", "other"]
+    # Those at noise levels are still replaced by what is asked for.
+    assert [one.name for one in sj.CompareSettings().at_levels()] == ["linearity"]
+    assert sj.CompareSettings(measures=("other",)).at_levels() == ()
+
+
+@pytest.mark.parametrize("found", [{}, 1, {"bad": "text"}, {"bad": np.ones(2)}])
+def test_measures_of_samples_give_numbers(found):
+    one = measures.SampleMeasure("bad", "d", "l", "n", lambda *_: found)
+    points = jnp.ones((2, 1))
+    with pytest.raises(ValueError, match="`compute` of the measure 'bad' must return"):
+        one.numbers(points, points, points, jax.random.key(0))
+
+
+def test_measures_take_no_name_of_the_comparison(data, own_measures):
+    train, held_out = data
+    gaussian = {"a": sj.GaussianDenoiser.fit(train.points)}
+    for name, message in (("samples", "cannot be called 'samples'"), ("rmse", "gives 'rmse'")):
+        measures.register(
+            measures.SampleMeasure(name, "d", "l", "n", lambda *_, name=name: {name: 1.0})
+        )
+        settings = sj.CompareSettings(num_samples=4, num_levels=2, steps=2, measures=(name,))
+        with pytest.raises(ValueError, match=message):
+            sj.compare(gaussian, train, held_out, settings=settings, progress=False)
+
+
+def test_folders_of_before_go_on(finished, data, tmp_path):
+    """Copies and distance were one part once."""
+    whole, out = finished
+    train, held_out = data
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    parts = tmp_path / "parts"
+    for name in denoisers(train):
+        with np.load(parts / f"memorization-{name}.npz") as one:
+            together = {**one, **np.load(parts / f"frechet-{name}.npz")}
+        (parts / f"frechet-{name}.npz").unlink()
+        if name != "callable":
+            np.savez(parts / f"memorization-{name}.npz", **together)
+    again = sj.compare(
+        denoisers(train), train, held_out, settings=SETTINGS, out=tmp_path, progress=False
+    )
+    xarray.testing.assert_identical(again.results, whole.results)
 
 
 def test_costly_measures_are_left_out_of_costly_denoisers():

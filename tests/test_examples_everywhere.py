@@ -31,6 +31,7 @@ WITHOUT = {
     "compare_mechanisms": _COMPARISON,
     "plots.figures": _COMPARISON,
     "plots.plot_curves": _COMPARISON,
+    "plots.plot_sample_measures": _COMPARISON,
     "plots.plot_samples": _COMPARISON,
     "report.save": _COMPARISON,
     "experiments.circle": _NETWORKS,

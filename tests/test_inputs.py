@@ -8,7 +8,7 @@ import pytest
 
 import smoothjax as sj
 from smoothjax import gaussian, interop, learning, smoothing, variance
-from smoothjax._checks import as_float_array, as_host_floats
+from smoothjax._checks import as_float_array, as_host_floats, import_optional
 from smoothjax.datasets import Dataset
 
 # Arguments of two dtypes are the subject.
@@ -242,3 +242,8 @@ def test_python_numbers_of_any_size():
     np.testing.assert_allclose(sj.edm_grid(2, huge, 1)[:2], [float(huge), 1.0], rtol=1e-6)
     with pytest.raises(ValueError, match="`sigma` must be finite; got an integer too large"):
         D([0], 10**400)
+
+
+def test_missing_optional_package_says_how_to_install_it():
+    with pytest.raises(ImportError, match=r"pip install 'smoothjax\[plot\]'"):
+        import_optional("a_package_that_does_not_exist", extra="plot")

@@ -167,7 +167,8 @@ def test_experiments(tmp_path, capsys):
     assert (tmp_path / "b" / "two-points.png").read_bytes().startswith(b"\x89PNG")
     assert "two-points" in capsys.readouterr().out
     assert cli.main(["experiment", "nonsense", "--out", str(tmp_path / "c")]) == 2
-    assert "there are: two-points, penalty-sweep" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there are: " in said and "two-points" in said and "penalty-sweep" in said
 
 
 def test_bad_input():
@@ -220,3 +221,12 @@ def test_equal_points_on_a_line_are_one(points):
     u = jnp.array([0.3, 0.7, 1.1])
     found = jax.vmap(lambda u: model(u[None], 0.5))(u)[:, 0]
     np.testing.assert_allclose(found, 0.7, atol=0.05)
+
+
+def test_weight_penalty_has_the_dtype_of_the_weights(dtype):
+    """Whatever JAX's default is: nothing is left to its promotion."""
+    arrays = {"a": np.full((2, 3), 2.0, np.float32), "b": np.full((1, 4), 0.5, dtype)}
+    found = learning.weight_penalty(jax.tree.map(jnp.asarray, arrays))
+    assert found.dtype == np.promote_types(np.float32, dtype) and float(found) == 12.5
+    single = learning.weight_penalty([jnp.ones((2, 2), jnp.float32), jnp.ones(3, jnp.float32)])
+    assert single.dtype == jnp.float32 and float(single) == 2.0

@@ -59,13 +59,6 @@ def test_public_names_have_docstrings():
     assert missing == []
 
 
-def test_missing_optional_package_says_how_to_install_it():
-    from smoothjax._checks import import_optional
-
-    with pytest.raises(ImportError, match=r"pip install 'smoothjax\[plot\]'"):
-        import_optional("a_package_that_does_not_exist", extra="plot")
-
-
 def test_faulty_releases_are_excluded_and_warned_of():
     from importlib.metadata import requires
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from smoothjax import learning, variance
-from smoothjax.variance._tangent_network import OutputDenoiser, TangentNetwork, gradient_descent
+from smoothjax.variance import OutputDenoiser, TangentNetwork, gradient_descent
 
 pytest.importorskip("xarray")
 pytest.importorskip("tqdm")

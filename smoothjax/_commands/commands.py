@@ -51,7 +51,7 @@ class Compare:
     num_levels: int = 13
     """Noise levels of the curves."""
     measures: tuple[str, ...] = ()
-    """Of each denoiser at each of these levels, by name (see `smoothjax list`); by default those that are cheap."""
+    """Of each denoiser at each of these levels or of its samples, by name (see `smoothjax list`); by default cheap ones."""
     layout: Literal["hwc", "chw"] | None = None
     """Of an array with four axes: channels last (hwc, the default) or first (chw, as PyTorch has images)."""
     standardize: bool = False
@@ -103,9 +103,14 @@ class List:
         print("Mechanisms:")
         for name in mechanisms.names():
             print(f"  {name:<23} {mechanisms.get(name).description}")
-        print("Measures of a denoiser at a noise level:")
-        for name in measures.names():
-            print(f"  {name:<23} {measures.get(name).description}")
+        for heading, kind in (
+            ("Measures of a denoiser at a noise level:", measures.Measure),
+            ("Measures of samples:", measures.SampleMeasure),
+        ):
+            print(heading)
+            for name in measures.names():
+                if isinstance(measures.get(name), kind):
+                    print(f"  {name:<23} {measures.get(name).description}")
         print("Experiments:")
         for name, experiment in EXPERIMENTS.items():
             print(f"  {name:<23} {experiment.description}")

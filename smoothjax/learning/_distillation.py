@@ -6,7 +6,7 @@ however small the noise is, where those of u itself have the square of the condi
 the difference to the Gaussian reference, which is affine, so that only this difference is subject to sampling and rounding.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -31,8 +31,7 @@ from .._levels import as_level
 from .._numerics import as_data, keys_by_index, noises, square_of_level
 from ..denoisers import AbstractDenoiser, Denoiser, GaussianDenoiser
 from ..measures import Estimate, mean_estimate, ratio_of_means
-
-HIGHEST = lax.Precision.HIGHEST
+from ._regression import HIGHEST, Fit, Moments
 
 
 class AffineDenoiser(AbstractDenoiser):
@@ -250,43 +249,6 @@ class _Problem(eqx.Module):
         return values.reshape(u.shape), smooth.reshape(u.shape)
 
 
-class _Moments(NamedTuple):
-    """Moments of rows (v, y): their number, means, and sums of products about the means."""
-
-    number: Array
-    mean_v: Array
-    mean_y: Array
-    scatter: Array
-    cross: Array  # y by v
-
-    @classmethod
-    def of(cls, v: Array, y: Array, weights: Array) -> "_Moments":
-        number = jnp.sum(weights)
-        mean_v, mean_y = (jnp.sum(weights[:, None] * rows, axis=0) / number for rows in (v, y))
-        weighted = weights[:, None] * (v - mean_v[None])
-        return cls(
-            number,
-            mean_v,
-            mean_y,
-            jnp.matmul(weighted.T, v - mean_v[None], precision=HIGHEST),
-            jnp.matmul((y - mean_y[None]).T, weighted, precision=HIGHEST),
-        )
-
-    def merged(self, other: "_Moments") -> "_Moments":
-        # Sums about two means become sums about the common one: no large moment about zero is ever formed.
-        number = self.number + other.number
-        share = other.number / number
-        dv, dy = other.mean_v - self.mean_v, other.mean_y - self.mean_y
-        weight = self.number * share
-        return _Moments(
-            number,
-            self.mean_v + share * dv,
-            self.mean_y + share * dy,
-            self.scatter + other.scatter + weight * jnp.outer(dv, dv),
-            self.cross + other.cross + weight * jnp.outer(dy, dv),
-        )
-
-
 @eqx.filter_jit
 def _distill(
     problem: _Problem, key: PRNGKeyArray, num_noises: int, points_at_once: int, control: bool
@@ -309,23 +271,21 @@ def _distill(
     def fitted(values: Array, smooth: Array) -> Array:
         return values - smooth if control else values
 
-    def add_block(moments: _Moments, index: Array) -> tuple[_Moments, None]:
+    def add_block(moments: Moments, index: Array) -> tuple[Moments, None]:
         weights, v, values, smooth = rows(keys[0], index)
         y = fitted(values, smooth)
         flat = (v.reshape(-1, d), y.reshape(-1, d), jnp.repeat(weights, num_noises))
-        return moments.merged(_Moments.of(*flat)), None
+        return moments.merged(Moments.of(*flat)), None
 
     none, zero = jnp.zeros((), dtype), jnp.zeros(d, dtype)
-    empty = _Moments(none, zero, zero, jnp.zeros((d, d), dtype), jnp.zeros((d, d), dtype))
+    empty = Moments(none, zero, zero, jnp.zeros((d, d), dtype), jnp.zeros((d, d), dtype))
     moments, _ = lax.scan(add_block, empty, indices)
 
-    # The fit is y_mean + slopes (v - v_mean); its ridge is on slopes T, the matrix that acts on u.
-    covariance = moments.scatter / moments.number
-    square = jnp.matmul(whitening, whitening, precision=HIGHEST)
-    factor = jax.scipy.linalg.cho_factor(covariance + problem.ridge * square)
-    slopes = jax.scipy.linalg.cho_solve(factor, moments.cross.T / moments.number).T
-    matrix = jnp.matmul(slopes, whitening, precision=HIGHEST)
-    at_zero = jnp.matmul(slopes, jnp.matmul(whitening, mean) + moments.mean_v, precision=HIGHEST)
+    fit = Fit.of(moments, whitening, problem.ridge)
+    matrix = jnp.matmul(fit.slopes, whitening, precision=HIGHEST)
+    at_zero = jnp.matmul(
+        fit.slopes, jnp.matmul(whitening, mean) + moments.mean_v, precision=HIGHEST
+    )
     offset = moments.mean_y - at_zero
     if control:
         gains = problem.gains()
@@ -340,29 +300,13 @@ def _distill(
         def one_block(total: tuple[Array, Array], index: Array):
             weights, v, values, smooth = rows(keys, index)
             v = v - moments.mean_v[None, None]
-            fit = moments.mean_y[None, None] + jnp.matmul(v, slopes.T, precision=HIGHEST)
-            residual = fitted(values, smooth) - fit
+            predicted = moments.mean_y[None, None] + jnp.matmul(v, fit.slopes.T, precision=HIGHEST)
+            residual = fitted(values, smooth) - predicted
             difference = values - smooth
             squares = [difference, residual, difference - residual, values - mean_value[None, None]]
             means = jnp.stack([jnp.mean(x**2, axis=(1, 2)) for x in squares])
-
-            # What a noisy point adds to its coefficients is its residual times this.
-            solved = jax.scipy.linalg.cho_solve(factor, v.reshape(-1, d).T).T
-            on_matrix = jnp.matmul(solved, whitening, precision=HIGHEST)
-            on_offset = 1 - jnp.matmul(on_matrix, centre, precision=HIGHEST)
-            on_both = jnp.concatenate([on_matrix, on_offset[:, None]], axis=1)
-            on_both = on_both.reshape(*v.shape[:2], d + 1)
-            # The square of a mean over a point's noises is a mean over pairs of them: no (d, d) for each point.
-            pairs = lambda x: (x[:, :, None] * x[:, None]).reshape(-1, x.shape[-1])  # noqa: E731
-            weighted = weights[:, None, None] * residual
-            sums = jnp.einsum("pka,pkb->ab", weighted, on_both, precision=HIGHEST) / num_noises
-            sums_of_squares = jnp.matmul(pairs(weighted).T, pairs(on_both), precision=HIGHEST)
-            solved = solved.reshape(v.shape)
-            metric = jnp.matmul(solved, covariance, precision=HIGHEST)
-            on_fit = 1 + jnp.einsum("pka,pla->pkl", metric, solved, precision=HIGHEST)
-            products = jnp.einsum("pka,pla->pkl", residual, residual, precision=HIGHEST)
-            noise = jnp.mean(products * on_fit, axis=(1, 2)) / d
-            total = total[0] + sums, total[1] + sums_of_squares / num_noises**2
+            sums, sums_of_squares, noise = fit.influences(v, residual, weights, whitening, centre)
+            total = total[0] + sums, total[1] + sums_of_squares
             return total, jnp.concatenate([means, noise[None]])
 
         start = jnp.zeros((d, d + 1), dtype), jnp.zeros((d, d + 1), dtype)

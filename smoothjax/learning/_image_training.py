@@ -26,7 +26,7 @@ from .._files.checkpoint import fingerprint, load_state, open_folder, read_confi
 from .._kinds import checks_kinds
 from ._noise_conditioned import Architecture, ConvolutionalArchitecture, MLPArchitecture
 from ._preconditioned import P_MEAN, P_STD, PreconditionedDenoiser, edm_loss
-from ._training import TrainingRun
+from ._training import TrainingRun, adam, step_down
 
 _ARCHITECTURES = {"mlp": MLPArchitecture, "convolutional": ConvolutionalArchitecture}
 _KINDS = {kind: name for name, kind in _ARCHITECTURES.items()}
@@ -52,7 +52,7 @@ class _Settings:
     p_std: float
 
     def optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_steps))
+        return adam(self.learning_rate, self.num_steps)
 
 
 @checks_kinds
@@ -331,10 +331,9 @@ def _advance(
                 p_std=settings.p_std,
             )
 
-        value, gradient = jax.value_and_grad(loss)(state.parameters)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
+        (parameters, optimizer_state), value = step_down(
+            optimizer, loss, state.parameters, state.optimizer
+        )
         i = state.step.astype(value.dtype)
         decay = jnp.minimum(settings.ema_decay, (1 + i) / (10 + i))
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, parameters)

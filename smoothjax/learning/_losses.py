@@ -15,6 +15,7 @@ from .._checks import (
     checked,
     require_parameters,
 )
+from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
 from .._levels import as_level
 from .._line import as_gaps, mixture_log_density
@@ -35,7 +36,9 @@ def weight_penalty(model: Any) -> Float[Array, ""]:
         18.0
     """
     arrays = require_parameters(model)
-    return 0.5 * sum((jnp.sum(a**2) for a in arrays if a.ndim >= 2), jnp.zeros(()))
+    dtype = common_dtype(*arrays)
+    squares = (jnp.sum(a**2).astype(dtype) for a in arrays if a.ndim >= 2)
+    return 0.5 * sum(squares, jnp.zeros((), dtype))
 
 
 @checks_kinds

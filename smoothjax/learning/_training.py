@@ -40,6 +40,27 @@ class TrainingRun(NamedTuple):
     """The loss at evenly spaced steps."""
 
 
+def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    """Adam with a learning rate that falls to zero as a cosine."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+
+def step_down(
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Any], Float[Array, ""]],
+    parameters: Any,
+    state: Any,
+    factor: Array | None = None,
+) -> tuple[tuple[Any, Any], Float[Array, ""]]:
+    """One step, times a factor if there is one: parameters and the optimizer's state after it, and the loss before."""
+    value, gradient = jax.value_and_grad(loss)(parameters)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
+        updates, state = optimizer.update(gradient, state, parameters)
+    if factor is not None:
+        updates = jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
+    return (optax.apply_updates(parameters, updates), state), value
+
+
 @checks_kinds
 def train(
     loss: Callable[[Any, PRNGKeyArray], Float[Array, ""]],
@@ -74,20 +95,16 @@ def train(
     key = as_key(key)
     num_steps = as_positive_integer(num_steps, "num_steps")
     records = min(as_positive_integer(num_records, "num_records"), num_steps)
-    optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
+    optimizer = adam(1.0, num_steps)
     rate = require_positive(learning_rate, "learning_rate")
     require_parameters(model)
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
 
     def step(carry, i):
         parameters, state = carry
-        value, gradient = jax.value_and_grad(
-            lambda parameters: loss(eqx.combine(parameters, static), jax.random.fold_in(key, i))
-        )(parameters)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
-            updates, state = optimizer.update(gradient, state, parameters)
-        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
-        return (optax.apply_updates(parameters, updates), state), value
+        of = lambda parameters: loss(eqx.combine(parameters, static), jax.random.fold_in(key, i))  # noqa: E731
+        # The rate may be traced: a factor, and no part of the schedule.
+        return step_down(optimizer, of, parameters, state, rate)
 
     def record(carry, block):
         carry, values = jax.lax.scan(step, carry, block)

@@ -1,5 +1,6 @@
 """Measures of what was generated and of how denoisers differ, with standard errors or intervals."""
 
+from . import _of_samples as _of_samples
 from ._agreement import determination_r2 as determination_r2
 from ._agreement import pearson_r2 as pearson_r2
 from ._curl import curl as curl
@@ -14,6 +15,7 @@ from ._distances import wasserstein_1d as wasserstein_1d
 from ._effective_neighbours import effective_neighbours as effective_neighbours
 from ._effective_rank import effective_rank as effective_rank
 from ._estimate import Estimate as Estimate
+from ._estimate import IntervalEstimate as IntervalEstimate
 from ._estimate import mean_estimate as mean_estimate
 from ._estimate import ratio_of_means as ratio_of_means
 from ._estimate import root_of_mean as root_of_mean
@@ -32,6 +34,8 @@ from ._memorization import MemorizationFraction as MemorizationFraction
 from ._memorization import memorization_fraction as memorization_fraction
 from ._neighbours import nearest_neighbours as nearest_neighbours
 from ._registry import Measure as Measure
+from ._registry import SampleMeasure as SampleMeasure
+from ._registry import always as always
 from ._registry import defaults as defaults
 from ._registry import get as get
 from ._registry import names as names

@@ -1,4 +1,4 @@
-"""A number with its standard error, and the interval of a binomial fraction."""
+"""A number with its standard error or interval, and the interval of a binomial fraction."""
 
 import functools
 import math
@@ -70,6 +70,24 @@ def _format(value: float, error: float) -> str:
         return f"{value:.10g} ± {error:.0e}"
     unit = 10.0**power
     return f"({value / unit:.{decimals}f} ± {error / unit:.{decimals}f})e{power:+03d}"
+
+
+class IntervalEstimate(eqx.Module):
+    """An estimate with a confidence interval, where a standard error would say too little: a fraction near zero, say.
+
+    Attributes:
+        value: the estimate, shape ().
+        interval: its lower and upper end, shape (2,); the function that made it says of which coverage.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> share = sj.measures.IntervalEstimate(jnp.array(0.0), sj.measures.wilson_interval(0, 10))
+        >>> print(share.interval.round(2))
+        [0.   0.28]
+    """
+
+    value: Float[Array, ""]
+    interval: Float[Array, "2"]
 
 
 def _as_sample(values: Any, name: str) -> Float[Array, " n"]:

@@ -6,6 +6,7 @@ from .._checks import shown as _shown
 from .._kinds import checks_kinds as _checks_kinds
 from ..experiments import Comparison, get_experiment
 from ._comparison import plot_curves as plot_curves
+from ._comparison import plot_sample_measures as plot_sample_measures
 from ._comparison import plot_samples as plot_samples
 
 if TYPE_CHECKING:
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 
 @_checks_kinds
 def figures(comparison: Comparison) -> "dict[str, Figure]":
-    """All figures of a comparison by name: what was generated, and the curves over noise levels."""
-    return {"samples": plot_samples(comparison), "curves": plot_curves(comparison)}
+    """All figures of a comparison by name: what was generated, measures of that, and the curves over noise levels."""
+    return {
+        "samples": plot_samples(comparison),
+        "sample-measures": plot_sample_measures(comparison),
+        "curves": plot_curves(comparison),
+    }
 
 
 @_checks_kinds

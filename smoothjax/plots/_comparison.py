@@ -1,4 +1,4 @@
-"""Figures of comparisons: what was generated, and curves over noise levels."""
+"""Figures of comparisons: what was generated, measures of that, and curves over noise levels."""
 
 import itertools
 import math
@@ -141,6 +141,47 @@ def _plot_plane(comparison: Comparison) -> "Figure":
     axes[0, 0].set_ylabel(labels[1])
     axes[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
     return figure
+
+
+@checks_kinds
+def plot_sample_measures(comparison: Comparison) -> "Figure":
+    """A panel for each measure of samples: a point for each mechanism, and a dashed line for fresh points of the data's law.
+
+    Bars are two standard errors, or the interval that the measure gives.
+    """
+    results, taken = comparison.results, comparison.sample_measures()
+    names = [str(name) for name in results.mechanism.values]
+    size = (3.2 * len(taken) + 1, 0.35 * len(names) + 1.5)
+    figure, axes = new_figure(1, len(taken), size, sharey=True)
+    for measure, ax in zip(taken, axes[0], strict=True):
+        values = results[measure.shown].values
+        low, high = _ends(results, measure.shown)
+        for i, value in enumerate(values):
+            ax.plot([low[i], high[i]], [i, i], color=COLOURS[i % len(COLOURS)], lw=1.4)
+            ax.plot(value, i, "o", color=COLOURS[i % len(COLOURS)], ms=5)
+        null = f"{measure.shown}_null"
+        if null in results:
+            ax.axvline(float(results[null]), color="#666666", ls="--", lw=1)
+            ax.axvspan(*map(float, _ends(results, null)), color="#999999", alpha=0.2, lw=0)
+        ax.set_title(measure.description, loc="left", fontsize=9, wrap=True)
+        ax.set_xlabel(measure.label)
+        if measure.is_logarithmic:
+            ax.set_xscale("log")
+        ax.set_xlim(*measure.limits)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+def _ends(results: Any, name: str) -> tuple[Any, Any]:
+    """Of the interval of a number, or two standard errors about it; the number itself where neither is known."""
+    value = results[name].values
+    if f"{name}_interval" in results:
+        interval = results[f"{name}_interval"]
+        return interval.sel(bound="low").values, interval.sel(bound="high").values
+    error = results[f"{name}_se"].values if f"{name}_se" in results else 0
+    return value - 2 * error, value + 2 * error
 
 
 @checks_kinds

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, as_log_weights, require_positive
+from .._checks import RealScalar, as_float_array, require_positive
 from .._kinds import checks_kinds
+from .._numerics import as_log_weights
 from ..measures import Estimate
 from ._endpoint_density import require_interval
 from ._endpoint_moments import variance_of

@@ -9,8 +9,9 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
-from .._checks import RealScalar, as_float_array, as_log_weights, is_concrete, require_positive
+from .._checks import RealScalar, as_float_array, is_concrete, require_positive
 from .._kinds import checks_kinds
+from .._numerics import as_log_weights
 from ..denoisers import GaussianDenoiser
 from ._semiclassical import Semiclassical, warn_of_large_shifts
 

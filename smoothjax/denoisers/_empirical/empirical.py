@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._checks import RealScalar, as_log_weights, as_points, as_positive_integer, require_finite
+from ..._checks import RealScalar, as_points, as_positive_integer, require_finite
 from ..._jax.largest import LANES
 from ..._kinds import checks_kinds
+from ..._numerics import as_log_weights
 from .._posterior.point_posterior import (
     PosteriorSummary,
     WeightedChunk,

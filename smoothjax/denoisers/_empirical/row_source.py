@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 
 from ..._checks import (
-    as_log_weights,
     as_positive_integer,
     import_optional,
     refuse_masked,
@@ -23,6 +22,7 @@ from ..._checks import (
     working_dtype,
 )
 from ..._files.npy import Unreadable, map_array
+from ..._numerics import as_log_weights
 from .row_file import ALIGNMENT, OpenRowFile, RowFile, memory_for, place_of
 
 # Bytes of a chunk: large enough that reading from a disk is sequential, small beside any memory (measured: from 8 MiB to

@@ -14,11 +14,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from ..._checks import RealScalar, as_log_weights
+from ..._checks import RealScalar
 from ..._jax.batching import over_queries
 from ..._jax.derivatives import is_zero
 from ..._jax.precision import HIGHEST
 from ..._kinds import checks_kinds
+from ..._numerics import as_log_weights
 from .._posterior.merge import merge_over_devices, partial_posterior, summary
 from .._posterior.point_posterior import (
     PosteriorSummary,

@@ -14,7 +14,6 @@ from ..._checks import (
     RealScalar,
     as_float_array,
     as_integer,
-    as_log_weights,
     as_points,
     as_seed,
     import_optional,
@@ -23,6 +22,7 @@ from ..._checks import (
 from ..._jax.precision import HIGHEST
 from ..._keys import seed_of_32_bits
 from ..._kinds import checks_kinds
+from ..._numerics import as_log_weights
 from .._base import AbstractPosteriorDenoiser, as_vector
 from .gaussian import GaussianDenoiser, resolvent
 from .mixture_components import expectation_maximisation, stacked_components

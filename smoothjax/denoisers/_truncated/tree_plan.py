@@ -189,6 +189,30 @@ def plan_group(tree: Tree, group: Query, origin: Array, log_mass: Array, toleran
     lever = jnp.minimum(2 * (jnp.linalg.norm(high - low) + typical), tree.diameter)
     out = left_out_moved + left_out * lever
     by_terms = jnp.where(allowed, expanded_moved + in_sum * lever, jnp.inf)
+    is_out, is_expanded, is_weighed = _treatments(tree, out, by_terms, tolerance)
+
+    def summed(of_out, of_expanded):
+        parts = jnp.where(is_out, of_out, jnp.where(is_expanded, of_expanded, 0))
+        return 1.001 * (jnp.sum(parts) + len(parts) * tiny)
+
+    return Plan(
+        is_expanded,
+        is_weighed,
+        largest,
+        summed(left_out, in_sum),
+        summed(left_out_moved, expanded_moved),
+        log_mass,
+    )
+
+
+def _treatments(
+    tree: Tree, out: Array, by_terms: Array, tolerance: Array
+) -> tuple[Bool[Array, " nodes"], Bool[Array, " nodes"], Bool[Array, " leaves"]]:
+    """Which nodes are left out and which expanded, and which leaves are weighed, so that the bounds sum to the tolerance.
+
+    `out` and `by_terms` bound what the first two change. A node whose bound is above a share of the tolerance is divided,
+    and the share is lowered until all of them stay within it, or `DIVISIONS` times.
+    """
     first_leaf = 2**tree.depth - 1
 
     def divide(state):
@@ -211,20 +235,7 @@ def plan_group(tree: Tree, group: Query, origin: Array, log_mass: Array, toleran
         share = share * jnp.clip(0.7 * tolerance / total, 0.05, 0.7)
         return share, count + 1, divide((share,))
 
-    share = tolerance / SHARES[d]
+    share = tolerance / SHARES[len(tree.centre)]
     state = (share, 0, divide((share,)))
     state = lax.while_loop(lambda s: (s[2][0] > tolerance) & (s[1] < DIVISIONS), again, state)
-    _, is_out, is_expanded, is_weighed = state[2]
-
-    def summed(of_out, of_expanded):
-        parts = jnp.where(is_out, of_out, jnp.where(is_expanded, of_expanded, 0))
-        return 1.001 * (jnp.sum(parts) + len(parts) * tiny)
-
-    return Plan(
-        is_expanded,
-        is_weighed,
-        largest,
-        summed(left_out, in_sum),
-        summed(left_out_moved, expanded_moved),
-        log_mass,
-    )
+    return state[2][1:]

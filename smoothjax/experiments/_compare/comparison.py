@@ -10,7 +10,7 @@ import numpy as np
 from ..._files.store import Arrays
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser
-from ...measures import Measure, defaults, get
+from ...measures import Measure, SampleMeasure, get
 from .effort import Effort
 from .settings import CompareSettings, curve_levels
 from .units import spread_of
@@ -40,18 +40,26 @@ class Comparison:
 
     def measures(self) -> tuple[Measure, ...]:
         """The measures that were taken at each noise level, as they are registered."""
-        return tuple(map(get, self.results.attrs["measures"].split()))
+        taken = map(get, self.results.attrs["measures"].split())
+        return tuple(one for one in taken if isinstance(one, Measure))
+
+    def sample_measures(self) -> tuple[SampleMeasure, ...]:
+        """The measures that were taken of the samples, as they are registered."""
+        taken = map(get, self.results.attrs["sample_measures"].split())
+        return tuple(one for one in taken if isinstance(one, SampleMeasure))
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the summary table, as text."""
         r, taken = self.results, self.measures()
+        # First whether there is more to a mechanism than copies.
+        first, *others = self.sample_measures()
         level = float(r.level[int(np.argmin(np.abs(np.log(r.level.values / float(r.data_scale)))))])
         header = [
             "mechanism",
-            "memorised [95 %]",
+            first.label,
             f"log-likelihood at {float(r.noise_floor):.3g} (nats)",
             f"entropy, bits/coordinate (noise alone {float(r.noise_entropy):.2f})",
-            "Fréchet",
+            *(one.label for one in others),
             *(f"{one.name} at {level:.3g}" for one in taken),
         ]
         rows = []
@@ -61,19 +69,19 @@ class Comparison:
             rows.append(
                 [
                     str(name),
-                    _interval(s.memorized, s.memorized_interval),
-                    _with_error(s.log_likelihood, s.log_likelihood_se),
+                    _cell(s, first.shown),
+                    _cell(s, "log_likelihood"),
                     f"{float(s.entropy_bits):.3f}",
-                    f"{float(s.frechet):.3g}",
-                    *(_with_error(at[one.shown], at[f"{one.shown}_se"]) for one in taken),
+                    *(_cell(s, one.shown) for one in others),
+                    *(_cell(at, one.shown) for one in taken),
                 ]
             )
         null = [
             "held-out data",
-            _interval(r.memorized_null, r.memorized_null_interval),
+            _cell(r, f"{first.shown}_null"),
             "",
             "",
-            f"{float(r.frechet_null):.3g}",
+            *(_cell(r, f"{one.shown}_null") for one in others),
             *("" for _ in taken),
         ]
         return header, [*rows, null]
@@ -98,88 +106,120 @@ def label(
 ) -> "xarray.Dataset":
     """Everything as one labelled data set."""
     names = list(efforts)
+    coordinates = {
+        "mechanism": names,
+        "other": names,
+        "level": np.asarray(curve_levels(settings, train)),
+        "bound": ["low", "high"],
+    }
+    at_levels = tuple(dict.fromkeys(one for effort in efforts.values() for one in effort.measures))
+    of_samples = [one.name for one in settings.of_samples()]
+    variables = {
+        **_of_mechanisms(parts, efforts),
+        **_of_all(parts, train, settings),
+    }
+    measured = {
+        **_of_samples(parts, names, of_samples),
+        **_at_levels(parts, names, at_levels, settings.num_levels),
+    }
+    for key in measured:
+        if key in variables or key in coordinates:
+            raise ValueError(
+                f"A measure gives {key!r}, which is a name of the comparison's own; call it otherwise."
+            )
+    results = xarray.Dataset(
+        variables | measured,
+        coords=coordinates,
+        attrs={
+            "data": train.name,
+            "num_train": len(train),
+            "num_held_out": len(held_out),
+            "measures": " ".join(at_levels),
+            "sample_measures": " ".join(of_samples),
+        },
+    )
+    units = {get(one).shown: get(one).unit for one in (*of_samples, *at_levels)}
+    for key, unit in (_UNITS | units).items():
+        results[key].attrs["units"] = unit
+    results["level"].attrs["long_name"] = "noise level in data units"
+    return results
+
+
+_UNITS = {
+    "log_likelihood": "nats",
+    "entropy_bits": "bits a coordinate, of densities in data units at the noise floor",
+    "noise_entropy": "bits a coordinate, of noise of the noise floor alone",
+    "terminal_mismatch": "nats",
+    "terminal_mismatch_bound": "nats",
+    "rmse": "data units a coordinate (root mean square)",
+}
+
+
+def _of_mechanisms(parts: dict[str, Arrays], efforts: Mapping[str, Effort]) -> dict[str, Any]:
+    """What was generated and how likely held-out points are, with what was spent on it."""
     dims = {
         "samples": ("sample", "coordinate"),
         "nearest": ("sample",),
         "nearest_distance": ("sample",),
-        "memorized": (),
-        "memorized_interval": ("bound",),
-        "frechet": (),
         "log_likelihood": (),
         "log_likelihood_se": (),
         "entropy_bits": (),
         "log_likelihoods": ("point",),
     }
-    kinds = ("samples", "memorization", "likelihood")
-    merged = [
-        {k: v for kind in kinds for k, v in parts[f"{kind}-{name}"].items()} for name in names
-    ]
-    variables: dict[str, Any] = {
-        key: (("mechanism", *dim), np.stack([one[key] for one in merged]))
-        for key, dim in dims.items()
-    }
-    # Of each mechanism what was taken of it; NaN for what was not.
-    taken = tuple(dict.fromkeys(one for effort in efforts.values() for one in effort.measures))
-    num_levels = len(curve_levels(settings, train))
-    for measure in taken:
-        found = [parts.get(f"{measure}-{name}", {}) for name in names]
-        for key in dict.fromkeys(key for one in found for key in one):
-            nothing = np.full(num_levels, np.nan)
-            values = np.stack([one.get(key, nothing) for one in found])
-            variables[key] = (("mechanism", "level"), values)
-    for key, value in parts["rmse"].items():
-        variables[key] = (("mechanism", "other", "level"), value)
+    merged = [{**parts[f"samples-{name}"], **parts[f"likelihood-{name}"]} for name in efforts]
     # Zero for what was not used: the exact trace has no probes, the adaptive flow no given number of steps.
     spent = {
         "likelihood_points": [effort.likelihood_points for effort in efforts.values()],
         "likelihood_probes": [effort.num_probes or 0 for effort in efforts.values()],
         "sampler_steps": [effort.steps or 0 for effort in efforts.values()],
     }
-    variables |= {key: (("mechanism",), np.array(numbers)) for key, numbers in spent.items()}
-    for key, value in parts["neighbours"].items():
-        variables[key] = (("level",), value)
-    for key, value in parts["terminal"].items():
-        variables[key] = ((), value)
-    null = merged[0]
-    for key in ("memorized_null", "frechet_null"):
-        variables[key] = ((), null[key])
-    variables["memorized_null_interval"] = (("bound",), null["memorized_null_interval"])
-    variables["noise_floor"] = ((), np.asarray(settings.noise_floor))
-    variables["noise_entropy"] = ((), np.asarray(noise_entropy_bits(settings.noise_floor)))
-    variables["data_scale"] = (
-        (),
-        np.asarray(spread_of(train.points)),
-    )
-    units = {
-        "log_likelihood": "nats",
-        "entropy_bits": "bits a coordinate, of densities in data units at the noise floor",
-        "noise_entropy": "bits a coordinate, of noise of the noise floor alone",
-        "frechet": "squared data units",
-        "terminal_mismatch": "nats",
-        "terminal_mismatch_bound": "nats",
-        "rmse": "data units a coordinate (root mean square)",
-        **{get(measure).shown: get(measure).unit for measure in taken},
-        "memorized": "fraction of samples with d1/d2 < 1/3",
+    return {
+        key: (("mechanism", *dim), np.stack([one[key] for one in merged]))
+        for key, dim in dims.items()
+    } | {key: (("mechanism",), np.array(numbers)) for key, numbers in spent.items()}
+
+
+def _of_samples(parts: dict[str, Arrays], names: list[str], taken: list[str]) -> dict[str, Any]:
+    """The measures of samples: of each mechanism, and once of true points."""
+    merged = [
+        {key: value for one in taken for key, value in parts[f"{one}-{name}"].items()}
+        for name in names
+    ]
+    variables: dict[str, Any] = {}
+    for key, value in merged[0].items():
+        dims = ("bound",) if np.ndim(value) else ()
+        if key.removesuffix("_interval").removesuffix("_se").endswith("_null"):
+            variables[key] = (dims, value)
+        else:
+            variables[key] = (("mechanism", *dims), np.stack([one[key] for one in merged]))
+    return variables
+
+
+def _at_levels(
+    parts: dict[str, Arrays], names: list[str], taken: tuple[str, ...], num_levels: int
+) -> dict[str, Any]:
+    """The measures at each noise level: of each mechanism what was taken of it; NaN for what was not."""
+    variables: dict[str, Any] = {}
+    nothing = np.full(num_levels, np.nan)
+    for measure in taken:
+        found = [parts.get(f"{measure}-{name}", {}) for name in names]
+        for key in dict.fromkeys(key for one in found for key in one):
+            values = np.stack([one.get(key, nothing) for one in found])
+            variables[key] = (("mechanism", "level"), values)
+    return variables
+
+
+def _of_all(parts: dict[str, Arrays], train: Dataset, settings: CompareSettings) -> dict[str, Any]:
+    """What is of all mechanisms at once, or of the data alone."""
+    floor = settings.noise_floor
+    return {
+        **{key: (("mechanism", "other", "level"), value) for key, value in parts["rmse"].items()},
+        **{key: (("level",), value) for key, value in parts["neighbours"].items()},
+        **{key: ((), value) for key, value in parts["terminal"].items()},
+        "noise_floor": ((), np.asarray(floor)),
+        "noise_entropy": ((), np.asarray(noise_entropy_bits(floor))),
+        "data_scale": ((), np.asarray(spread_of(train.points))),
     }
-    results = xarray.Dataset(
-        variables,
-        coords={
-            "mechanism": names,
-            "other": names,
-            "level": np.asarray(curve_levels(settings, train)),
-            "bound": ["low", "high"],
-        },
-        attrs={
-            "data": train.name,
-            "num_train": len(train),
-            "num_held_out": len(held_out),
-            "measures": " ".join(taken),
-        },
-    )
-    for key, unit in units.items():
-        results[key].attrs["units"] = unit
-    results["level"].attrs["long_name"] = "noise level in data units"
-    return results
 
 
 def noise_entropy_bits(sigma: Any) -> float:
@@ -203,6 +243,7 @@ def notes(
     by_flow = [n for n, d in denoisers.items() if not isinstance(d, AbstractPosteriorDenoiser)]
     estimated = [name for name, effort in efforts.items() if effort.num_probes is not None]
     fixed = [name for name in estimated if settings.steps is None]
+    first, *others = settings.of_samples()
     notes = [
         f"{len(train)} training points of '{train.name}' in {train.dim} dimensions; "
         f"{len(held_out)} held-out points ('{held_out.name}').",
@@ -213,8 +254,7 @@ def notes(
             if fixed
             else "."
         ),
-        "Memorised: fraction of samples with d1/d2 < 1/3 (distances to the first and second nearest training point), with "
-        "its 95 % Wilson interval; the last row is the same for held-out points.",
+        first.note,
         f"Log-likelihood: of held-out points plus noise of level {settings.noise_floor:.4g}, at that level, on average; "
         + (f"by the probability flow for {', '.join(by_flow)}" if by_flow else "in closed form")
         + (
@@ -233,8 +273,7 @@ def notes(
         "Gaussian with their mean and covariance where a flow gives a likelihood: the two differ by at most "
         f"{float(results.terminal_mismatch):.2g} nats at the noisy held-out points, and provably by less than "
         f"{float(results.terminal_mismatch_bound):.2g} at all but 2e-8 of the law.",
-        "Fréchet: squared 2-Wasserstein distance between Gaussians fitted to samples and held-out points, in data "
-        "coordinates; the last row is that of as many training points.",
+        *(one.note for one in others),
         "Measures at one noise level: at that of the curves which is nearest to the data's scale.",
         *(get(measure).note for measure in results.attrs["measures"].split()),
         *(
@@ -246,12 +285,23 @@ def notes(
 
 
 def _skipped(efforts: Mapping[str, Effort], settings: CompareSettings) -> dict[str, list[str]]:
-    wanted = settings.measures or defaults()
+    wanted = settings.at_levels()
     skipped = {
-        name: [one for one in wanted if one not in effort.measures]
+        name: [one.name for one in wanted if one.name not in effort.measures]
         for name, effort in efforts.items()
     }
     return {name: some for name, some in skipped.items() if some}
+
+
+def _cell(results: "xarray.Dataset", name: str) -> str:
+    """A number of the table with what is known of its error; empty where it is not there."""
+    if name not in results:
+        return ""
+    if f"{name}_interval" in results:
+        return _interval(results[name], results[f"{name}_interval"])
+    if f"{name}_se" in results:
+        return _with_error(results[name], results[f"{name}_se"])
+    return f"{float(results[name]):.3g}"
 
 
 def _with_error(value: "xarray.DataArray", error: "xarray.DataArray") -> str:

@@ -6,7 +6,7 @@ import jax
 
 from ..._jax.blocks import DEFAULT_BATCH_SIZE
 from ...denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
-from ...measures import defaults, get
+from ...measures import Measure
 from .settings import CompareSettings
 
 # Held-out points at which denoisers are compared and likelihoods taken: standard errors of a few per cent.
@@ -48,13 +48,17 @@ class Effort(NamedTuple):
 def effort_of(denoiser: Denoiser, dim: int, num_points: int, settings: CompareSettings) -> Effort:
     """Everything for denoisers that know the trace of their Jacobian; for others in high dimension, what is affordable."""
     num = min(num_points, MAX_EVALUATION_POINTS)
-    chosen = settings.measures or defaults()
+    chosen = settings.at_levels()
     if dim <= MAX_EXACT_DIM or _knows_trace(denoiser):
-        return Effort(num, None, settings.steps, DEFAULT_BATCH_SIZE, chosen)
+        return Effort(num, None, settings.steps, DEFAULT_BATCH_SIZE, _names(chosen))
     steps = HEUN_STEPS if settings.steps is None else settings.steps
-    affordable = tuple(name for name in chosen if get(name).calls <= MAX_CALLS)
-    taken = chosen if settings.measures else affordable
-    return Effort(min(num, ESTIMATED_POINTS), NUM_PROBES, steps, BATCH_SIZE, taken)
+    if not settings.measures:
+        chosen = tuple(one for one in chosen if one.calls <= MAX_CALLS)
+    return Effort(min(num, ESTIMATED_POINTS), NUM_PROBES, steps, BATCH_SIZE, _names(chosen))
+
+
+def _names(chosen: tuple[Measure, ...]) -> tuple[str, ...]:
+    return tuple(one.name for one in chosen)
 
 
 def _knows_trace(denoiser: Denoiser) -> bool:

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -35,6 +36,11 @@ def parts_of(
     settings: CompareSettings,
 ) -> dict[str, _Part]:
     """The job in pieces: each gets the pieces before it, and is a function of its inputs alone."""
+    for measure in (*settings.at_levels(), *settings.of_samples()):
+        if measure.name in _OWN:
+            raise ValueError(
+                f"A measure cannot be called {measure.name!r}, as a part of every comparison is; call it otherwise."
+            )
     # A key for each use, so that no part's numbers depend on which parts were computed before.
     key = key_of(settings.seed)
     keys = {use: jax.random.fold_in(key, i) for i, use in enumerate(_USES)}
@@ -46,14 +52,19 @@ def parts_of(
         parts[f"samples-{name}"] = functools.partial(
             _samples, denoiser, train, settings, effort, keys["noise"]
         )
-        parts[f"memorization-{name}"] = functools.partial(_memorization, name, train, held_out)
+        for measure in settings.of_samples():
+            parts[f"{measure.name}-{name}"] = functools.partial(
+                _of_samples, measure, name, train, held_out, keys["of samples"]
+            )
         parts[f"likelihood-{name}"] = functools.partial(
             _likelihood, denoiser, train, points, settings, effort, keys["likelihood"]
         )
-        for measure in effort.measures:
-            parts[f"{measure}-{name}"] = functools.partial(
+        for measure in settings.at_levels():
+            if measure.name not in effort.measures:
+                continue
+            parts[f"{measure.name}-{name}"] = functools.partial(
                 _measure,
-                measures.get(measure),
+                measure,
                 denoiser,
                 train,
                 points,
@@ -71,7 +82,9 @@ def parts_of(
     return parts
 
 
-_USES = ("noise", "likelihood", "measures", "rmse")
+_USES = ("noise", "likelihood", "measures", "rmse", "of samples")
+# Of each denoiser, beside its measures.
+_OWN = ("samples", "likelihood", "outputs")
 
 
 def _samples(
@@ -102,19 +115,29 @@ def _samples(
     return {"samples": samples, "nearest": index[:, 0], "nearest_distance": distance[:, 0]}
 
 
-def _memorization(name: str, train: Dataset, held_out: Dataset, done: dict[str, Arrays]) -> Arrays:
+def _of_samples(
+    measure: measures.SampleMeasure,
+    name: str,
+    train: Dataset,
+    held_out: Dataset,
+    key: PRNGKeyArray,
+    done: dict[str, Arrays],
+) -> Arrays:
     samples = jnp.asarray(done[f"samples-{name}"]["samples"])
-    memorized = measures.memorization_fraction(samples, train.points, null=held_out.points)
-    # As many training points as samples: the distance has a bias that depends on both numbers.
-    null = train.points[: len(samples)]
-    return {
-        "memorized": memorized.fraction,
-        "memorized_interval": memorized.interval,
-        "memorized_null": memorized.null_fraction,
-        "memorized_null_interval": memorized.null_interval,
-        "frechet": measures.frechet_distance(samples, held_out.points),
-        "frechet_null": measures.frechet_distance(null, held_out.points),
-    }
+    return _arrays(measure.numbers(samples, train.points, held_out.points, key))
+
+
+def _arrays(found: Mapping[str, Any]) -> Arrays:
+    """Estimates by name as arrays, those of standard errors and intervals under names of their own."""
+    arrays: dict[str, Any] = {}
+    for name, one in found.items():
+        if isinstance(one, measures.Estimate):
+            arrays |= {name: one.value, f"{name}_se": one.standard_error}
+        elif isinstance(one, measures.IntervalEstimate):
+            arrays |= {name: one.value, f"{name}_interval": one.interval}
+        else:
+            arrays[name] = one
+    return arrays
 
 
 def _likelihood(
@@ -220,9 +243,7 @@ def _measure(
         )
 
     run = eqx.filter_jit(lambda d, levels: jax.lax.map(functools.partial(at, d), levels))
-    found = run(denoiser, levels)
-    values = {name: one.value for name, one in found.items()}
-    return values | {f"{name}_se": one.standard_error for name, one in found.items()}
+    return _arrays(run(denoiser, levels))
 
 
 def _outputs(

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ... import measures
 from ..._checks import as_positive_integer, require_positive
 from ...datasets import Dataset
+from ...measures import Measure, SampleMeasure
 from .units import spread_of
 
 # EDM's range 0.002 .. 80 is meant for data of this standard deviation a coordinate.
@@ -33,8 +34,9 @@ class CompareSettings:
         noise_floor: noise level at which log-likelihoods are meant. By default a tenth of the data's standard deviation a
             coordinate.
         num_levels: noise levels of the curves.
-        measures: of each denoiser at each of these levels, by name (`smoothjax.measures.names()`). By default those of
-            `smoothjax.measures.defaults()`; of denoisers whose calls are costly, without those that take many.
+        measures: of each denoiser at each of these levels, or of its samples, by name (`smoothjax.measures.names()`). By
+            default those of `smoothjax.measures.defaults()`; of denoisers whose calls are costly, without those that take
+            many. Those of `smoothjax.measures.always()`, of samples, are taken in any case.
 
     Example:
         >>> import smoothjax as sj
@@ -71,6 +73,16 @@ class CompareSettings:
         for name in ("sigma_max", "sigma_min", "noise_floor"):
             if getattr(self, name) is not None:
                 require_positive(getattr(self, name), name)
+
+    def at_levels(self) -> tuple[Measure, ...]:
+        """The measures at each noise level: those asked for, or else those by default."""
+        chosen = map(measures.get, self.measures or measures.defaults())
+        return tuple(one for one in chosen if isinstance(one, Measure))
+
+    def of_samples(self) -> tuple[SampleMeasure, ...]:
+        """The measures of samples: those of every comparison, and those asked for."""
+        chosen = map(measures.get, dict.fromkeys((*measures.always(), *self.measures)))
+        return tuple(one for one in chosen if isinstance(one, SampleMeasure))
 
     def scaled_to(self, points: Float[Array, "n d"]) -> "CompareSettings":
         """The same with every noise level filled in for a training set."""

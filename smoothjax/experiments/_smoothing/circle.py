@@ -16,6 +16,7 @@ from ...denoisers import EmpiricalDenoiser
 from ...measures import wilson_interval
 from .._ensembles import member, noisy_points, states_at, train_ensemble
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .figures import plot_circle
 
 if TYPE_CHECKING:
@@ -127,24 +128,11 @@ def circle(
         }
 
     steps_and_control = (0, *num_steps)
-    cells = [(d, n, s) for d in dims for n in num_points for s in steps_and_control]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for d, n, steps in bar:
-        bar.set_description(f"{n} points in R^{d}, {steps} steps")
-        name = f"dim-{d}-points-{n}-steps-{steps}"
-        parts.append(store.get(name, lambda cell=(d, n, steps): run(*cell)))
-
-    shape, dims_of = (
-        (len(dims), len(num_points), len(steps_and_control)),
-        (
-            "dim",
-            "num_points",
-            "num_steps",
-        ),
-    )
-    stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-    arrays = {name: value.reshape(*shape, *value.shape[1:]) for name, value in stacked.items()}
+    settings = (dims, num_points, steps_and_control)
+    cells = cells_of(run, settings, "dim-{}-points-{}-steps-{}", "{1} points in R^{0}, {2} steps")
+    parts = sweep(store, cells, progress)
+    dims_of = ("dim", "num_points", "num_steps")
+    arrays = {name: by_cell(parts, name, *map(len, settings)) for name in parts[0]}
     total = arrays["count"].sum(axis=3)
     new = np.where(np.asarray(KINDS) == "vertex", 0, total)
     results = {
@@ -153,15 +141,9 @@ def circle(
         "samples": ((*dims_of, "sample", "coordinate"), arrays["samples"]),
     }
     for name, counts in (("fraction", total), ("among_new", new)):
-        trials = counts.sum(axis=-1, keepdims=True)
-        some = np.maximum(trials, 1)
-        interval = np.asarray(wilson_interval(counts.astype(float), some.astype(float)))
-        # Nothing new, nothing to divide by.
-        results[name] = ((*dims_of, "kind"), np.where(trials > 0, counts / some, np.nan))
-        results[f"{name}_interval"] = (
-            (*dims_of, "kind", "end"),
-            np.where(trials[..., None] > 0, interval, np.nan),
-        )
+        share, interval = shares(counts)
+        results[name] = ((*dims_of, "kind"), share)
+        results[f"{name}_interval"] = ((*dims_of, "kind", "end"), interval)
     return xarray.Dataset(
         results,
         coords={
@@ -172,6 +154,17 @@ def circle(
             "end": ["lower", "upper"],
         },
         attrs=configuration,
+    )
+
+
+def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each kind, along the last axis, with their 95 % Wilson intervals; NaN where there is nothing to divide by."""
+    trials = counts.sum(axis=-1, keepdims=True)
+    some = np.maximum(trials, 1)
+    interval = np.asarray(wilson_interval(counts.astype(float), some.astype(float)))
+    return (
+        np.where(trials > 0, counts / some, np.nan),
+        np.where(trials[..., None] > 0, interval, np.nan),
     )
 
 

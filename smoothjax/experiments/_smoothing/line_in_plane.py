@@ -14,6 +14,7 @@ from ...datasets import segment
 from ...smoothing import line_spread
 from .._ensembles import member, noisy_points, states_at, train_ensemble
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .figures import plot_line_in_plane
 
 if TYPE_CHECKING:
@@ -121,15 +122,12 @@ def line_in_plane(
         return {name: np.stack([one[name] for one in measured]) for name in measured[0]}
 
     closed = store.get("closed-forms", closed_forms)
-    bar = import_optional("tqdm").tqdm(penalties, disable=None if progress else True)
-    parts = []
-    for penalty in bar:
-        bar.set_description(f"networks, penalty {penalty:g}")
-        parts.append(store.get(f"penalty-{penalty:g}", lambda penalty=penalty: networks(penalty)))
+    cells = cells_of(networks, (penalties,), "penalty-{:g}", "networks, penalty {:g}")
+    parts = sweep(store, cells, progress)
     return xarray.Dataset(
         {name: (("kappa", "sigma"), value) for name, value in closed.items()}
         | {
-            name: (("penalty", "seed", "sigma"), np.stack([part[name] for part in parts]))
+            name: (("penalty", "seed", "sigma"), by_cell(parts, name, len(penalties)))
             for name in parts[0]
         },
         coords={"kappa": [np.inf, *kappas], "penalty": list(penalties), "sigma": levels},

@@ -1,6 +1,5 @@
 """How near the piecewise-linear smoother of two points comes to the smoothest score of the same loss."""
 
-import functools
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...smoothing import kappa_for_loss, piecewise_linear_non_smoothness, smoothest_score
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .figures import plot_optimality
 
 if TYPE_CHECKING:
@@ -62,21 +62,14 @@ def optimality(
     require_each(variances, "variances", require_positive)
     configuration = settings_of("optimality", locals())
     store = ResultStore(out, configuration)
-    cells = [(loss, variance) for loss in losses for variance in variances]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for loss, variance in bar:
-        bar.set_description(f"loss {loss:g}, variance {variance:g}")
-        compute = functools.partial(_cell, loss, variance)
-        parts.append(store.get(f"loss-{loss:g}-variance-{variance:g}", compute))
-    shape = (len(losses), len(variances))
+    cells = cells_of(
+        _cell, (losses, variances), "loss-{:g}-variance-{:g}", "loss {:g}, variance {:g}"
+    )
+    parts = sweep(store, cells, progress)
     dims = ("loss", "variance", "offset")
+    tables = {name: by_cell(parts, name, len(losses), len(variances)) for name in parts[0]}
     results = xarray.Dataset(
-        {
-            name: (dims[: 2 + parts[0][name].ndim], stacked.reshape(*shape, *stacked.shape[1:]))
-            for name in parts[0]
-            for stacked in [np.stack([part[name] for part in parts])]
-        },
+        {name: (dims[: table.ndim], table) for name, table in tables.items()},
         coords={"loss": list(losses), "variance": list(variances), "offset": OFFSETS},
         attrs=configuration,
     )

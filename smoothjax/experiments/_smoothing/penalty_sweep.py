@@ -14,6 +14,7 @@ from ..._kinds import checks_kinds
 from ...learning import TrainingRun, train_on_line
 from ...smoothing import effective_kappa, kappa_for_penalty, non_smoothness
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .figures import plot_penalty_sweep
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ def penalty_sweep(
     xarray = import_optional("xarray")
     configuration = settings_of("penalty-sweep", locals())
     store = ResultStore(out, configuration)
-    bar = import_optional("tqdm").tqdm(variances, disable=None if progress else True)
 
     def fit(variance: float) -> Arrays:
         sigma = variance**0.5
@@ -76,13 +76,11 @@ def penalty_sweep(
         )
         return {**_measure(run, sigma), "loss": run.losses[..., -1]}
 
-    parts = []
-    for variance in bar:
-        bar.set_description(f"variance {variance:g}")
-        parts.append(store.get(f"variance-{variance:g}", lambda variance=variance: fit(variance)))
+    cells = cells_of(fit, (variances,), "variance-{:g}", "variance {:g}")
+    parts = sweep(store, cells, progress)
     dims = ("sigma", "penalty", "seed")
     results = xarray.Dataset(
-        {key: (dims, np.stack([part[key] for part in parts])) for key in parts[0]},
+        {key: (dims, by_cell(parts, key, len(variances))) for key in parts[0]},
         coords={
             "sigma": np.sqrt(variances),
             "penalty": list(penalties),

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import datasets
@@ -20,6 +19,7 @@ from ...learning import LinearDistillation, distill_linear
 from ...mechanisms import get
 from .._data import train_and_held_out
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .figures import plot_linear_distillation
 
 if TYPE_CHECKING:
@@ -106,20 +106,15 @@ def linear_distillation(
         name: functools.cache(functools.partial(build, train, seed))
         for name, build in builders.items()
     }
-    cells = [(name, inputs) for name in mechanisms for inputs in INPUTS]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
 
     def of(name: str, inputs: str) -> Arrays:
         key = jax.random.fold_in(key_of(seed), INPUTS.index(inputs))
         return _measures(denoisers[name](), points[inputs], grid, key, gaussian, num_noises)
 
-    parts = []
-    for name, inputs in bar:
-        bar.set_description(f"{name}, {inputs}")
-        parts.append(store.get(f"{name}-{inputs}", functools.partial(of, name, inputs)))
-    shape, dims = (len(mechanisms), len(INPUTS), len(levels)), ("denoiser", "inputs", "sigma")
+    parts = sweep(store, cells_of(of, (mechanisms, INPUTS), "{}-{}", "{}, {}"), progress)
+    sizes, dims = (len(mechanisms), len(INPUTS)), ("denoiser", "inputs", "sigma")
     return xarray.Dataset(
-        {what: (dims, np.stack([p[what] for p in parts]).reshape(shape)) for what in parts[0]},
+        {what: (dims, by_cell(parts, what, *sizes)) for what in parts[0]},
         coords={"denoiser": list(mechanisms), "inputs": list(INPUTS), "sigma": list(levels)},
         attrs=configuration,
     )

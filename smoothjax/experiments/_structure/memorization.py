@@ -1,12 +1,15 @@
 """When trained networks copy their training set: against its size, and against their own."""
 
+import functools
+import itertools
 from typing import TYPE_CHECKING
 
-from ..._checks import as_positive_integer, import_optional
+from ..._checks import as_positive_integer
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
 from .._registry import experiment, settings_of
+from .._sweep import sweep
 from .figures import plot_memorization
 from .networks import (
     CURVE_DIMS,
@@ -116,15 +119,12 @@ def memorization(
             **bench.yardstick.curves(network, points),
         }
 
-    cells = [(n, width, i) for n, width in runs for i in range(num_seeds)]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for n, width, i in bar:
+    cells = []
+    for (n, width), i in itertools.product(runs, range(num_seeds)):
         name = f"points-{n}-width-{width}-seed-{seeds[i]}"
-        bar.set_description(f"{n} points, width {width}")
-        cell = (name, replicates[i], n, width)
-        parts.append(store.get(name, lambda cell=cell: run(*cell)))
-
+        compute = functools.partial(run, name, replicates[i], n, width)
+        cells.append((name, f"{n} points, width {width}", compute))
+    parts = sweep(store, cells, progress)
     sizes, sides = zip(*runs, strict=True)
     budget = num_steps * description["batch_size"]
     count = [num_parameters(MLPArchitecture(width, num_layers), dataset.dim) for width in sides]

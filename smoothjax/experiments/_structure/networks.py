@@ -27,6 +27,7 @@ from ...measures import (
     nearest_neighbours,
     same_noise_similarity,
 )
+from .._sweep import by_cell
 
 if TYPE_CHECKING:
     import xarray
@@ -273,10 +274,9 @@ def labelled(
 ) -> "xarray.Dataset":
     """The parts, cell by cell in C order, as one labelled result."""
     xarray = import_optional("xarray")
-    variables = {}
-    for name, own in dims.items():
-        values = np.stack([part[name] for part in parts])
-        variables[name] = ((*cell_dims, *own), values.reshape(*shape, *values.shape[1:]))
+    variables = {
+        name: ((*cell_dims, *own), by_cell(parts, name, *shape)) for name, own in dims.items()
+    }
     named = {
         "points": list(POINT_SETS),
         "denoiser": list(DENOISERS),

@@ -1,16 +1,19 @@
 """Whether networks of disjoint data generate the same, and how much of that two Gaussians would explain."""
 
+import functools
+import itertools
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from ..._checks import as_positive_integer, import_optional
+from ..._checks import as_positive_integer
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...learning import MLPArchitecture
 from ...measures import strong_generalization as compare_halves
 from .._registry import experiment, settings_of
+from .._sweep import sweep
 from .figures import plot_strong_generalization
 from .networks import (
     SAMPLE_DIMS,
@@ -128,17 +131,14 @@ def strong_generalization(
         network = train_network(points, architecture, key, steps, folder)
         return bench.yardstick.samples(network, points)
 
-    cells = [(n, steps, i, half) for n, steps in runs for i in range(num_seeds) for half in (0, 1)]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts, sets = [], []
-    for n, steps, i, half in bar:
+    cells, sets = [], []
+    for (n, steps), i, half in itertools.product(runs, range(num_seeds), (0, 1)):
         name = f"points-{n}-steps-{steps}-seed-{seeds[i]}-{HALVES[half]}"
-        bar.set_description(f"{n} points, {steps} steps, {HALVES[half]} half")
-        bench = replicates[i]
-        points = bench.pool[half * largest :][:n]
-        cell = (name, bench, points, steps, half)
-        parts.append(store.get(name, lambda cell=cell: run(*cell)))
+        points = replicates[i].pool[half * largest :][:n]
+        compute = functools.partial(run, name, replicates[i], points, steps, half)
+        cells.append((name, f"{n} points, {steps} steps, {HALVES[half]} half", compute))
         sets.append(points)
+    parts = sweep(store, cells, progress)
 
     centre = replicates[0].yardstick.centre
     pairs = []

@@ -14,6 +14,7 @@ from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...variance import FourierSeries, LinearModelLaw, ProductFeatures, semiclassical
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .linear_models import (
     OUTER_REGIONS,
     REGIONS,
@@ -137,24 +138,15 @@ def gap_emptying(
             **_second_order(law, spreads, cutoff, num_starts),
         }
 
-    cells = [(f, ridge, P) for f in features for ridge in ridges for P in num_train]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for name, ridge, P in bar:
-        bar.set_description(f"{name}, ridge {ridge:g}, {P} samples")
-        part = f"{name}-ridge-{ridge:g}-train-{P}"
-        found = store.get(part, lambda f=name, r=ridge, P=P: run(f, r, P))
-        parts.append(_summary(found, spreads))
-    shape = (len(features), len(ridges), len(num_train))
+    settings = (features, ridges, num_train)
+    cells = cells_of(run, settings, "{}-ridge-{:g}-train-{}", "{}, ridge {:g}, {} samples")
+    parts = [_summary(found, spreads) for found in sweep(store, cells, progress)]
     dims = ("features", "ridge", "num_train")
     inner = dict.fromkeys(parts[0], ("spread", "region"))
     inner |= {"moved": ("spread", "start_region", "region"), "small_shift": ()}
     return xarray.Dataset(
         {
-            name: (
-                dims + inner[name],
-                np.reshape([part[name] for part in parts], shape + np.shape(parts[0][name])),
-            )
+            name: (dims + inner[name], by_cell(parts, name, *map(len, settings)))
             for name in parts[0]
         },
         coords={

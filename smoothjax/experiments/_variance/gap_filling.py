@@ -14,6 +14,7 @@ from ...datasets import three_points
 from ...denoisers import EmpiricalDenoiser
 from ...variance import RetrainedLaw
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .figures import plot_gap_filling
 from .linear_models import OUTER_REGIONS, bump_features, three_point_problem
 from .samplers import (
@@ -113,18 +114,13 @@ def gap_filling(
         converged = converged_samples_of_models(law, process, train, starts, cutoff, num_models)
         return _summary({"published": published, "converged": converged})
 
-    cells = [(cutoff, P) for cutoff in cutoffs for P in num_train]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
     exacts = [store.get(f"cutoff-{c:g}-exact", lambda c=c: exact(c)) for c in cutoffs]
-    parts = []
-    for cutoff, P in bar:
-        bar.set_description(f"{P} samples, down to t = {cutoff:g}")
-        parts.append(store.get(f"cutoff-{cutoff:g}-train-{P}", lambda c=cutoff, P=P: run(c, P)))
-    shape = (len(cutoffs), len(num_train))
+    words = "{1} samples, down to t = {0:g}"
+    cells = cells_of(run, (cutoffs, num_train), "cutoff-{:g}-train-{}", words)
+    parts = sweep(store, cells, progress)
 
     def table(name: str, *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
-        values = np.stack([part[name] for part in parts])
-        values = values.reshape(*shape, *values.shape[1:])
+        values = by_cell(parts, name, len(cutoffs), len(num_train))
         return ("sampler", "cutoff", "num_train", *dims), np.moveaxis(values, 2, 0)
 
     def exact_table(name: str, *dims: str) -> tuple[tuple[str, ...], np.ndarray]:

@@ -1,5 +1,6 @@
 """Four points in the plane: which gaps linear models fill, edges or diagonals, depends on their features."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from ...variance import (
     UniformTimes,
 )
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, sweep
 from .figures import plot_gap_geometry
 from .samplers import (
     SAMPLERS,
@@ -133,16 +135,15 @@ def gap_geometry(
         store.get(f"exact-{i}", lambda points=points: exact(points))
         for i, points in enumerate(sets)
     ]
-    cells = [(kind, i) for kind in features for i in range(len(rotations))]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for kind, i in bar:
-        bar.set_description(f"{kind}, rotated by {rotations[i]:.3g}")
-        parts.append(store.get(f"{kind}-{i}", lambda kind=kind, i=i: run(kind, sets[i])))
+    cells = [
+        (f"{kind}-{i}", f"{kind}, rotated by {angle:.3g}", functools.partial(run, kind, sets[i]))
+        for kind in features
+        for i, angle in enumerate(rotations)
+    ]
+    parts = sweep(store, cells, progress)
 
     def table(name: str) -> np.ndarray:
-        values = np.stack([part[name] for part in parts])
-        return np.moveaxis(values.reshape(len(features), len(rotations), *values.shape[1:]), 2, 0)
+        return np.moveaxis(by_cell(parts, name, len(features), len(rotations)), 2, 0)
 
     dims = ("sampler", "features", "rotation")
     centres = 0.5 * (BIN_EDGES[:-1] + BIN_EDGES[1:])

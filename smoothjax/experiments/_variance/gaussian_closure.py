@@ -15,6 +15,7 @@ from ..._keys import key_of
 from ..._kinds import checks_kinds
 from ...variance import LinearModelLaw
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -114,11 +115,7 @@ def gaussian_closure(
             ),
         }
 
-    bar = import_optional("tqdm").tqdm(num_train, disable=None if progress else True)
-    parts = []
-    for P in bar:
-        bar.set_description(f"{P} samples")
-        parts.append(store.get(f"train-{P}", lambda P=P: run(P)))
+    parts = sweep(store, cells_of(run, (num_train,), "train-{}", "{} samples"), progress)
     levels = (0.5, 0.95, 0.99)
     null = store.get("null", lambda: {"quantiles": ks_null(num_models, levels, seed)})
     statistics = np.stack([part["statistics"] for part in parts], axis=1)
@@ -132,7 +129,7 @@ def gaussian_closure(
             "ks_null": ("quantile", null["quantiles"]),
             "mass": (
                 ("num_train", "law", "model", "region"),
-                np.stack([part["mass"] for part in parts]),
+                by_cell(parts, "mass", len(num_train)),
             ),
         },
         coords={

@@ -1,5 +1,6 @@
 """How far each route to the law of linear models is from the law itself, against the size of the training set."""
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ..._kinds import checks_kinds
 from ..._numerics import gram_factor
 from ...variance import LinearModelLaw, LinearProblem
 from .._registry import experiment, settings_of
+from .._sweep import sweep
 from .linear_models import bump_features, features_on_grid, three_point_problem, trained_weights
 from .validation_figures import plot_law_accuracy
 
@@ -99,85 +101,30 @@ def law_accuracy(
     problem = three_point_problem(bump_features(cutoff, num_bumps), cutoff, ridge)
     times, x = np.geomspace(cutoff, 1.0, 7), np.linspace(-1.2, 1.2, 9)
     places = features_on_grid(problem, times, x)
-
-    def of_law(law: LinearModelLaw) -> np.ndarray:
-        factor = np.asarray(places @ law.factor[0])
-        return factor @ factor.T
-
-    def repeated(key: PRNGKeyArray, route: Callable[[PRNGKeyArray], LinearModelLaw]) -> Arrays:
-        return {"kernels": np.stack([of_law(route(k)) for k in jax.random.split(key, REPEATS)])}
-
-    def of_models(weights: Float[Array, "models 1 F"]) -> Arrays:
-        return {"values": weights[:, 0] @ places.T}
-
-    bar = import_optional("tqdm").tqdm(
-        total=2 + 4 * len(num_train), disable=None if progress else True
-    )
-
-    def get(name: str, compute: Callable[[], Arrays]) -> Arrays:
-        bar.set_description(name)
-        part = store.get(name, compute)
-        bar.update()
-        return part
-
-    # Of order 1 / P by construction: once for all sizes.
-    key = jax.random.fold_in(key_of(seed), 0)
-    leading = {
-        name: get(
-            name,
-            lambda noise_only=name == "noise_only": repeated(
-                key,
-                lambda k: LinearModelLaw.large_sample(
-                    problem, 1, k, num_nodes=8 * num_nodes, noise_only=noise_only
-                ),
-            ),
-        )["kernels"]
-        for name in ("large_sample", "noise_only")
-    }
-    rows = []
+    cells = _of_all_sizes(problem, places, 8 * num_nodes, jax.random.fold_in(key_of(seed), 0))
     for P, designs in zip(num_train, num_designs, strict=True):
-        keys = jax.random.split(jax.random.fold_in(key_of(seed), P), 4)
-
-        def fixed(P: int = P, key: PRNGKeyArray = keys[0]) -> Arrays:
-            weights = _redrawn_targets(problem, P, key, num_models)
-            law = LinearModelLaw.fixed_design(problem, P, key)
-            return {"kernels": of_law(law)[None], **of_models(weights)}
-
-        def averaged(
-            P: int = P, num: int = designs // REPEATS, key: PRNGKeyArray = keys[1]
-        ) -> Arrays:
-            return repeated(
-                key,
-                lambda k: LinearModelLaw.averaged_over_designs(problem, P, k, num_designs=num),
-            )
-
-        def equivalent(P: int = P, key: PRNGKeyArray = keys[2]) -> Arrays:
-            return repeated(
-                key,
-                lambda k: LinearModelLaw.deterministic_equivalent(
-                    problem, P, k, num_nodes=num_nodes
-                ),
-            )
-
-        def retrained(P: int = P, key: PRNGKeyArray = keys[3]) -> Arrays:
-            return of_models(trained_weights(problem, P, key, num_models))
-
-        own = get(f"fixed-design-{P}", fixed)
+        key = jax.random.fold_in(key_of(seed), P)
+        cells |= _of_size(problem, places, P, designs // REPEATS, num_models, num_nodes, key)
+    parts = sweep(store, [(name, name, compute) for name, compute in cells.items()], progress)
+    found = dict(zip(cells, parts, strict=True))
+    rows = []
+    for P in num_train:
+        own, retrained = found[f"fixed-design-{P}"], found[f"retrained-{P}"]
         kernels = {
             "fixed_design": own["kernels"],
-            "averaged_over_designs": get(f"averaged-{P}", averaged)["kernels"],
-            "large_sample": leading["large_sample"] / P,
-            "noise_only": leading["noise_only"] / P,
-            "deterministic_equivalent": get(f"equivalent-{P}", equivalent)["kernels"],
+            "averaged_over_designs": found[f"averaged-{P}"]["kernels"],
+            "large_sample": found["large_sample"]["kernels"] / P,
+            "noise_only": found["noise_only"]["kernels"] / P,
+            "deterministic_equivalent": found[f"equivalent-{P}"]["kernels"],
         }
-        values = get(f"retrained-{P}", retrained)["values"]
         rows.append(
             [
-                compare_kernels(kernels[route], own["values"] if route == ROUTES[0] else values)
+                compare_kernels(
+                    kernels[route], (own if route == ROUTES[0] else retrained)["values"]
+                )
                 for route in ROUTES
             ]
         )
-    bar.close()
     names = ("error", "floor", "own_error", "trace_ratio", "trace_error")
     table = np.array(rows)
     return xarray.Dataset(
@@ -186,6 +133,70 @@ def law_accuracy(
         coords={"num_train": list(num_train), "route": list(ROUTES)},
         attrs=configuration,
     )
+
+
+def _kernel(law: LinearModelLaw, places: Array) -> np.ndarray:
+    factor = np.asarray(places @ law.factor[0])
+    return factor @ factor.T
+
+
+def _repeated(
+    route: Callable[[PRNGKeyArray], LinearModelLaw], places: Array, key: PRNGKeyArray
+) -> Arrays:
+    """The kernels of a route that draws, `REPEATS` times."""
+    kernels = [_kernel(route(k), places) for k in jax.random.split(key, REPEATS)]
+    return {"kernels": np.stack(kernels)}
+
+
+def _of_all_sizes(
+    problem: LinearProblem, places: Array, num_nodes: int, key: PRNGKeyArray
+) -> dict[str, Callable[[], Arrays]]:
+    """What is of order 1 / P by construction: once for all sizes P."""
+
+    def leading(noise_only: bool) -> Arrays:
+        route = lambda k: LinearModelLaw.large_sample(  # noqa: E731
+            problem, 1, k, num_nodes=num_nodes, noise_only=noise_only
+        )
+        return _repeated(route, places, key)
+
+    return {
+        name: functools.partial(leading, name == "noise_only")
+        for name in ("large_sample", "noise_only")
+    }
+
+
+def _of_size(
+    problem: LinearProblem,
+    places: Array,
+    P: int,
+    num_designs: int,
+    num_models: int,
+    num_nodes: int,
+    key: PRNGKeyArray,
+) -> dict[str, Callable[[], Arrays]]:
+    """Kernels of P samples by the other routes, and models trained on as many."""
+    keys = jax.random.split(key, 4)
+
+    def of_models(weights: Float[Array, "models 1 F"]) -> Arrays:
+        return {"values": weights[:, 0] @ places.T}
+
+    def fixed() -> Arrays:
+        weights = _redrawn_targets(problem, P, keys[0], num_models)
+        law = LinearModelLaw.fixed_design(problem, P, keys[0])
+        return {"kernels": _kernel(law, places)[None], **of_models(weights)}
+
+    def averaged(key: PRNGKeyArray) -> LinearModelLaw:
+        return LinearModelLaw.averaged_over_designs(problem, P, key, num_designs=num_designs)
+
+    def equivalent(key: PRNGKeyArray) -> LinearModelLaw:
+        return LinearModelLaw.deterministic_equivalent(problem, P, key, num_nodes=num_nodes)
+
+    return {
+        f"fixed-design-{P}": fixed,
+        f"averaged-{P}": lambda: _repeated(averaged, places, keys[1]),
+        f"equivalent-{P}": lambda: _repeated(equivalent, places, keys[2]),
+        f"retrained-{P}": lambda: of_models(trained_weights(problem, P, keys[3], num_models)),
+    }
 
 
 def compare_kernels(

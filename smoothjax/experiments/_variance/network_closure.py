@@ -1,6 +1,6 @@
 """How Gaussian the law of trained networks is, and what they generate with and without noise in their targets."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ from ...learning import NetworkDenoiser, train
 from ...variance import DenoisingProblem, LogUniformLevels
 from .._ensembles import noisy_points
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .gaussian_closure import STATISTICS, shape_statistics
 from .network_figures import plot_network_closure
 
@@ -85,7 +86,7 @@ def network_closure(
 
     Source: Vastola, ICLR 2025, Proposition 3.1 (two cumulants), and its objectives J_0 and J_1.
     """
-    xarray = import_optional("xarray")
+    import_optional("xarray")
     configuration = settings_of("network-closure", locals())
     store = ResultStore(out, configuration)
     data = three_points().points
@@ -130,12 +131,8 @@ def network_closure(
         by_place = [values.reshape(denoised.shape[1:]) for values in shapes]
         return {**observed, **dict(zip(STATISTICS, by_place, strict=True)), "loss": loss}
 
-    cells = [(targets, P) for targets in TARGETS for P in num_train]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for targets, P in bar:
-        bar.set_description(f"{targets} targets, {P} triples")
-        parts.append(store.get(f"{targets}-{P}", lambda cell=(targets, P): run(*cell)))
+    cells = cells_of(run, (TARGETS, num_train), "{}-{}", "{} targets, {} triples")
+    parts = sweep(store, cells, progress)
     control = store.get(
         "control",
         lambda: {
@@ -143,7 +140,18 @@ def network_closure(
             "null": normal_shapes(num_models, seed),
         },
     )
+    return _labelled(parts, control, num_train, num_models, configuration)
 
+
+def _labelled(
+    parts: list[Arrays],
+    control: Arrays,
+    num_train: tuple[int, ...],
+    num_models: int,
+    configuration: dict[str, Any],
+) -> "xarray.Dataset":
+    """The parts, with mean and spread over models, as one labelled result."""
+    xarray = import_optional("xarray")
     places = ("sigma", "u")
     dims = {
         "denoised": ("model", *places),
@@ -152,11 +160,10 @@ def network_closure(
         **dict.fromkeys(STATISTICS, places),
     }
     cell_dims = ("targets", "num_train")
-    results = {}
-    for name, own in dims.items():
-        values = np.stack([part[name] for part in parts])
-        values = values.reshape(len(TARGETS), len(num_train), *values.shape[1:])
-        results[name] = ((*cell_dims, *own), values)
+    results = {
+        name: ((*cell_dims, *own), by_cell(parts, name, len(TARGETS), len(num_train)))
+        for name, own in dims.items()
+    }
     denoised, mass = results["denoised"][1], results["mass"][1]
     return xarray.Dataset(
         results

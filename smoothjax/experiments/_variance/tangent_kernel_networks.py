@@ -25,6 +25,7 @@ from ...variance import (
     gradient_descent,
 )
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .network_figures import plot_tangent_kernel_networks
 
 if TYPE_CHECKING:
@@ -131,18 +132,12 @@ def tangent_kernel_networks(
             results.append(compare_covariances(scatter(np.asarray(outputs[:, i])), predicted))
         return {name: np.stack([one[name] for one in results]) for name in results[0]}
 
-    cells = [(width, source) for width in widths for source in SOURCES]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for width, source in bar:
-        bar.set_description(f"width {width}, {source}")
-        name = f"width-{width}-{source.replace(' ', '-')}"
-        parts.append(store.get(name, lambda w=width, s=source: run(w, s)))
+    cells = cells_of(run, (widths, SOURCES), "width-{}-{}", "width {}, {}")
+    parts = sweep(store, cells, progress)
     dims = ("width", "source", "time")
     results = {}
     for name in parts[0]:
-        values = np.stack([part[name] for part in parts])
-        values = values.reshape(len(widths), len(SOURCES), *values.shape[1:])
+        values = by_cell(parts, name, len(widths), len(SOURCES))
         results[name] = ((*dims, *("row", "column")[: values.ndim - 3]), values)
     return xarray.Dataset(
         results

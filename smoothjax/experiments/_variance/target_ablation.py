@@ -10,6 +10,7 @@ from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._kinds import checks_kinds
 from .._registry import experiment, settings_of
+from .._sweep import by_cell, cells_of, sweep
 from .linear_models import (
     REGIONS,
     bump_features,
@@ -82,16 +83,12 @@ def target_ablation(
         weights = trained_weights(problem, P, key, num_models)
         return {"mass": masses_of_flows(problem, weights, cutoff, num_samples)}
 
-    cells = [(P, below) for P in num_train for below in exact_below]
-    bar = import_optional("tqdm").tqdm(cells, disable=None if progress else True)
-    parts = []
-    for P, below in bar:
-        bar.set_description(f"{P} samples, exact targets below {below:g}")
-        name = f"train-{P}-exact-below-{below:g}"
-        parts.append(store.get(name, lambda P=P, below=below: run(P, below))["mass"])
-    shape = (len(num_train), len(exact_below), num_models, len(REGIONS))
+    words = "{} samples, exact targets below {:g}"
+    cells = cells_of(run, (num_train, exact_below), "train-{}-exact-below-{:g}", words)
+    parts = sweep(store, cells, progress)
+    mass = by_cell(parts, "mass", len(num_train), len(exact_below))
     return xarray.Dataset(
-        {"mass": (("num_train", "exact_below", "model", "region"), np.reshape(parts, shape))},
+        {"mass": (("num_train", "exact_below", "model", "region"), mass)},
         coords={
             "num_train": list(num_train),
             "exact_below": list(exact_below),
