@@ -137,6 +137,7 @@ def test_one_class():
         ({"measures": ("none-such",)}, "no measure called 'none-such'"),
         ({"measures": ("curl", "curl")}, "`measures` must differ"),
         ({"measures": "curl"}, "`measures` must be"),
+        ({"measures": ("frechet",)}, "at a noise level; 'frechet' is of samples"),
         ({"label": "each"}, "`measures` are of one denoiser, not of one for each point"),
     ],
 )

@@ -42,6 +42,16 @@ def images(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def kept(images, tmp_path_factory):
+    """A folder of results; of few candidates, as all of its settings are refused alike."""
+    out = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WITH_BORDERS", ("local",))
+        explain_network(data=images, out=str(out), **SMALL)
+        yield images, out
+
+
 class Reached(Exception):
     """Carries the settings with which `explain` was called."""
 
@@ -121,6 +131,28 @@ def test_results_and_figure(images, tmp_path, monkeypatch):
     top = 5 * list(results.model.values).index("gaussian")
     shown = picture.images[0].get_array()[top : top + 4, 5:9]
     np.testing.assert_allclose(shown, np.clip((sample - low) / (high - low), 0, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"architecture": learning.MLPArchitecture(9, 2)},
+        {"num_train": 23},
+        {"num_steps": 3},
+        {"levels": (0.3, 1.0)},
+        {"patch_sizes": (1,)},
+        {"num_calibration": 4},
+        {"num_evaluation": 6},
+        {"num_samples": 2},
+        {"steps": 5},
+        {"seed": 1},
+    ],
+    ids=lambda changed: "-".join(changed),
+)
+def test_a_folder_of_other_settings_is_not_taken_up(changed, kept):
+    images, out = kept
+    with pytest.raises(ValueError, match=r"another|differs|other"):
+        explain_network(data=images, out=str(out), **SMALL | changed)
 
 
 def test_default_network_is_trained_for_long_enough():

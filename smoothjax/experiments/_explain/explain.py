@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import measures
 from ..._calls import as_argument, evaluate, takes_label
 from ..._checks import import_optional
 from ..._files.checkpoint import refuse_training
@@ -45,7 +44,7 @@ from .classes import (
 from .combinations import nearest_combination
 from .cost import Calls, calls_of_samples, in_words
 from .explanation import Explanation, labelled
-from .measured import measured
+from .measured import measure_at_level, measured
 from .settings import NETWORK, OTHER, ExplainSettings, mechanism_of
 
 
@@ -284,7 +283,9 @@ class _Job:
             num = calls_of_samples(model, settings.num_samples, settings.steps, starts, size)
             calls.append(Calls(name, "for samples", f"samples-{name}", num))
             for measure in settings.measures:
-                num = measures.get(measure).calls * settings.num_evaluation * len(settings.levels)
+                num = (
+                    measure_at_level(measure).calls * settings.num_evaluation * len(settings.levels)
+                )
                 calls.append(Calls(name, f"for {measure}", f"{measure}-{name}", num))
         return calls
 
@@ -453,7 +454,7 @@ class _Job:
                 fits = [self._fit(one, i) for i in range(len(settings.levels))]
                 at_levels = [self._of_label(one.denoiser(fit.value)) for fit in fits]
             return measured(
-                measures.get(measure),
+                measure_at_level(measure),
                 at_levels,
                 jnp.asarray(self._clean[settings.num_calibration :]),
                 settings.levels,

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import measures
 from ..._figure import COLOURS, band, new_figure
 from ...mechanisms import colour_of
 from .classes import BY_CLASS
 from .generated import bar_of
-from .measured import shown_names
+from .measured import measure_at_level, shown_names
 from .memorised import clearest_level
 from .settings import NETWORK, mechanism_of
 
@@ -327,7 +326,7 @@ def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
     figure, axes = new_figure(rows, columns, (4 * columns, 3.2 * rows))
     sigma = data.sigma.values
     for ax, name in zip(axes.flat, names, strict=False):
-        one = measures.get(name)
+        one = measure_at_level(name)
         for model in (str(value) for value in data.model.values):
             values, errors = (
                 data[key].sel(model=model).transpose("sigma").values for key in shown_names(one)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ... import measures
 from ..._files.store import Arrays
 from ...denoisers import Denoiser
 from ...measures import Estimate, Measure
@@ -15,6 +16,16 @@ from ...measures import Estimate, Measure
 # Under which name a part says why a measure could not be taken.
 REASON = "reason"
 _TEXT = 160  # characters of it
+
+
+def measure_at_level(name: str) -> Measure:
+    """The measure of that name, or `ValueError` where it is one of samples, which an explanation judges in its own way."""
+    measure = measures.get(name)
+    if not isinstance(measure, Measure):
+        raise ValueError(
+            f"`measures` must be of a denoiser at a noise level; {name!r} is of samples."
+        )
+    return measure
 
 
 def measured(

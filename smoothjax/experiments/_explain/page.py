@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ... import measures
 from ..._checks import import_optional
 from ..._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
 from ..._page import heading, items, page, paragraph, picture, table
 from .classes import EACH
 from .figures import CAPTIONS
-from .measured import shown_names
+from .measured import measure_at_level, shown_names
 from .memorised import FEW, clearest_level
 from .settings import mechanism_of
 
@@ -214,7 +213,7 @@ def _measures(explanation: "Explanation") -> list[str]:
     data = explanation.dataset
     parts = []
     for name in explanation.settings.measures:
-        one = measures.get(name)
+        one = measure_at_level(name)
         values, errors = (data[key].transpose("model", "sigma").values for key in shown_names(one))
         rows = [
             [str(model)]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ... import measures, mechanisms
+from ... import mechanisms
 from ..._checks import as_integer, as_positive_integer, require_positive, shown
 from ..._kinds import require_kinds_of_fields
 from ...datasets import Dataset
@@ -15,6 +15,7 @@ from ...mechanisms import Mechanism
 from .._compare.settings import require_different_points
 from .._compare.units import spread_of
 from .classes import BY_CLASS, EACH, classes_of, of_labels, require_labels, values_of_classes
+from .measured import measure_at_level
 
 # What samples and parts of the two networks are called.
 NETWORK, OTHER = "network", "other"
@@ -113,7 +114,7 @@ class ExplainSettings:
         if isinstance(self.label, int | np.integer):
             object.__setattr__(self, "label", as_integer(self.label, "label"))
         for name in self.measures:
-            measures.get(name)
+            measure_at_level(name)
         if len(set(self.measures)) < len(self.measures):
             raise ValueError(f"`measures` must differ; got {shown(self.measures)}.")
         if self.measures and self.label == EACH:
