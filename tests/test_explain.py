@@ -17,7 +17,6 @@ from smoothjax import mechanisms
 from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
-from smoothjax.experiments._explain.explanation import _Level
 from smoothjax.experiments._explain.figures import plot_strengths
 from smoothjax.experiments._explain.memorised import (
     memorised_points,

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
 from scipy.special import stdtrit
 
 from ..._calls import as_argument, denoised
 from ..._checks import shown
 from ...datasets import Dataset
-from ...denoisers import AbstractDenoiser, Denoiser, ScheduledDenoiser
+from ...denoisers import Denoiser, ScheduledDenoiser
 from ...mechanisms import Mechanism
 from .classes import (
     BY_CLASS,
@@ -27,7 +27,16 @@ from .classes import (
     points_of,
     values_of_classes,
 )
+from .interpolated import InterpolatedStrength
 from .settings import require_strength
+from .strength_tests import (
+    derivatives_by_place,
+    far_behind,
+    last_kept,
+    span_of,
+    squares_of,
+    student_statistic,
+)
 
 # A search ends where it knows the place to this share of the distance of two grid values.
 RESOLUTION = 0.01
@@ -226,7 +235,7 @@ class Candidate:
         if not self.strength.is_continuous:
             return self._race(target, u, sigma, coverage)
         grid = np.stack([self.outputs(value, noisy, sigma) for value in self.values])
-        squares = _squares(grid, target)
+        squares = squares_of(grid, target)
         best = int(np.argmin(squares.mean(axis=1)))
         value = low = high = self.values[0]
         if len(self.values) > 1:
@@ -241,8 +250,8 @@ class Candidate:
         behind = np.zeros(0, bool)
         for value in self.values:
             started.append(self.outputs(value, u[:first], sigma))
-            squares = _squares(np.stack(started), target[:first])
-            behind = _behind(squares, WORSE)
+            squares = squares_of(np.stack(started), target[:first])
+            behind = far_behind(squares, WORSE)
             if self.strength.has_one_minimum and len(behind) > 2 and np.all(behind[-2:]):
                 break
         kept = np.flatnonzero(~behind)
@@ -253,9 +262,9 @@ class Candidate:
                 for at, i in zip(ahead, kept, strict=True)
             ]
         grid, values = np.stack(ahead), np.array(self.values)[kept]
-        squares = _squares(grid, target)
+        squares = squares_of(grid, target)
         best = int(np.argmin(squares.mean(axis=1)))
-        low, high = _span(values, squares, coverage)
+        low, high = span_of(values, squares, coverage)
         value = float(values[best])
         outputs = grid[best]
         if len(u) > num:
@@ -285,7 +294,7 @@ class Candidate:
         inside = lambda place: min(max(place, places[0] + h), places[-1] - h)  # noqa: E731
         middle = inside(place)
         before, at, after = (differences(middle + k * h) for k in (-1, 0, 1))
-        slopes, curvature = _derivatives(before, at, after, h)
+        slopes, curvature = derivatives_by_place(before, at, after, h)
         half = math.inf
         if curvature > 0:
             newton = middle - np.mean(slopes) / curvature
@@ -301,13 +310,13 @@ class Candidate:
         def statistic(place: float) -> float:
             middle = inside(place)
             before, after = (np.mean(differences(middle + k * h) ** 2, axis=1) for k in (-1, 1))
-            return _student(after - before)
+            return student_statistic(after - before)
 
         bound = float(stdtrit(len(slopes) - 1, (1 + coverage) / 2))
         # Not zero, where all differences are: no number of doublings leaves the place.
         first = min(max(bound * half, SHORTEST * step), step)
-        low = _last_kept(statistic, place, -first, places[0], bound)
-        high = _last_kept(statistic, place, first, places[-1], bound)
+        low = last_kept(statistic, place, -first, places[0], bound)
+        high = last_kept(statistic, place, first, places[-1], bound)
         value, low, high = (float(x) for x in self.value_at(np.array([place, low, high])))
         return value, low, high
 
@@ -356,85 +365,3 @@ class ClassCandidate(Candidate):
     def scheduled(self, levels: np.ndarray, fitted: np.ndarray) -> dict[int, Denoiser]:
         """The denoiser of each class, whose strength at each noise level is the fitted one."""
         return {label: part.scheduled(levels, fitted) for label, part in self._parts.items()}
-
-
-def _derivatives(
-    before: np.ndarray, at: np.ndarray, after: np.ndarray, h: float
-) -> tuple[np.ndarray, float]:
-    """Of half the mean square of differences (n, d) by the place: slopes, one a point, and the mean second derivative."""
-    first, second = (after - before) / (2 * h), (after - 2 * at + before) / h**2
-    slopes = np.mean(at * first, axis=1)
-    return slopes, float(np.mean(first**2 + at * second))
-
-
-def _student(values: np.ndarray) -> float:
-    """Mean over standard error; zero where all are zero, which tells nothing."""
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return float(np.mean(values)) / error if error > 0 else 0.0
-
-
-def _last_kept(
-    statistic: Callable[[float], float], place: float, step: float, end: float, bound: float
-) -> float:
-    """Where the statistic passes the bound for the first time on the way from the fitted place to an end, or the end."""
-    kept, beyond = place, None
-    while beyond is None and kept != end:
-        ahead = kept + step
-        ahead = max(ahead, end) if step < 0 else min(ahead, end)
-        if abs(statistic(ahead)) > bound:
-            beyond = ahead
-        else:
-            kept, step = ahead, 2 * step
-    if beyond is None:
-        return end
-    sign = math.copysign(1.0, step)
-    excess = lambda x: sign * statistic(x) - bound  # noqa: E731
-    if excess(kept) >= 0 or excess(beyond) <= 0:
-        return beyond
-    root = brentq(excess, kept, beyond, xtol=0.005 * abs(beyond - place), maxiter=20)
-    return float(root)  # pyright: ignore[reportArgumentType]
-
-
-def _squares(outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Mean square differences of outputs (values, n, d), point by point: (values, n)."""
-    return np.mean((np.asarray(outputs, np.float64) - target) ** 2, axis=2)
-
-
-def _behind(squares: np.ndarray, bound: float) -> np.ndarray:
-    """Which values are farther than the best one by more than so many standard errors of the paired difference."""
-    excess = squares - squares[np.argmin(squares.mean(axis=1))]
-    error = np.std(excess, axis=1, ddof=1) / math.sqrt(squares.shape[1])
-    return np.mean(excess, axis=1) > bound * error
-
-
-def _span(values: np.ndarray, squares: np.ndarray, coverage: float) -> tuple[float, float]:
-    """The least and the greatest value that is not worse than the best one by a paired Student test."""
-    bound = float(stdtrit(squares.shape[1] - 1, (1 + coverage) / 2))
-    kept = values[~_behind(squares, bound)]
-    return float(kept[0]), float(kept[-1])
-
-
-class InterpolatedStrength(AbstractDenoiser):
-    """A mechanism whose strength is interpolated between noise levels, and constant beyond them.
-
-    Attributes:
-        make: `value -> denoiser`.
-        log_levels: of the noise levels, increasing, shape (k,).
-        places: the strength at them, shape (k,), or its logarithm.
-        is_logarithmic: which of the two.
-    """
-
-    make: Callable[[Any], Denoiser]
-    log_levels: Float[Array, " k"]
-    places: Float[Array, " k"]
-    is_logarithmic: bool = eqx.field(static=True)
-    _dim: int = eqx.field(static=True)
-
-    @property
-    def dim(self) -> int:
-        return self._dim
-
-    def __call__(self, u: Float[Array, " d"], sigma: Any) -> Float[Array, " d"]:
-        u, sigma = self._point(u, sigma)
-        place = jnp.interp(jnp.log(sigma), self.log_levels, self.places)
-        return self.make(jnp.exp(place) if self.is_logarithmic else place)(u, sigma)
