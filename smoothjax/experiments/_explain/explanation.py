@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-# What is said of a combination has two decimals.
-LEAST_WEIGHT = 0.005
-
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:

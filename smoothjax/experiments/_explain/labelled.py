@@ -19,6 +19,9 @@ from .verdicts import indistinguishable, judged
 if TYPE_CHECKING:
     import xarray
 
+# What is said of a combination has two decimals.
+LEAST_WEIGHT = 0.005
+
 
 def labelled(
     found: Mapping[str, Any],
