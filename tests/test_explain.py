@@ -296,7 +296,7 @@ def test_of_one_candidate_no_other_is_spoken_of():
 
 @pytest.mark.parametrize(("weight", "shown"), [(0.001, False), (0.2, True), (0.998, False)])
 def test_a_combination_of_one_is_not_shown(weight, shown):
-    level = _Level.__new__(_Level)
+    level = Level.__new__(Level)
     rng = np.random.default_rng(0)
     level._settings, level._network = QUICK, rng.normal(size=(20, 3))
     interval = {"low": weight - 1e-4, "high": weight + 1e-4, "weight": weight}
