@@ -18,6 +18,7 @@ from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
 from smoothjax.experiments._explain.figures import plot_strengths
+from smoothjax.experiments._explain.labelled import Level
 from smoothjax.experiments._explain.memorised import (
     memorised_points,
     most_memorised,
