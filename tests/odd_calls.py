@@ -33,6 +33,10 @@ ODD = {
 }
 
 
+class _NotedError(BaseException):
+    """Ends an example when the call has been noted: what it would give is the business of the example itself."""
+
+
 def calls_of_examples(names):
     """Of each public name, the arguments of the first call that its own example makes: `{name: (function, bound)}`."""
     found = {}
@@ -44,26 +48,27 @@ def calls_of_examples(names):
         calls = []
         with _recorded(value, calls), contextlib.redirect_stdout(io.StringIO()):
             space = {**vars(sys.modules[value.__module__])}
-            for example in test.examples:
-                exec(compile(example.source, name, "single"), space)
-                if calls:
-                    break
+            with contextlib.suppress(_NotedError):
+                for example in test.examples:
+                    exec(compile(example.source, name, "single"), space)
         if calls:
             found[name] = (value, calls[0])
     return found
 
 
 class _Noting:
-    """Stands for a public name, and notes how it is called."""
+    """Stands for a public name, and notes how it is called, the first time."""
 
     def __init__(self, value, calls):
         self._value, self._calls = value, calls
         self._signature = inspect.signature(value)
 
     def __call__(self, *args, **kwargs):
-        with contextlib.suppress(TypeError):
+        try:
             self._calls.append(self._signature.bind(*args, **kwargs))
-        return self._value(*args, **kwargs)
+        except TypeError:
+            return self._value(*args, **kwargs)
+        raise _NotedError
 
     def __getattr__(self, name):
         return getattr(self._value, name)

@@ -1,5 +1,6 @@
 """One of several denoisers by the noise level, for batches of noise levels too."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,21 +65,27 @@ def test_no_training_set_for_each_level():
     assert large(sj.SwitchedDenoiser(*parts, 0.5)) <= set.union(*map(large, parts))
 
 
+@eqx.filter_jit
+def slopes(denoiser, u, sigma):
+    """By the point and by the noise level, forwards and backwards."""
+    return [t(denoiser, k)(u, sigma) for t in (jax.jacfwd, jax.jacrev) for k in (0, 1)]
+
+
+@eqx.filter_jit
+def gradient(denoiser, u, sigma):
+    """Of one coordinate, of one query or of a batch of them."""
+    of = jax.grad(lambda u, s: denoiser(u, s)[0])
+    return (jax.vmap(of) if u.ndim > 1 else of)(u, sigma)
+
+
 def test_derivatives_are_those_of_the_chosen_one(parts, x64):
     both = sj.ScheduledDenoiser(parts, [0.5, 1.0])
     u = jax.random.normal(jax.random.key(1), (D,))
-    for sigma in (0.3, 0.7, 2.0):
+    levels = np.array([0.3, 0.7, 2.0])
+    for sigma in levels:
         one = parts[int(np.sum(sigma > np.array([0.5, 1.0])))]
-        for transform in (jax.jacfwd, jax.jacrev):
-            for argument in (0, 1):
-                found = transform(both, argument)(u, jnp.asarray(sigma))
-                expected = transform(one, argument)(u, jnp.asarray(sigma))
-                np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
-    in_batch = jax.vmap(jax.grad(lambda u, s: both(u, s)[0]))(
-        jnp.stack([u] * 3), jnp.array([0.3, 0.7, 2.0])
-    )
-    alone = [
-        jax.grad(lambda u, p=p, s=s: p(u, s)[0])(u)
-        for p, s in zip(parts, (0.3, 0.7, 2.0), strict=True)
-    ]
+        for found, expected in zip(slopes(both, u, sigma), slopes(one, u, sigma), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+    in_batch = gradient(both, np.stack([u] * 3), levels)
+    alone = [gradient(p, u, s) for p, s in zip(parts, levels, strict=True)]
     np.testing.assert_allclose(in_batch, np.stack(alone), rtol=1e-12, atol=1e-14)

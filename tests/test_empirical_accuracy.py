@@ -15,10 +15,10 @@ BITS = 200  # fixed point with 2^-200: 60 digits after the point
 as_fixed = np.frompyfunc(lambda x: int(math.ldexp(x, BITS)), 1, 1)
 
 
-def exact(points, u, sigma, weights=None):
-    """Posterior mean and log density in 60-digit fixed point and 60-digit exponentials."""
+def exact(points, u, sigma, weights=None, fixed=None):
+    """Posterior mean and log density in 60-digit fixed point and 60-digit exponentials; `fixed` are the points in it."""
     with mpmath.workdps(60):
-        fixed = as_fixed(np.asarray(points, np.float64))
+        fixed = as_fixed(np.asarray(points, np.float64)) if fixed is None else fixed
         difference = fixed - as_fixed(np.asarray(u, np.float64))
         square = [
             mpmath.ldexp(mpmath.mpf(int(q)), -2 * BITS)
@@ -89,7 +89,8 @@ def test_against_exact_arithmetic(n, d):
     for level in levels:
         sigma = np.float32(level)
         points, queries = make(n, d, sigma, seed=0)
-        reference = [exact(points, u, sigma) for u in queries]
+        fixed = as_fixed(np.asarray(points, np.float64))
+        reference = [exact(points, u, sigma, fixed=fixed) for u in queries]
         mean = np.stack([r[0] for r in reference])
         for dtype, chunk_size in (
             ("float32", None),
@@ -148,7 +149,8 @@ def test_batches_of_certain_and_doubtful_queries(dtype):
     queries = (points[:48] + sigma * rng.standard_normal((48, d))).astype(np.float32)
     D = sj.EmpiricalDenoiser(points.astype(dtype), chunk_size=77)
     queries_as, sigma_as = jnp.asarray(queries, dtype), np.asarray(sigma, dtype)
-    exactly = [exact(points, u, float(sigma_as)) for u in queries]
+    fixed = as_fixed(np.asarray(points, np.float64))
+    exactly = [exact(points, u, float(sigma_as), fixed=fixed) for u in queries]
     mean = np.stack([one[0] for one in exactly])
     bound = 1e-4 if dtype == np.float32 else 1e-11
 

@@ -108,8 +108,7 @@ def test_right_at_any_noise_level(name, dtype):
                 numbers = tuple(
                     exactly(x) for x in (D.mean, D.diagonal, D.factors, u.tolist(), float(level))
                 )
-                true = truth(*numbers)
-                slack = allowed(numbers, true, eps)
+                true, slack = truth(*numbers), None
                 largest = max(map(abs, numbers[3])) + 1
                 units = {
                     "value": largest,
@@ -122,6 +121,9 @@ def test_right_at_any_noise_level(name, dtype):
                     unit = max(np.max(np.abs(expected)), units.get(what, 0))
                     error = np.max(np.abs(exactly(found[what]) - expected))
                     # Sums of d + k = 10 terms at most.
+                    if error < 20 * eps * unit:
+                        continue
+                    slack = allowed(numbers, true, eps) if slack is None else slack
                     ratio = float(error / (20 * (eps * unit + slack[what])))
                     assert ratio < 1, (what, sigma, ratio)
 
@@ -139,13 +141,15 @@ def test_derivatives_by_the_law_and_second_ones(x64):
     close = lambda a, b: jax.tree.map(  # noqa: E731
         lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-11), a, b
     )
-    every = (0, 1, 2)
-    expected = jax.jacfwd(dense, every)(*at)
-    close(jax.jacfwd(of, every)(*at), expected)
-    close(jax.jacrev(of, every)(*at), expected)
-    expected = jax.jacfwd(jax.jacfwd(dense, every), every)(*at)
-    close(jax.jacfwd(jax.jacfwd(of, every), every)(*at), expected)
-    close(jax.jacfwd(jax.jacrev(of, every), every)(*at), expected)
+    slopes = lambda of, transform: jax.jit(transform(of, (0, 1, 2)))  # noqa: E731
+    forward = lambda of, every: jax.jacfwd(jax.jacfwd(of, every), every)  # noqa: E731
+    backward = lambda of, every: jax.jacfwd(jax.jacrev(of, every), every)  # noqa: E731
+    expected = slopes(dense, jax.jacfwd)(*at)
+    close(slopes(of, jax.jacfwd)(*at), expected)
+    close(slopes(of, jax.jacrev)(*at), expected)
+    expected = slopes(dense, forward)(*at)
+    close(slopes(of, forward)(*at), expected)
+    close(slopes(of, backward)(*at), expected)
 
 
 @pytest.mark.parametrize("name", ["all have their own", "one has none", "no factors"])

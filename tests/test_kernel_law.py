@@ -331,8 +331,8 @@ def test_tangent_kernel_at_and_near_identical_inputs(num_layers, bias_scale, dty
     rng = np.random.default_rng(num_layers)
     eps = np.finfo(dtype).eps
     kernel = variance.ReLUTangentKernel(num_layers, lambda u, _: u, bias_scale=bias_scale)
-    of_points = jax.jit(lambda x, y: kernel(x, jnp.ones((), dtype), y, jnp.ones((), dtype)))
-    gradient = jax.jit(jax.grad(of_points))
+    of_points = lambda x, y: kernel(x, jnp.ones((), dtype), y, jnp.ones((), dtype))  # noqa: E731
+    both = jax.jit(lambda x, y: (of_points(x, y), jax.grad(of_points)(x, y)))
     for apart in (0.0, 1e-4, 1e-2, 1.0):
         x = rng.standard_normal(6).astype(dtype)
         y = (x + apart * rng.standard_normal(6)).astype(dtype)
@@ -340,8 +340,8 @@ def test_tangent_kernel_at_and_near_identical_inputs(num_layers, bias_scale, dty
         expected = arc_cosine_recursion(num_layers, bias_scale, wide, other)
         # An angle is off by some roundings; that of the reference by one of float64 over the angle.
         cancelled = 0 if apart == 0 else np.finfo(float).eps / apart
-        assert abs(float(of_points(x, y)) / expected - 1) < num_layers * (4 * eps + 8 * cancelled)
-        slope = np.asarray(gradient(x, y))
+        value, slope = map(np.asarray, both(x, y))
+        assert abs(float(value) / expected - 1) < num_layers * (4 * eps + 8 * cancelled)
         assert np.all(np.isfinite(slope))
         if apart >= 1e-2:
             step = 1e-3 * apart

@@ -37,12 +37,15 @@ def test_weights_of_a_step_integrate_the_polynomial(power, x64):
     np.testing.assert_allclose(found, [*map(float, expected), 0], rtol=1e-12, atol=1e-13)
 
 
+grid_weights = jax.jit(weights.grid_weights, static_argnums=1)
+
+
 def gains(h, order, phases=8, reach=9.0):
     """What the flow by equal steps in log sigma multiplies `z` by, over the exact factor, for several variances."""
     variances = np.exp(2 * h * np.arange(phases) / phases)
     count = int(np.ceil(reach / h))
     levels = np.exp(h * np.arange(count, -count - 1, -1))
-    found = weights.grid_weights(jnp.asarray(levels[: order + 2]), order)
+    found = grid_weights(jnp.asarray(levels[: order + 2]), order)
     predictor, corrector = (np.asarray(rows)[-1] for rows in found[:2])
     gain = lambda s: variances / (variances + s**2)  # noqa: E731
     exact = [np.sqrt(variances + s**2) for s in levels[:order]]

@@ -665,14 +665,13 @@ def test_curl_errs_as_it_says(dtype):
 
 def test_curl_of_posterior_means_is_rounding(dtype):
     data = jnp.asarray(np.random.default_rng(0).normal(size=(30, 3)), dtype)
+    curl = eqx.filter_jit(sj.measures.curl)
     for denoiser in (sj.EmpiricalDenoiser(data), sj.MixtureDenoiser.fit(data, num_components=2)):
-        found = sj.measures.curl(denoiser, data, 0.5, jax.random.key(0))
+        found = curl(denoiser, data, 0.5, jax.random.key(0))
         assert float(found.value) < 100 * float(jnp.finfo(dtype).eps)
     # A local denoiser is the posterior mean of no law.
     images = jnp.asarray(np.random.default_rng(0).normal(size=(20, 4, 4)), dtype)
-    local = sj.measures.curl(
-        sj.LocalDenoiser(images, 3), images.reshape(20, 16), 0.5, jax.random.key(0)
-    )
+    local = curl(sj.LocalDenoiser(images, 3), images.reshape(20, 16), 0.5, jax.random.key(0))
     assert float(local.value) > 4 * float(local.standard_error)
 
 

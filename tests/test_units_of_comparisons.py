@@ -1,5 +1,6 @@
 """A comparison of the same data elsewhere and in other units: the same dimensionless numbers."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +12,25 @@ pytest.importorskip("xarray")
 SETTINGS = sj.CompareSettings(num_samples=12, num_levels=2, seed=1)
 
 
+class Hidden(eqx.Module):
+    """A callable that hides its moments; of one structure, so that all comparisons share their programs."""
+
+    law: sj.GaussianDenoiser
+
+    def __call__(self, u, sigma):
+        return self.law(u, sigma)
+
+
 def compared(points):
     """Numbers of a comparison of points, the first half of which are for training."""
     half = len(points) // 2
     train, held_out = (
         sj.datasets.Dataset("points", part) for part in (points[:half], points[half:])
     )
-    gaussian = sj.GaussianDenoiser.fit(train.points)
     denoisers = {
         "empirical": sj.EmpiricalDenoiser(train.points),
         # What hides its moments starts at the training mean, and its likelihood comes from the flow.
-        "callable": lambda u, sigma: gaussian(u, sigma),
+        "callable": Hidden(sj.GaussianDenoiser.fit(train.points)),
     }
     results = sj.compare(denoisers, train, held_out, settings=SETTINGS, progress=False).results
     return results, float(results.data_scale)
