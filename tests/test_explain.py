@@ -329,6 +329,23 @@ def test_an_affine_network_is_its_own_affine_reference():
     np.testing.assert_allclose(affine_outputs(gaussian, u, exact, LEVEL, 100, 20), exact, atol=2e-6)
 
 
+@pytest.mark.parametrize("level", [0.05, 0.5])
+def test_the_affine_reference_is_no_farther_than_shrunken_gaussians(level):
+    """With no more training points than coordinates, the Gaussian denoiser alone is far from any network that generalises."""
+    rng, dim = np.random.default_rng(0), 60
+    draw = lambda num: rng.normal(size=(num, dim)) / np.sqrt(1 + np.arange(dim))  # noqa: E731
+    gaussian = sj.GaussianDenoiser.fit(jnp.asarray(draw(60)))
+    u = draw(90) + level * rng.normal(size=(90, dim))
+    at = lambda one: np.asarray(jax.vmap(lambda x: one(x, level))(jnp.asarray(u)))  # noqa: E731
+    truth = sj.GaussianDenoiser(jnp.zeros(dim), jnp.asarray(np.diag(1 / (1.0 + np.arange(dim)))))
+    network = at(truth)
+    rmse = lambda found: np.sqrt(np.mean((found - network)[60:] ** 2))  # noqa: E731
+    found = rmse(affine_outputs(gaussian, u, network, level, 40, 20))
+    others = [rmse(at(gaussian.shrunk(theta))) for theta in (0.0, 0.05, 0.2, 0.5, 1.0)]
+    # What is left is the choice by 20 points and a grid whose values lie a factor of two apart.
+    assert found < 1.05 * min(others) and found < 0.8 * others[0]
+
+
 DIGITS = sj.datasets.digits().split(600, seed=0)
 QUICK = sj.ExplainSettings(
     levels=(0.3, 1.0), candidates=("empirical", "gaussian"), num_samples=0, num_training=32
