@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, band, new_figure
+from ..._figure import COLOURS, band, new_figure, plain_ticks
 from ...mechanisms import colour_of
 from .classes import BY_CLASS
 from .generated import bar_of
@@ -78,6 +78,8 @@ def _draw_distances(ax: "Axes", data: Any) -> None:
         if name in data:
             ax.plot(sigma, data[name].values, style, color="#999999", lw=1, label=label)
     ax.set(xscale="log", yscale="log", xlabel="noise level $\\sigma$ (data units)")
+    plain_ticks(ax.xaxis)
+    plain_ticks(ax.yaxis)
     ax.set_title(
         "RMSE from the network, a coordinate (data units); bands of two standard errors",
         loc="left",
@@ -245,7 +247,8 @@ def _draw_map(figure: "Figure", ax: "Axes", data: Any) -> None:
     ax.set_xticks(range(len(levels)), [f"{level:.2g}" for level in levels], fontsize=8)
     ax.set_yticks(range(len(names)), list(names), fontsize=8)
     ax.set_xlabel("noise level $\\sigma$ (data units)")
-    bar = figure.colorbar(picture, ax=ax, shrink=0.9)
+    beyond = "max" if shown.max() > 0.5 else "neither"
+    bar = figure.colorbar(picture, ax=ax, shrink=0.9, extend=beyond)
     bar.set_label("distance / network's error", fontsize=8)
     ticks = [-1.5, -1, -0.5, 0, 0.5]
     bar.set_ticks(ticks, labels=[f"{10**tick:.2g}" for tick in ticks], fontsize=7)
@@ -270,6 +273,11 @@ def plot_strengths(data: Any) -> "Figure":
         label = str(one.strength_name.values) + ("" if unit == "1" else f" ({unit})")
         logarithmic = bool(value.min() > 0 and high.max() > 8 * low.min())
         ax.set(xscale="log", yscale="log" if logarithmic else "linear")
+        plain_ticks(ax.xaxis, 4)
+        if logarithmic:
+            plain_ticks(ax.yaxis)
+        elif np.all(value == np.round(value)):  # pixels and numbers of things
+            ax.locator_params("y", integer=True)
         ax.set_ylabel(label, fontsize=8)
         ax.set_title(name, loc="left", fontsize=9)
         ax.tick_params(which="both", labelsize=7)
@@ -301,6 +309,8 @@ def plot_memory(data: Any) -> "Figure":
     share.axhline(0, color="#999999", lw=0.8)
     share.axhline(1, color="#999999", lw=0.8)
     share.set(xscale="log", ylabel="memorised share")
+    plain_ticks(loss.yaxis)
+    plain_ticks(loss.xaxis)
     for ax in (loss, share):
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
@@ -337,6 +347,9 @@ def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
         low, high = one.limits
         ax.set(xscale="log", yscale="log" if one.is_logarithmic else "linear", ylabel=one.label)
         ax.set_ylim(low, high)
+        plain_ticks(ax.xaxis)
+        if one.is_logarithmic:
+            plain_ticks(ax.yaxis)
         ax.set_title(name, loc="left", fontsize=9)
         ax.set_xlabel("noise level $\\sigma$ (data units)", fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
