@@ -1,4 +1,4 @@
-"""Folders of diffusers as `smoothjax explain --network` takes them: held against diffusers' own denoised points, or refused."""
+"""Folders of diffusers as `smoothjax explain --network` takes them: by diffusers' own denoised points, or refused."""
 
 import json
 import re
@@ -54,7 +54,10 @@ SCHEDULES = [
     ("options", "label"),
     [
         *(
-            ({"beta_schedule": schedule, "rescale_betas_zero_snr": zero, "prediction_type": one}, None)
+            (
+                {"beta_schedule": schedule, "rescale_betas_zero_snr": zero, "prediction_type": one},
+                None,
+            )
             for schedule, zero in SCHEDULES
             for one in ("epsilon", "v_prediction", "sample")
         ),
@@ -125,8 +128,8 @@ def test_what_is_loaded_by_no_guess(tmp_path):
             folder / "scheduler"
         ),
     } | {
-        f"must have betas; .* of '{kind.__name__}'": lambda folder, kind=kind: kind().save_pretrained(
-            folder / "scheduler"
+        f"must have betas; .* of '{kind.__name__}'": lambda folder, kind=kind: (
+            kind().save_pretrained(folder / "scheduler")
         )
         for kind in schedulers
     }

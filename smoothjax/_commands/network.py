@@ -246,7 +246,8 @@ def _of_diffusers(
     wrong = [*loaded["missing_keys"], *loaded["unexpected_keys"]]
     if wrong:
         raise ValueError(
-            f"The weights in '{part}' are not those of its config.json: {len(wrong)} are missing or unknown, {wrong[0]!r} is one."
+            f"The weights in '{part}' are not those of its config.json: {len(wrong)} are missing or unknown, of them "
+            f"{wrong[0]!r}."
         )
     double = unet.config.out_channels == 2 * unet.config.in_channels
     shape = train.image_shape if unet.config.sample_size is None else None
