@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Tol's muted palette, for what comes after them.
 FURTHER = (
-    "#332288",
+    "#44AA99",
     "#999933",
     "#882255",
-    "#44AA99",
+    "#332288",
     "#DDCC77",
     "#AA4499",
     "#117733",

@@ -1,6 +1,7 @@
 """Which mechanism explains a network: fits and verdicts against closed forms, planted answers, repeated draws."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -19,7 +20,7 @@ from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
 from smoothjax.experiments._explain.explanation import _Level
-from smoothjax.experiments._explain.figures import plot_strengths
+from smoothjax.experiments._explain.figures import plot_image_samples, plot_strengths
 from smoothjax.experiments._explain.memorised import (
     memorised_points,
     most_memorised,
@@ -332,7 +333,7 @@ def test_an_affine_network_is_its_own_affine_reference():
 
 @pytest.mark.parametrize("level", [0.05, 0.5])
 def test_the_affine_reference_is_no_farther_than_shrunken_gaussians(level):
-    """With no more training points than coordinates, the Gaussian denoiser alone is far from any network that generalises."""
+    """With no more training points than coordinates, the Gaussian denoiser is far from any network that generalises."""
     rng, dim = np.random.default_rng(0), 60
     draw = lambda num: rng.normal(size=(num, dim)) / np.sqrt(1 + np.arange(dim))  # noqa: E731
     gaussian = sj.GaussianDenoiser.fit(jnp.asarray(draw(60)))
@@ -887,4 +888,30 @@ def test_noise_levels_are_labelled_legibly(span):
     values = [float(label.get_text()) for label in labels]
     assert values == sorted(values) and span[0] / 1.5 < values[0] and values[-1] < span[1] * 1.5
     boxes = [label.get_window_extent(renderer) for label in labels]
-    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [("a",), ("patch-composite", *"bcdefg"), ("equivariant-local-circular-by-class", "b")],
+)
+@pytest.mark.parametrize("num", [2, 12])
+def test_names_beside_samples_are_whole(candidates, num):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    models = ["network", *candidates]
+    samples = np.random.default_rng(0).uniform(-1, 1, (len(models), num, 64))
+    data = xarray.Dataset(
+        {
+            "samples": (("model", "sample", "coordinate"), samples),
+            "nearest": (("model", "sample"), np.zeros((len(models), num), int)),
+        },
+        {"model": models},
+    )
+    figure = plot_image_samples(data, samples[0], (8, 8, 1))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (ax,) = figure.axes
+    boxes = [label.get_window_extent(renderer) for label in ax.get_yticklabels()]
+    assert len(boxes) == len(models) + 1
+    assert min(box.x0 for box in boxes) >= 2 and max(box.x1 for box in boxes) < ax.bbox.x0
