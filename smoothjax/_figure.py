@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Tol's muted palette, for what comes after them.
 FURTHER = (
-    "#332288",
+    "#44AA99",
     "#999933",
     "#882255",
-    "#44AA99",
+    "#332288",
     "#DDCC77",
     "#AA4499",
     "#117733",
@@ -49,3 +49,26 @@ def band(
     # On a logarithmic axis the lower edge must stay positive.
     low = np.maximum(y - 2 * error, 0.02 * np.abs(y))
     ax.fill_between(x, low, y + 2 * error, color=colour, alpha=0.2, lw=0)
+
+
+# Of one decade, from many ticks to few.
+MANTISSAS = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+
+
+def plain_ticks(axis: Any, most: int = 5) -> None:
+    """Of a logarithmic axis, a few labels as numbers that are read at once, 0.05 and not 5 x 10^-2; after all is drawn."""
+    ticker = import_optional("matplotlib.ticker", extra="plot")
+    low, high = sorted(axis.get_view_interval())
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks: list[float] = []
+    for mantissas in MANTISSAS:
+        ticks = [float(f"{m}e{k}") for k in decades for m in mantissas]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= most:
+            break
+    if len(ticks) < 2:  # of much less than a decade
+        ticks = [x for x in ticker.MaxNLocator(most - 1).tick_values(low, high) if low <= x <= high]
+    ticks = ticks[:: -(-len(ticks) // most)]
+    axis.set_major_locator(ticker.FixedLocator(ticks))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:.3g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())

@@ -23,6 +23,12 @@ th {{ border-bottom: 2px solid #222; }} .summary tr:last-child td {{ color: #666
 .scroll {{ overflow-x: auto; }} figure {{ margin: 1rem 0; }} img {{ max-width: 100%; height: auto; }}
 figcaption, footer, li {{ color: #444; font-size: .93rem; }}
 pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; }}
+@media print {{
+html, body {{ font-size: 10pt; }} body {{ max-width: none; margin: 0; }}
+h2, h3 {{ break-after: avoid; }} figure, tr {{ break-inside: avoid; }}
+.scroll {{ overflow: visible; }} table {{ white-space: normal; }} .scroll table {{ font-size: 8pt; }}
+th, td {{ vertical-align: top; }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+}}
 </style>
 </head>
 <body>

@@ -1,6 +1,7 @@
 """Which mechanism explains a network: fits and verdicts against closed forms, planted answers, repeated draws."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -14,10 +15,11 @@ from jax.tree_util import Partial
 
 import smoothjax as sj
 from smoothjax import mechanisms
+from smoothjax._figure import new_figure, plain_ticks
 from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
-from smoothjax.experiments._explain.figures import plot_strengths
+from smoothjax.experiments._explain.figures import plot_image_samples, plot_strengths
 from smoothjax.experiments._explain.labelled import Level
 from smoothjax.experiments._explain.memorised import (
     memorised_points,
@@ -327,6 +329,23 @@ def test_an_affine_network_is_its_own_affine_reference():
     # A network that is the Gaussian denoiser itself leaves nothing to fit.
     exact = np.asarray(jax.vmap(lambda x: gaussian(x, LEVEL))(jnp.asarray(u)))
     np.testing.assert_allclose(affine_outputs(gaussian, u, exact, LEVEL, 100, 20), exact, atol=2e-6)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5])
+def test_the_affine_reference_is_no_farther_than_shrunken_gaussians(level):
+    """With no more training points than coordinates, the Gaussian denoiser is far from any network that generalises."""
+    rng, dim = np.random.default_rng(0), 60
+    draw = lambda num: rng.normal(size=(num, dim)) / np.sqrt(1 + np.arange(dim))  # noqa: E731
+    gaussian = sj.GaussianDenoiser.fit(jnp.asarray(draw(60)))
+    u = draw(90) + level * rng.normal(size=(90, dim))
+    at = lambda one: np.asarray(jax.vmap(lambda x: one(x, level))(jnp.asarray(u)))  # noqa: E731
+    truth = sj.GaussianDenoiser(jnp.zeros(dim), jnp.asarray(np.diag(1 / (1.0 + np.arange(dim)))))
+    network = at(truth)
+    rmse = lambda found: np.sqrt(np.mean((found - network)[60:] ** 2))  # noqa: E731
+    found = rmse(affine_outputs(gaussian, u, network, level, 40, 20))
+    others = [rmse(at(gaussian.shrunk(theta))) for theta in (0.0, 0.05, 0.2, 0.5, 1.0)]
+    # What is left is the choice by 20 points and a grid whose values lie a factor of two apart.
+    assert found < 1.05 * min(others) and found < 0.8 * others[0]
 
 
 DIGITS = sj.datasets.digits().split(600, seed=0)
@@ -849,3 +868,50 @@ def test_points_of_a_class_are_named_by_their_place_in_the_training_set():
     odd = np.flatnonzero(np.asarray(train.labels) == 1)[:32]
     np.testing.assert_array_equal(found.dataset.training_point, odd)
     assert set(found.dataset.most_memorized.values.ravel().tolist()) <= set(odd.tolist())
+
+
+@pytest.mark.parametrize("span", [(0.02, 0.15), (0.05, 8.0), (1e-4, 90.0), (0.11, 0.13)])
+def test_noise_levels_are_labelled_legibly(span):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure, axes = new_figure(1, 1, (2.7, 2.2))
+    ax = axes[0, 0]
+    ax.plot(span, span)
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        plain_ticks(axis)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    labels = [label for label in ax.get_xticklabels(which="both") if label.get_text()]
+    # Numbers, in order, and the room of one is not that of the next.
+    assert 2 <= len(labels) <= 5
+    values = [float(label.get_text()) for label in labels]
+    assert values == sorted(values) and span[0] / 1.5 < values[0] and values[-1] < span[1] * 1.5
+    boxes = [label.get_window_extent(renderer) for label in labels]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [("a",), ("patch-composite", *"bcdefg"), ("equivariant-local-circular-by-class", "b")],
+)
+@pytest.mark.parametrize("num", [2, 12])
+def test_names_beside_samples_are_whole(candidates, num):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    models = ["network", *candidates]
+    samples = np.random.default_rng(0).uniform(-1, 1, (len(models), num, 64))
+    data = xarray.Dataset(
+        {
+            "samples": (("model", "sample", "coordinate"), samples),
+            "nearest": (("model", "sample"), np.zeros((len(models), num), int)),
+        },
+        {"model": models},
+    )
+    figure = plot_image_samples(data, samples[0], (8, 8, 1))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (ax,) = figure.axes
+    boxes = [label.get_window_extent(renderer) for label in ax.get_yticklabels()]
+    assert len(boxes) == len(models) + 1
+    assert min(box.x0 for box in boxes) >= 2 and max(box.x1 for box in boxes) < ax.bbox.x0

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import interop, processes
 from .._calls import takes_label
-from .._checks import import_optional
+from .._checks import import_optional, shown
 from .._files.checkpoint import CONFIGURATION
 from ..datasets import Dataset
 from ..denoisers import AbstractDenoiser, Denoiser
@@ -211,26 +211,74 @@ def _of_folder(folder: Path, train: Dataset, options: NetworkOptions) -> Network
                 "`label` is for networks of classes; that of `smoothjax train` has none."
             )
         return load_denoiser(folder).model
-    if (folder / "unet" / "config.json").exists():
-        diffusers = import_optional("diffusers", extra="bench")
-        unet = diffusers.UNet2DModel.from_pretrained(
-            folder / "unet", use_safetensors=True, local_files_only=True
-        ).eval()
-        path = folder / "scheduler" / "scheduler_config.json"
-        if not path.exists():
-            raise FileNotFoundError(
-                f"'{folder}' must hold scheduler/scheduler_config.json; it does not."
-            )
-        scheduler = diffusers.DDPMScheduler.from_config(json.loads(path.read_text()))
-        channels = unet.config.out_channels == 2 * unet.config.in_channels
-        return _by_class(
-            lambda label: interop.from_diffusers(
-                unet, scheduler, labels=label, learned_variance=channels
-            ),
-            train,
-            options.label,
-        )
+    # Pipelines of one network hold it in a folder of its own, or beside the others' files.
+    for part in (folder / "unet", folder):
+        if (part / "config.json").exists():
+            return _of_diffusers(folder, part, train, options)
     raise ValueError(f"`network` must be {FORMS}; the folder '{folder}' is neither.")
+
+
+def _of_diffusers(
+    folder: Path, part: Path, train: Dataset, options: NetworkOptions
+) -> dict[int, Denoiser] | Denoiser:
+    """The network in `part` with the scheduler of a folder of diffusers, both what they say they are."""
+    diffusers = import_optional("diffusers", extra="bench")
+    kind = json.loads((part / "config.json").read_text()).get("_class_name")
+    # Other networks would be taken for this one, with random weights where they differ.
+    if kind != "UNet2DModel":
+        raise ValueError(
+            f"A folder of diffusers must hold a UNet2DModel; '{part}' holds {shown(kind)}. Name a function that loads it: "
+            "'file.py:function', with `prediction` and `process`."
+        )
+    if not (part / WEIGHTS).exists():
+        raise FileNotFoundError(
+            f"'{part}' must hold {WEIGHTS}, whose reading executes nothing; it does not. Older networks get it by "
+            "UNet2DModel.from_pretrained(...).save_pretrained(...)."
+        )
+    scheduler = _scheduler_in(folder, diffusers)
+    unet, loaded = diffusers.UNet2DModel.from_pretrained(
+        part,
+        use_safetensors=True,
+        local_files_only=True,
+        low_cpu_mem_usage=False,  # else it asks for one more package
+        output_loading_info=True,
+    )
+    wrong = [*loaded["missing_keys"], *loaded["unexpected_keys"]]
+    if wrong:
+        raise ValueError(
+            f"The weights in '{part}' are not those of its config.json: {len(wrong)} are missing or unknown, of them "
+            f"{wrong[0]!r}."
+        )
+    double = unet.config.out_channels == 2 * unet.config.in_channels
+    shape = train.image_shape if unet.config.sample_size is None else None
+    return _by_class(
+        lambda label: interop.from_diffusers(
+            unet.eval(), scheduler, shape, labels=label, learned_variance=double
+        ),
+        train,
+        options.label,
+    )
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def _scheduler_in(folder: Path, diffusers: Any) -> Any:
+    """The scheduler of a folder of diffusers, for its betas and its prediction."""
+    places = folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"
+    path = next((path for path in places if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"'{folder}' must hold scheduler/scheduler_config.json; it does not."
+        )
+    config = json.loads(path.read_text())
+    # That of another process would be taken for one of linear betas.
+    if "beta_schedule" not in config and config.get("trained_betas") is None:
+        raise ValueError(
+            f"A scheduler of diffusers must have betas; '{path}' has none, of {shown(config.get('_class_name'))}. Name a "
+            "function that loads the network: 'file.py:function', with `prediction` and `process`."
+        )
+    return diffusers.DDPMScheduler.from_config(config)
 
 
 def _process(name: str) -> Any:

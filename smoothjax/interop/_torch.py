@@ -298,7 +298,7 @@ def denoiser_of(
 
 @checks_kinds
 def from_torch(
-    module: Callable[..., Any],
+    module: Any,
     shape_or_dim: int | tuple[int, int, int],
     *,
     prediction: Prediction | str = "x0",

@@ -1,6 +1,7 @@
 """The best affine denoiser near a network, from as few of its outputs as there are: a reference, not a mechanism."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from ...denoisers import GaussianDenoiser
 
 # Ridge penalties, over the mean square of the features; infinity leaves the Gaussian denoiser as it is.
 PENALTIES = (*np.geomspace(1e-4, 1e3, 15), math.inf)
+# Of the Gaussian denoiser, without which it is far from any network where there are few training points for the dimension.
+SHRINKAGES = (0.0, *np.geomspace(1e-3, 1.0, 10))
 
 
 def affine_outputs(
@@ -22,8 +25,7 @@ def affine_outputs(
 
     What is fitted is the network's difference from the Gaussian denoiser, in coordinates
     `(Sigma + sigma^2)^(-1/2) (u - mu)`, in which noisy points are about standard normal however small the noise. The penalty
-    is the one of least error at the
-    calibration points.
+    and the shrinkage of Sigma are those of least error at the calibration points.
 
     Args:
         gaussian: of the training set.
@@ -32,6 +34,20 @@ def affine_outputs(
         sigma: their noise level.
         num_fit, num_calibration: how many are of the first and second kind.
     """
+    calibration = slice(num_fit, num_fit + num_calibration)
+    least, best = math.inf, np.zeros(0)
+    for shrinkage in SHRINKAGES:
+        for outputs in _fits(gaussian.shrunk(shrinkage), u, network, sigma, num_fit):
+            error = float(np.mean((network[calibration] - outputs[calibration]) ** 2))
+            if error < least:
+                least, best = error, outputs
+    return best
+
+
+def _fits(
+    gaussian: GaussianDenoiser, u: np.ndarray, network: np.ndarray, sigma: float, num_fit: int
+) -> Iterator[np.ndarray]:
+    """Outputs at all points of the ridge regression towards one Gaussian denoiser, with each penalty."""
     mean, basis = (np.asarray(x, np.float64) for x in (gaussian.mean, gaussian.basis))
     centred = u.astype(np.float64) - mean
     noise = sigma**2
@@ -47,14 +63,9 @@ def affine_outputs(
     values, vectors = np.linalg.eigh(kernel[:num_fit])
     values = np.maximum(values, 0)
     turned = vectors.T @ excess[:num_fit]
-    calibration = slice(num_fit, num_fit + num_calibration)
-
-    def predicted(penalty: float, rows: slice) -> np.ndarray:
+    for penalty in PENALTIES:
         if math.isinf(penalty):
-            return np.zeros_like(excess[rows])
-        size = penalty * values.mean()
-        return kernel[rows] @ (vectors @ (turned / (values + size)[:, None]))
-
-    errors = [np.mean((excess[calibration] - predicted(p, calibration)) ** 2) for p in PENALTIES]
-    best = PENALTIES[int(np.argmin(errors))]
-    return of_gaussian + predicted(best, slice(None))
+            yield of_gaussian
+        else:
+            size = penalty * values.mean()
+            yield of_gaussian + kernel @ (vectors @ (turned / (values + size)[:, None]))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, band, new_figure
+from ..._figure import COLOURS, band, new_figure, plain_ticks
 from ...mechanisms import colour_of
 from .classes import BY_CLASS
 from .generated import bar_of
@@ -78,8 +78,10 @@ def _draw_distances(ax: "Axes", data: Any) -> None:
         if name in data:
             ax.plot(sigma, data[name].values, style, color="#999999", lw=1, label=label)
     ax.set(xscale="log", yscale="log", xlabel="noise level $\\sigma$ (data units)")
+    plain_ticks(ax.xaxis)
+    plain_ticks(ax.yaxis)
     ax.set_title(
-        "RMSE from the network, a coordinate (data units); bands of two standard errors",
+        "RMSE from the network, a coordinate (data units)\nBands: two standard errors",
         loc="left",
         fontsize=9,
     )
@@ -89,7 +91,7 @@ def _draw_distances(ax: "Axes", data: Any) -> None:
 
 def plot_agreement(data: Any) -> "Figure":
     """R squared of each candidate's samples with the network's from the same noises."""
-    figure, axes = new_figure(1, 1, (1.5 + 0.8 * data.sizes["candidate"], 3.6))
+    figure, axes = new_figure(1, 1, (2.5 + 0.8 * data.sizes["candidate"], 3.6))
     _draw_agreement(axes[0, 0], data)
     return figure
 
@@ -125,7 +127,16 @@ def _draw_agreement(ax: "Axes", data: Any) -> None:
         fontsize=9,
     )
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _figure_of_samples(names: Sequence[str], columns: int) -> "tuple[Figure, Axes]":
+    """For one row of images a name, with room for the longest name beside them."""
+    size = 0.4 + 0.09 * max(map(len, names)) + 0.6 * columns, 0.45 + 0.6 * len(names)
+    figure, axes = new_figure(1, 1, size)
+    # The layout is found in one step, and images, which keep their shape, are then up to a tenth of an inch elsewhere.
+    figure.set_layout_engine("constrained", w_pad=0.1)
+    return figure, axes[0, 0]
 
 
 def _draw_samples(
@@ -163,11 +174,9 @@ def plot_image_samples(data: Any, points: np.ndarray, image_shape: tuple[int, ..
     after = names.index("network") + 1
     values = np.insert(values, after, nearest, axis=0)
     names.insert(after, "its nearest")
-    rows, columns = len(names), min(MAX_COLUMNS, values.shape[1])
-    figure, axes = new_figure(1, 1, (1.6 + 0.6 * columns, 0.5 + 0.6 * rows))
-    _draw_samples(
-        axes[0, 0], names, values, image_shape, (float(points.min()), float(points.max()))
-    )
+    columns = min(MAX_COLUMNS, values.shape[1])
+    figure, ax = _figure_of_samples(names, columns)
+    _draw_samples(ax, names, values, image_shape, (float(points.min()), float(points.max())))
     return figure
 
 
@@ -245,7 +254,8 @@ def _draw_map(figure: "Figure", ax: "Axes", data: Any) -> None:
     ax.set_xticks(range(len(levels)), [f"{level:.2g}" for level in levels], fontsize=8)
     ax.set_yticks(range(len(names)), list(names), fontsize=8)
     ax.set_xlabel("noise level $\\sigma$ (data units)")
-    bar = figure.colorbar(picture, ax=ax, shrink=0.9)
+    beyond = "max" if shown.max() > 0.5 else "neither"
+    bar = figure.colorbar(picture, ax=ax, shrink=0.9, extend=beyond)
     bar.set_label("distance / network's error", fontsize=8)
     ticks = [-1.5, -1, -0.5, 0, 0.5]
     bar.set_ticks(ticks, labels=[f"{10**tick:.2g}" for tick in ticks], fontsize=7)
@@ -270,6 +280,11 @@ def plot_strengths(data: Any) -> "Figure":
         label = str(one.strength_name.values) + ("" if unit == "1" else f" ({unit})")
         logarithmic = bool(value.min() > 0 and high.max() > 8 * low.min())
         ax.set(xscale="log", yscale="log" if logarithmic else "linear")
+        plain_ticks(ax.xaxis, 4)
+        if logarithmic:
+            plain_ticks(ax.yaxis)
+        elif np.all(value == np.round(value)):  # pixels and numbers of things
+            ax.locator_params("y", integer=True)
         ax.set_ylabel(label, fontsize=8)
         ax.set_title(name, loc="left", fontsize=9)
         ax.tick_params(which="both", labelsize=7)
@@ -301,6 +316,8 @@ def plot_memory(data: Any) -> "Figure":
     share.axhline(0, color="#999999", lw=0.8)
     share.axhline(1, color="#999999", lw=0.8)
     share.set(xscale="log", ylabel="memorised share")
+    plain_ticks(loss.yaxis)
+    plain_ticks(loss.xaxis)
     for ax in (loss, share):
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
@@ -311,11 +328,12 @@ def plot_memorised(at: Any, points: np.ndarray, image_shape: tuple[int, ...]) ->
     """The training images that are memorised most at one noise level, and the nearest other one of each."""
     index = at.most_memorized.values
     others = at.nearest_training.sel(training_point=index).values
-    figure, axes = new_figure(1, 1, (1.6 + 0.6 * len(index), 1.9))
+    names = ["training", "nearest other"]
+    figure, ax = _figure_of_samples(names, len(index))
     limits = float(points.min()), float(points.max())
     images = np.stack([points[index], points[others]])
-    _draw_samples(axes[0, 0], ["training", "nearest other"], images, image_shape, limits)
-    axes[0, 0].set_title(f"Noise level {float(at.sigma):.3g}", loc="left", fontsize=10)
+    _draw_samples(ax, names, images, image_shape, limits)
+    ax.set_title(f"Noise level {float(at.sigma):.3g}", loc="left", fontsize=10)
     return figure
 
 
@@ -337,6 +355,9 @@ def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
         low, high = one.limits
         ax.set(xscale="log", yscale="log" if one.is_logarithmic else "linear", ylabel=one.label)
         ax.set_ylim(low, high)
+        plain_ticks(ax.xaxis)
+        if one.is_logarithmic:
+            plain_ticks(ax.yaxis)
         ax.set_title(name, loc="left", fontsize=9)
         ax.set_xlabel("noise level $\\sigma$ (data units)", fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
