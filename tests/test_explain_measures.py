@@ -112,6 +112,18 @@ def test_a_network_without_derivatives_is_left_out(found, tmp_path):
     assert twice.dataset.attrs["not_measured"] == data.attrs["not_measured"]
 
 
+def test_a_network_with_derivatives_forwards_only_is_left_out_in_words():
+    shrinks = lambda x, t: x / (1 + t[:, None] ** 2)  # noqa: E731
+    slope = lambda x, t, dx, dt: (  # noqa: E731
+        dx / (1 + t[:, None] ** 2) - 2 * x * (t * dt / (1 + t**2) ** 2)[:, None]
+    )
+    network = sj.interop.from_numpy(shrinks, DIM, jvp=slope)
+    data = sj.explain(network, TRAIN, HELD_OUT, SETTINGS, progress=False).dataset
+    assert data.attrs["not_measured"] == (
+        "curl of network (a network on the host has derivatives forwards only, if any)"
+    )
+
+
 def test_one_class():
     labels = np.arange(80) % 2
     train = sj.datasets.Dataset("classes", TRAIN.points, labels)

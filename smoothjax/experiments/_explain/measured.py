@@ -48,6 +48,10 @@ def measured(
             found.append(_estimates(measure, denoiser, points, level, key, centre, batch_size))
         except (ValueError, TypeError, NotImplementedError) as error:
             text = " ".join(str(error).split()).rstrip(".")
+            if (
+                "callbacks do not support" in text
+            ):  # JAX's own words, which advise those who write one
+                text = "a network on the host has derivatives forwards only, if any"
             return {REASON: text if len(text) <= _TEXT else text[: _TEXT - 3] + "..."}
     return {
         key: np.array([np.asarray(value) for value in values])
