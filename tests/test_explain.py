@@ -1,7 +1,6 @@
 """Which mechanism explains a network: fits and verdicts against closed forms, planted answers, repeated draws."""
 
 import dataclasses
-import itertools
 import json
 import math
 
@@ -15,7 +14,6 @@ from jax.tree_util import Partial
 
 import smoothjax as sj
 from smoothjax import mechanisms
-from smoothjax._figure import new_figure, plain_ticks
 from smoothjax.experiments._explain.affine import affine_outputs
 from smoothjax.experiments._explain.candidates import Candidate
 from smoothjax.experiments._explain.combinations import nearest_combination
@@ -868,27 +866,6 @@ def test_points_of_a_class_are_named_by_their_place_in_the_training_set():
     odd = np.flatnonzero(np.asarray(train.labels) == 1)[:32]
     np.testing.assert_array_equal(found.dataset.training_point, odd)
     assert set(found.dataset.most_memorized.values.ravel().tolist()) <= set(odd.tolist())
-
-
-@pytest.mark.parametrize("span", [(0.02, 0.15), (0.05, 8.0), (1e-4, 90.0), (0.11, 0.13)])
-def test_noise_levels_are_labelled_legibly(span):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure, axes = new_figure(1, 1, (2.7, 2.2))
-    ax = axes[0, 0]
-    ax.plot(span, span)
-    ax.set(xscale="log", yscale="log")
-    for axis in (ax.xaxis, ax.yaxis):
-        plain_ticks(axis)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    labels = [label for label in ax.get_xticklabels(which="both") if label.get_text()]
-    # Numbers, in order, and the room of one is not that of the next.
-    assert 2 <= len(labels) <= 5
-    values = [float(label.get_text()) for label in labels]
-    assert values == sorted(values) and span[0] / 1.5 < values[0] and values[-1] < span[1] * 1.5
-    boxes = [label.get_window_extent(renderer) for label in labels]
-    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize(
