@@ -55,7 +55,7 @@ def explain_network(
 
     As it stands, some four minutes of processor time, and the network has learned enough of the digits for the denoisers of
     patches to clear the bar: R squared of its samples is .91, .93 and .93 for `local`, `equivariant-local` and
-    `patch-composite`, .88 for `gaussian`. Nearest at a noise level is `patch-composite` alone from 0.26 to 1.2, and
+    `patch-composite`, .88 for `gaussian`. Nearest at a noise level is `patch-composite` alone from 0.26 to 2.5, and
     `equivariant-local` at 5.4; at the lowest, none.
 
     The equivariant denoiser costs most: with n images of s x s pixels and patches of size P, up to `2 n s^4 P^2` operations
