@@ -108,11 +108,12 @@ class SampleMeasure:
         always: whether every comparison takes it, whichever measures it names.
 
     Example:
-        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> def spread(samples, train, held_out, key):
         ...     return {"spread": jnp.std(samples), "spread_null": jnp.std(held_out)}
         >>> one = sj.measures.SampleMeasure("spread", "How wide samples lie", "spread", "Spread: of all entries.", spread)
-        >>> found = one.numbers(jnp.array([[-2.0], [2.0]]), jnp.ones((3, 1)), jnp.array([[-1.0], [1.0]]), None)
+        >>> points, key = jnp.array([[-1.0], [1.0]]), jax.random.key(0)
+        >>> found = one.numbers(2 * points, jnp.ones((3, 1)), points, key)
         >>> {name: float(value) for name, value in found.items()}
         {'spread': 2.0, 'spread_null': 1.0}
     """
