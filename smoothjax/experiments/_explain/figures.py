@@ -41,6 +41,8 @@ def plot_explanation(data: Any) -> "Figure":
     rows = 1 + with_samples
     figure, axes = new_figure(rows, 2, (14, 5.2 * rows))
     _draw_map(figure, axes[0, 0], data)
+    title = "Dots: cannot be told from the nearest. Crosses: nearest, but none is near"
+    axes[0, 0].set_title(title, loc="left", fontsize=9)
     _draw_distances(axes[0, 1], data)
     if with_samples:
         _draw_agreement(axes[1, 0], data)
@@ -254,8 +256,6 @@ def _draw_map(figure: "Figure", ax: "Axes", data: Any) -> None:
     ax.set_xticks(range(len(levels)), [f"{level:.2g}" for level in levels], fontsize=8)
     ax.set_yticks(range(len(names)), list(names), fontsize=8)
     ax.set_xlabel("noise level $\\sigma$ (data units)")
-    title = "Dots: cannot be told from the nearest. Crosses: nearest, but none is near"
-    ax.set_title(title, loc="left", fontsize=9)
     beyond = "max" if shown.max() > 0.5 else "neither"
     bar = figure.colorbar(picture, ax=ax, shrink=0.9, extend=beyond)
     bar.set_label("distance / network's error", fontsize=8)

@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 
 # What is said of a combination has two decimals.
 LEAST_WEIGHT = 0.005
+# Dimensions of what is not a number of a noise level alone, or of a candidate at it.
+_DIMENSIONS = {
+    "squared_difference": ("sigma", "candidate", "point"),
+    "between_candidates": ("sigma", "candidate", "candidate_again"),
+    "combination": ("sigma", "member"),
+    "combination_strength": ("sigma", "member"),
+    "combination_weight_interval": ("sigma", "end"),
+    "training_loss": ("sigma", "training_point"),
+    "memorized_z": ("sigma", "training_point"),
+    "memorized_p": ("sigma", "training_point"),
+    "most_memorized": ("sigma", "most"),
+}
+_OF_CANDIDATES = {
+    *("rmse", "rmse_se", "loss", "loss_se", "may_be_best", "explained", "explained_se"),
+    *("is_at_floor", "relative", "learned_share", "learned_share_se"),
+}
 
 
 def labelled(
@@ -35,24 +51,11 @@ def labelled(
     levels = np.array(settings.levels)
     at_level = [Level(found, [fit[i] for fit in fits], i, settings) for i in range(len(levels))]
     columns = [level.numbers() for level in at_level]
-    dims = {
-        "squared_difference": ("sigma", "candidate", "point"),
-        "between_candidates": ("sigma", "candidate", "candidate_again"),
-        "combination": ("sigma", "member"),
-        "combination_strength": ("sigma", "member"),
-        "combination_weight_interval": ("sigma", "end"),
-        "training_loss": ("sigma", "training_point"),
-        "memorized_z": ("sigma", "training_point"),
-        "memorized_p": ("sigma", "training_point"),
-        "most_memorized": ("sigma", "most"),
-    }
-    per_candidate = {
-        *("rmse", "rmse_se", "loss", "loss_se", "may_be_best", "explained", "explained_se"),
-        *("is_at_floor", "relative", "learned_share", "learned_share_se"),
-    }
     variables: dict[str, Any] = {}
     for name in columns[0]:
-        names = dims.get(name, ("sigma", "candidate") if name in per_candidate else ("sigma",))
+        names = _DIMENSIONS.get(
+            name, ("sigma", "candidate") if name in _OF_CANDIDATES else ("sigma",)
+        )
         variables[name] = (names, np.stack([column[name] for column in columns]))
     for name, field in (("strength", "value"), ("strength_low", "low"), ("strength_high", "high")):
         values = np.array([[getattr(fit, field) for fit in row] for row in fits]).T
