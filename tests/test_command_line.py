@@ -329,6 +329,13 @@ def test_settings_of_an_experiment_are_passed_on(tmp_path, capsys):
     assert "--num-nodes" in capsys.readouterr().err
 
 
+def test_no_values_are_a_default_only_where_they_are_not_asked_for(capsys):
+    command = ["experiment", "explain-network", "--out", "x"]
+    assert _commands.parse(command).settings["levels"] == ()
+    assert cli.main([*command, "--levels", "--num-samples", "4"]) == 2
+    one_line(capsys, "`--levels` must be followed by values")
+
+
 # --- a computer that fails -------------------------------------------------------------------
 
 
