@@ -11,6 +11,7 @@ from . import learning as learning
 from . import measures as measures
 from . import mechanisms as mechanisms
 from . import parametrization as parametrization
+from . import regimes as regimes
 from . import smoothing as smoothing
 from . import variance as variance
 from ._jax.compilation import enable_compilation_cache as enable_compilation_cache

@@ -23,7 +23,7 @@ FLOORS = (
     {"denoisers"},
     {"flows", "interop"},
     {"measures"},
-    {"smoothing", "variance"},
+    {"smoothing", "variance", "regimes"},
     {"learning", "gaussian"},
     {"mechanisms"},
     {"experiments"},

@@ -24,6 +24,7 @@ TAKEN: dict[str, str] = dict.fromkeys(
         "measures.SameNoiseSimilarity",
         *("measures.StrongGeneralization", "smoothing.LineSpread", "smoothing.SmoothestScore"),
         *("variance.EndpointMoments", "variance.Semiclassical"),
+        *("regimes.Collapse", "regimes.InformationCurve", "regimes.UTurn"),
     ),
     _RESULT,
 )
