@@ -132,7 +132,7 @@ def _of_lattice(level, num=9):
     "points, exact", [([[-1.0], [1.0]], _of_pair), (np.arange(9.0)[:, None], _of_lattice)]
 )
 def test_information_of_points_on_a_line(points, exact):
-    levels = [0.3, 0.8, 2.0, 6.0]
+    levels = [0.5, 0.8, 2.0, 6.0]  # below, only rare noises count
     law = sj.EmpiricalDenoiser(jnp.asarray(points))
     found = {
         "entropy": regimes.information_curve(points, KEY, levels, num_draws=1800).information,
@@ -244,7 +244,7 @@ def test_collapse_of_points_tends_to_that_of_their_law():
 
 def test_even_odds_of_single_points():
     points = np.concatenate([_points(20, 2, copies=False), [[6.0, 0.0]]])
-    noise = np.asarray(sj.initial_noise(KEY, 2, 2, dtype=points.dtype), np.float64)
+    noise = np.asarray(sj.initial_noise(KEY, 2, 2, dtype=jnp.result_type(float)), np.float64)
     found = regimes.collapse_levels_of_points(points, KEY, num_noises=2, rows=[0, 3, 20])
 
     def odds(time, k):
