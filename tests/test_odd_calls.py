@@ -25,6 +25,7 @@ TAKEN: dict[str, str] = dict.fromkeys(
         *("measures.StrongGeneralization", "smoothing.LineSpread", "smoothing.SmoothestScore"),
         *("variance.EndpointMoments", "variance.Semiclassical"),
         *("regimes.Collapse", "regimes.InformationCurve", "regimes.UTurn"),
+        *("measures.RankTest", "regimes.DimensionTest"),
     ),
     _RESULT,
 )

@@ -3,6 +3,7 @@
 from . import _of_samples as _of_samples
 from ._agreement import determination_r2 as determination_r2
 from ._agreement import pearson_r2 as pearson_r2
+from ._copying import copying_test as copying_test
 from ._curl import curl as curl
 from ._degrees_of_freedom import degrees_of_freedom as degrees_of_freedom
 from ._denoiser_errors import denoiser_rmse as denoiser_rmse
@@ -33,6 +34,8 @@ from ._locality_calibration import calibrate_patch_size as calibrate_patch_size
 from ._memorization import MemorizationFraction as MemorizationFraction
 from ._memorization import memorization_fraction as memorization_fraction
 from ._neighbours import nearest_neighbours as nearest_neighbours
+from ._rank_test import RankTest as RankTest
+from ._rank_test import rank_test as rank_test
 from ._registry import Measure as Measure
 from ._registry import SampleMeasure as SampleMeasure
 from ._registry import always as always

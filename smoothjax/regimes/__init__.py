@@ -11,6 +11,8 @@ from ._curve import InformationCurve as InformationCurve
 from ._curve import information_curve as information_curve
 from ._dimension import dimension_of_training_points as dimension_of_training_points
 from ._dimension import intrinsic_dimension as intrinsic_dimension
+from ._dimension_test import DimensionTest as DimensionTest
+from ._dimension_test import dimension_test as dimension_test
 from ._information import mutual_information as mutual_information
 from ._speciation import class_level as class_level
 from ._speciation import speciation_level as speciation_level
