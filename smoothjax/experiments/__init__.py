@@ -12,6 +12,7 @@ from ._explain.explain_network import explain_network as explain_network
 from ._explain.explanation import Explanation as Explanation
 from ._explain.settings import ExplainSettings as ExplainSettings
 from ._explain.verdicts import Verdict as Verdict
+from ._regimes.regimes import memorization_regimes as memorization_regimes
 from ._registry import EXPERIMENTS as EXPERIMENTS
 from ._registry import Experiment as Experiment
 from ._registry import get_experiment as get_experiment

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._checks import as_float_array, as_key, as_points, as_positive_integer, require_positive
+from .._checks import (
+    as_float_array,
+    as_integer,
+    as_key,
+    as_points,
+    as_positive_integer,
+    require_positive,
+)
 from .._kinds import checks_kinds
 from .._noise import initial_noise
 from ..datasets import Dataset
@@ -114,14 +121,36 @@ def draws_of(
     return points.row_of[rows], noise, rows
 
 
+@checks_kinds
+def noise_levels(data: Any, num_levels: int = DEFAULT_LEVELS) -> Float[Array, " num_levels"]:
+    """Levels at a constant ratio from a tenth of the points' spacing, where all is known, to five extents, where nothing is.
+
+    The spacing is the median distance of a training point to the nearest other one; the extent is the root of the
+    covariance's trace.
+
+    Args:
+        data: training points, shape (n, d), in data units, or a `Dataset`.
+        num_levels: at least two.
+
+    Raises:
+        ValueError: for bad shapes or values, and for fewer than two different points.
+
+    Example:
+        >>> import jax.numpy as jnp, smoothjax as sj
+        >>> print(sj.regimes.noise_levels(jnp.array([[0.0], [2.0]]), 2).round(3))
+        [0.2 5. ]
+    """
+    num_levels = as_integer(num_levels, "num_levels", least=2)
+    return spread_of_levels(several_points(as_training_set(data)[0]), num_levels)
+
+
 def spread_of_levels(points: DistinctPoints, num_levels: int) -> Float[Array, " l"]:
-    """From a tenth of the spacing of points, where all is known, to five times their extent, where nothing is."""
+    """`noise_levels` of points that were found different."""
     locations = points.points
     extent = jnp.sqrt(jnp.sum(jnp.var(locations, axis=0)))
     some = locations[:: max(1, locations.shape[0] // SPACED_POINTS)]
     spacing = jnp.median(nearest_neighbours(some, locations, 2)[0][:, 1])
-    lowest = jnp.maximum(0.1 * spacing, 1e-3 * extent * jnp.finfo(extent.dtype).eps ** 0.25)
-    return jnp.geomspace(lowest, 5 * extent, num_levels).astype(locations.dtype)
+    return jnp.geomspace(0.1 * spacing, 5 * extent, num_levels).astype(locations.dtype)
 
 
 @checks_kinds
@@ -144,8 +173,7 @@ def information_curve(
         data: training points, shape (n, d), in data units, or a `Dataset`. Equal points count as one location with as large
             a share.
         key: JAX random key.
-        levels: noise levels, shape (l,), in any order; by default 24 from a tenth of the points' spacing to five times
-            their extent.
+        levels: noise levels, shape (l,), in any order; by default 24 of `noise_levels`.
         labels: classes, shape (n,); by default those of the data set, if it has some.
         num_draws: of a point and a noise.
 
