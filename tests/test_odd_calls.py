@@ -40,6 +40,8 @@ LEGAL: dict[tuple[str, str], tuple[str, str]] = {
     ("ExplainSettings", "levels"): ("empty list", "those that suit the data"),
     ("ExplainSettings", "num_samples"): ("0", "none"),
     ("GuidedDenoiser", "weight"): ("-1, 0", _ANY),
+    ("experiments.memorization_regimes", "num_turns"): ("0", "none"),
+    ("gaussian.guided_gaussian_law", "weight"): ("-1, 0", _ANY),
     ("KernelLaw.gradient_flow", "duration"): ("huge", _WHOLE),
     ("PiecewiseLinearDenoiser", "kappa"): ("0", _ZERO),
     ("WienerMaskDenoiser", "threshold"): ("0", _ZERO),
