@@ -32,7 +32,7 @@ def guided_gaussian_law(
     """The law of samples under guidance `D_u + w (D_c - D_u)` of two Gaussians whose covariances share their eigenvectors.
 
     The probability flow of `GuidedDenoiser(unconditional, conditional, weight)` from `sigma_from` to `sigma_to`, started
-    from the noisy law of the unconditional one, N(mean, covariance + sigma_from^2). Beyond w = 1 the samples' mean moves past
+    from the noisy law of the unconditional one, N(mean, covariance + sigma_from^2). Beyond w = 1 the samples' mean passes
     the conditional mean, away from the unconditional one, and their variance falls below the conditional variance c, to
     `c (c / v)^(w - 1)` in a mode of unconditional variance v and at much noise: guidance is no sampling of a sharpened law.
 
