@@ -1,5 +1,7 @@
 """What all figures share: the palette, figures without pyplot, curves with error bands."""
 
+import functools
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,11 +31,26 @@ FURTHER = (
 def new_figure(
     rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> "tuple[Figure, np.ndarray]":
-    # Not pyplot: a figure of one's own needs no backend, leaks into no global list, and notebooks show it all the same.
-    figure = import_optional("matplotlib.figure", extra="plot").Figure(
-        figsize=size, layout="constrained"
-    )
+    # Not pyplot: a figure of one's own needs no backend and leaks into no global list.
+    figure = _shown_figure()(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+@functools.cache
+def _shown_figure() -> "type[Figure]":
+    """A figure that notebooks show as a picture.
+
+    They show matplotlib's own as one only after `%matplotlib inline`, or a first figure of pyplot.
+    """
+    base = import_optional("matplotlib.figure", extra="plot").Figure
+
+    class ShownFigure(base):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", bbox_inches="tight")
+            return buffer.getvalue()
+
+    return ShownFigure
 
 
 def band(

@@ -28,3 +28,11 @@ def test_noise_levels_are_labelled_legibly(span):
     assert values == sorted(values) and span[0] / 1.5 < values[0] and values[-1] < span[1] * 1.5
     boxes = [label.get_window_extent(renderer) for label in labels]
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_notebooks_show_a_figure_without_pyplot():
+    formatters = pytest.importorskip("IPython.core.formatters")
+    figure, _ = new_figure(1, 1, (2, 1))
+    shown, _ = formatters.DisplayFormatter().format(figure)
+    width, height = (int.from_bytes(shown["image/png"][k : k + 4], "big") for k in (16, 20))
+    assert width > height > 50  # of the header of a PNG

@@ -7,6 +7,7 @@ import numpy as np
 from ..._figure import COLOURS, band, new_figure, plain_ticks
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -39,6 +40,7 @@ def plot_regimes(results: Any) -> "Figure":
         _plot_turns(turns, results)
     else:
         turns.set_axis_off()
+    marks: dict[str, Artist] = {}
     for ax in axes.flat:
         if not ax.axison:
             continue
@@ -46,10 +48,18 @@ def plot_regimes(results: Any) -> "Figure":
         ax.set_xlim(sigma[0], sigma[-1])
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
-        _mark(ax, results)
+        marks = _mark(ax, results)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=7, loc="best")
         plain_ticks(ax.xaxis)
+    figure.legend(
+        list(marks.values()),
+        list(marks),
+        loc="outside lower center",
+        ncols=len(marks),
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -96,20 +106,12 @@ def _plot_turns(ax: "Axes", results: Any) -> None:
     ax.set_title("Noised to $\\sigma$ and back: comes out at the", loc="left", fontsize=10)
 
 
-def _mark(ax: "Axes", results: Any) -> None:
-    """The levels at which trajectories commit, named at the top."""
-    marks = [("collapse", "collapse", POINT, "right"), ("speciation", "speciation", GREY, "left")]
-    marks += [("class_level", "half the class", CLASS, "right")] if "class_level" in results else []
-    for name, words, colour, side in marks:
-        level = float(results[name])
-        ax.axvline(level, color=colour, lw=1, ls=":")
-        place, across = (level, 0.99), ("data", "axes fraction")
-        ax.annotate(
-            *(words, place),
-            xycoords=across,
-            rotation=90,
-            ha=side,
-            va="top",
-            fontsize=7,
-            color=colour,
-        )
+def _mark(ax: "Axes", results: Any) -> "dict[str, Artist]":
+    """The levels at which trajectories commit, by name."""
+    marks = {"collapse": ("collapse", POINT, "--"), "speciation": ("speciation", "#000000", ":")}
+    if "class_level" in results:
+        marks["class_level"] = ("half of the class known", CLASS, "-.")
+    return {
+        words: ax.axvline(float(results[name]), color=colour, lw=1.1, ls=style, zorder=1)
+        for name, (words, colour, style) in marks.items()
+    }
