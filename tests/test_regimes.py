@@ -120,16 +120,32 @@ def _of_pair(level):
     return np.log(2) - np.sum(w * entropy) / np.sum(w)
 
 
-def _of_lattice(level, num=9):
-    """The same of points 0, 1, ..., num - 1, by quadrature over u."""
-    u = np.linspace(-8 * level, num - 1 + 8 * level, 20_001)
-    density = np.mean(stats.norm.pdf(u[:, None], np.arange(num), level), axis=1)
+def _of_lattice(level):
+    return _of_places(np.arange(9), level)
+
+
+def _of_places(places, level):
+    """The same of points on a line, by quadrature over u."""
+    u = np.linspace(places[0] - 8 * level, places[-1] + 8 * level, 20_001)
+    density = np.mean(stats.norm.pdf(u[:, None], places, level), axis=1)
     entropy = np.trapezoid(-density * np.log(np.maximum(density, 1e-300)), u)
     return entropy - 0.5 * np.log(2 * np.pi * np.e * level**2)
 
 
+PLACES = np.sort(np.random.default_rng(7).normal(size=11))
+
+
+def _of_random_points(level):
+    return _of_places(PLACES, level)
+
+
 @pytest.mark.parametrize(
-    "points, exact", [([[-1.0], [1.0]], _of_pair), (np.arange(9.0)[:, None], _of_lattice)]
+    "points, exact",
+    [
+        ([[-1.0], [1.0]], _of_pair),
+        (np.arange(9.0)[:, None], _of_lattice),
+        (PLACES[:, None], _of_random_points),
+    ],
 )
 def test_information_of_points_on_a_line(points, exact):
     levels = [0.5, 0.8, 2.0, 6.0]  # below, only rare noises count
@@ -330,6 +346,22 @@ def test_dimension_at_training_points_for_all_levels_at_once(dim):
         for j, level in enumerate(levels):
             expected = float(regimes.intrinsic_dimension(denoiser, points[k], level))
             assert float(found[i, j]) == pytest.approx(expected, abs=1e-9 if X64 else 2e-3)
+
+
+def test_curvature_of_a_mixture_and_of_a_rotation():
+    law = sj.MixtureDenoiser([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], np.stack([0.1 * np.eye(2)] * 2))
+    u, level = jnp.array([0.2, 0.4]), 0.5
+    found = np.asarray(regimes.curvature_spectrum(law, u, level))
+    # Across the two the variance of their means adds to a component's gain, along them nothing does.
+    spread, weight = 0.1 + 0.25, 1 / (1 + np.exp(-2 * 0.2 / 0.35))
+    between = (0.25 / spread) ** 2 * 4 * weight * (1 - weight) / 0.25
+    assert np.allclose(found, [0.1 / spread + between, 0.1 / spread], rtol=1e-5)
+    bare = regimes.curvature_spectrum(lambda u, s: law(u, s), u, level)
+    assert np.allclose(bare, found, rtol=1e-4)
+    turn = jnp.array(
+        [[0.5, -1.0], [1.0, 0.5]]
+    )  # what is antisymmetric has no eigenvalue of its own
+    assert np.allclose(regimes.curvature_spectrum(lambda u, s: turn @ u, u, level), 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stochasticity", [0.0, 1.0])

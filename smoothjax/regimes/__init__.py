@@ -10,6 +10,7 @@ from ._collapse import population_collapse_level as population_collapse_level
 from ._curve import InformationCurve as InformationCurve
 from ._curve import information_curve as information_curve
 from ._curve import noise_levels as noise_levels
+from ._dimension import curvature_spectrum as curvature_spectrum
 from ._dimension import dimension_of_training_points as dimension_of_training_points
 from ._dimension import intrinsic_dimension as intrinsic_dimension
 from ._dimension_test import DimensionTest as DimensionTest
