@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._checks import import_optional
+from ..._strengths.free import Fit
 from ...datasets import Dataset
-from .candidates import Candidate, Fit
+from .candidates import Candidate
 from .generated import AGREEMENT, sample_numbers
 from .measured import measured_numbers
 from .memorised import memorised_points, most_memorised, nearest_others

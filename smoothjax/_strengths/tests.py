@@ -24,9 +24,17 @@ def student_statistic(values: np.ndarray) -> float:
 
 
 def last_kept(
-    statistic: Callable[[float], float], place: float, step: float, end: float, bound: float
+    statistic: Callable[[float], float],
+    place: float,
+    step: float,
+    end: float,
+    bound: float,
+    share: float = 0.005,
 ) -> float:
-    """Where the statistic passes the bound for the first time on the way from the fitted place to an end, or the end."""
+    """Where the statistic passes the bound for the first time on the way from the fitted place to an end, or the end.
+
+    To a share of the distance from the fitted place.
+    """
     kept, beyond = place, None
     while beyond is None and kept != end:
         ahead = kept + step
@@ -41,7 +49,7 @@ def last_kept(
     excess = lambda x: sign * statistic(x) - bound  # noqa: E731
     if excess(kept) >= 0 or excess(beyond) <= 0:
         return beyond
-    root = brentq(excess, kept, beyond, xtol=0.005 * abs(beyond - place), maxiter=20)
+    root = brentq(excess, kept, beyond, xtol=share * abs(beyond - place), maxiter=20)
     return float(root)  # pyright: ignore[reportArgumentType]
 
 
