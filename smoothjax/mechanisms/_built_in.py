@@ -1,5 +1,6 @@
 """The mechanisms that are there from the start."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from .. import measures
 from .._keys import key_of
+from .._units import spread_of
 from ..datasets import Dataset
 from ..denoisers import (
     Denoiser,
@@ -27,6 +29,7 @@ from ..denoisers import (
     RescaledDenoiser,
     SwitchedDenoiser,
     TemperedDenoiser,
+    WidenedDenoiser,
     WienerMaskDenoiser,
 )
 from ..processes import VariancePreserving
@@ -46,11 +49,15 @@ MIXTURE_RANK = 32
 POINTS_A_CLUSTER = 20
 
 
+def _num_clusters(train: Dataset) -> int:
+    return max(1, min(10, len(train) // POINTS_A_CLUSTER))
+
+
 def _build_mixture(train: Dataset, seed: int) -> MixtureDenoiser:
     return MixtureDenoiser.fit(
         train.points,
         train.labels,
-        num_components=max(1, min(10, len(train) // POINTS_A_CLUSTER)),
+        num_components=_num_clusters(train),
         rank=min(MIXTURE_RANK, train.dim),
         seed=seed,
     )
@@ -81,13 +88,19 @@ def _half_spacing(train: Dataset) -> float:
 FEWEST_DRAWS, MOST_DRAWS, CHEAP_ELEMENTS = 4, 64, 2**18
 
 
+def _num_draws(train: Dataset) -> int:
+    return int(np.clip(CHEAP_ELEMENTS // train.points.size // 2 * 2, FEWEST_DRAWS, MOST_DRAWS))
+
+
 def _build_smoothed(train: Dataset, seed: int) -> GaussianSmoothedDenoiser:
     # With this strength the projection of a perturbation on the line from a point to its nearest neighbour reaches their
     # bisector with probability 0.16: neighbours mix, and others hardly.
-    num = int(np.clip(CHEAP_ELEMENTS // train.points.size // 2 * 2, FEWEST_DRAWS, MOST_DRAWS))
-    key = key_of(seed)
-    strength = jnp.asarray(_half_spacing(train), train.points.dtype)
-    return GaussianSmoothedDenoiser(train.points, strength, num, key, draws="antithetic")
+    return _smoothed_by(
+        _num_draws(train),
+        train.points,
+        key_of(seed),
+        jnp.asarray(_half_spacing(train), train.points.dtype),
+    )
 
 
 def _build_piecewise_linear(train: Dataset, seed: int) -> SwitchedDenoiser:
@@ -148,6 +161,8 @@ COMPONENTS = (2, 3, 5, 8, 12, 20, 32)
 FACTORS = (1, 2, 4, 8, 16, 32)
 PATCH_SIZES = (1, 3, 5, 7, 9, 11, 15, 21, 27)
 THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+# Widths of a density estimate over the data's spread.
+KERNEL_WIDTHS = tuple(float(x) for x in np.geomspace(0.01, 2.0, 12))
 # Smoothing widths over half the median spacing, and the draws that they are averaged over.
 WIDTHS, WIDTH_DRAWS = tuple(float(x) for x in np.geomspace(0.1, 5.0, 9)), 32
 
@@ -157,8 +172,13 @@ def _widths(train: Dataset) -> tuple[float, ...]:
     return tuple(spacing * width for width in WIDTHS)
 
 
-def _smoothed_by(points: Array, key: Array, width: Any) -> GaussianSmoothedDenoiser:
-    return GaussianSmoothedDenoiser(points, width, WIDTH_DRAWS, key, draws="antithetic")
+def _smoothed_by(num: int, points: Array, key: Array, width: Any) -> GaussianSmoothedDenoiser:
+    return GaussianSmoothedDenoiser(points, width, num, key, draws="antithetic")
+
+
+def _smoothed(train: Dataset, num: int, seed: int) -> Callable[[Any], Denoiser]:
+    # The number is no argument of compiled programs.
+    return Partial(partial(_smoothed_by, num), train.points, key_of(seed))
 
 
 def _patch_sizes(train: Dataset) -> tuple[float, ...]:
@@ -171,11 +191,33 @@ def _thresholds(train: Dataset) -> tuple[float, ...]:
     return THRESHOLDS
 
 
+def _silverman(train: Dataset) -> float:
+    """The width of a kernel density estimate that is best in mean square for a Gaussian of the data's spread."""
+    n, d = train.points.shape
+    return spread_of(train.points) * (4 / ((d + 2) * n)) ** (1 / (d + 4))
+
+
+def _kernel_widths(train: Dataset) -> tuple[float, ...]:
+    spread = spread_of(train.points)
+    return tuple(spread * width for width in KERNEL_WIDTHS)
+
+
+def _exact(train: Dataset, seed: int) -> EmpiricalDenoiser:
+    return EmpiricalDenoiser(train.points)
+
+
+def _tempered(train: Dataset, seed: int) -> Callable[[Any], Denoiser]:
+    return Partial(TemperedDenoiser, EmpiricalDenoiser(train.points))
+
+
 def _of_patches(kind: Callable[..., Denoiser], *, by_default: bool = True) -> Strength:
     """The patch size of a denoiser of patches."""
     make = lambda train, seed: lambda size: kind(_images(train), int(size), layout="hwc")  # noqa: E731
     return Strength(
-        *("patch size", _patch_sizes, make, "pixels"), has_one_minimum=True, by_default=by_default
+        *("patch size", _patch_sizes, make, "pixels"),
+        has_one_minimum=True,
+        by_default=by_default,
+        default=_window,
     )
 
 
@@ -187,8 +229,11 @@ register(
         strength=Strength(
             "temperature",
             lambda train: TEMPERATURES,
-            lambda train, seed: Partial(TemperedDenoiser, EmpiricalDenoiser(train.points)),
+            _tempered,
             is_continuous=True,
+            default=lambda train: 1.0,
+            without=_exact,
+            is_guess=False,
         ),
     )
 )
@@ -205,6 +250,9 @@ register(
             ),
             is_continuous=True,
             is_logarithmic=False,
+            default=lambda train: 0.0,
+            without=lambda train, seed: GaussianDenoiser.fit(train.points),
+            is_guess=False,
         ),
     )
 )
@@ -226,6 +274,9 @@ register(
                     seed=seed,
                 )
             ),
+            default=lambda train: math.nan if train.labels is not None else _num_clusters(train),
+            without=lambda train, seed: GaussianDenoiser.fit(train.points),
+            is_guess=False,
         ),
     )
 )
@@ -237,9 +288,12 @@ register(
         strength=Strength(
             "width",
             _widths,
-            lambda train, seed: Partial(_smoothed_by, train.points, key_of(seed)),
+            lambda train, seed: _smoothed(train, WIDTH_DRAWS, seed),
             "data units",
             is_continuous=True,
+            lighter=lambda train, seed: _smoothed(train, _num_draws(train), seed),
+            default=_half_spacing,
+            without=_exact,
         ),
     )
 )
@@ -266,6 +320,15 @@ register(
         "exact posterior mean at four times the squared noise level: relabels time, and memorises",
         lambda train, seed: TemperedDenoiser(train.points, 4.0),
         by_default=lambda train: False,
+        strength=Strength(
+            "temperature",
+            lambda train: TEMPERATURES,
+            _tempered,
+            is_continuous=True,
+            by_default=False,
+            default=lambda train: 4.0,
+            without=_exact,
+        ),
     )
 )
 register(
@@ -295,6 +358,7 @@ register(
             "factors",
             lambda train: tuple(k for k in FACTORS if k < min(train.dim, len(train))),
             lambda train, seed: lambda num: FactorGaussianDenoiser.fit(train.points, int(num)),
+            default=lambda train: min(NUM_FACTORS, train.dim // 2),
         ),
     )
 )
@@ -349,6 +413,24 @@ register(
             lambda train, seed: (
                 lambda value: WienerMaskDenoiser(_images(train), value, layout="hwc")
             ),
+        ),
+    )
+)
+# Beside the smoothed score, the score of a smoothed law.
+register(
+    Mechanism(
+        "widened",
+        "exact for the training points' kernel density estimate, of Silverman's width: a flow that stops early",
+        lambda train, seed: WidenedDenoiser(train.points, _silverman(train)),
+        strength=Strength(
+            "width",
+            _kernel_widths,
+            lambda train, seed: Partial(WidenedDenoiser, EmpiricalDenoiser(train.points)),
+            "data units",
+            is_continuous=True,
+            by_default=False,
+            default=_silverman,
+            without=_exact,
         ),
     )
 )
