@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import stdtrit
 
 from .free import FreeStrength
-from .tests import last_kept, span_of, student_statistic
+from .tests import last_kept, skewed_statistic, span_of
 
 # Shares of the distance of two grid values: to which the place is known, and over which slopes are differences.
 RESOLUTION, DIFFERENCE = 0.02, 0.1
@@ -34,7 +34,7 @@ class Likeliest(NamedTuple):
 def likeliest(
     free: FreeStrength, log_likelihoods: Callable[[float], np.ndarray], coverage: float
 ) -> Likeliest:
-    """As `FreeStrength.fit` has it for mean squares: Student's test of the points' derivatives, or of paired differences."""
+    """The best, and what a test of the points' derivatives does not rule out; of a discrete one, of paired differences."""
     known: dict[float, np.ndarray] = {}
 
     def at(value: float) -> np.ndarray:
@@ -65,7 +65,7 @@ def likeliest(
 
     def statistic(place: float) -> float:
         middle = min(max(place, places[0] + h), places[-1] - h)
-        return student_statistic(of_place(middle - h) - of_place(middle + h))
+        return skewed_statistic(of_place(middle - h) - of_place(middle + h))
 
     bound = float(stdtrit(on_grid.shape[1] - 1, (1 + coverage) / 2))
     low = last_kept(statistic, place, -h, places[0], bound, free.share)

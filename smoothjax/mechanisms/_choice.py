@@ -276,7 +276,7 @@ class _Bench:
         fit = self._free.fit(clean, u, level, len(u), self._coverage)
 
         def losses(made: Denoiser | float) -> np.ndarray:
-            if isinstance(made, float):
+            if isinstance(made, float | int):
                 outputs = self._free.outputs(made, u, level)
             else:
                 outputs = outputs_of(made, u, level, DEFAULT_BATCH_SIZE)
@@ -291,7 +291,7 @@ class _Bench:
         high = START * spread_of(points)
 
         def losses(made: Denoiser | float) -> np.ndarray:
-            denoiser = self._free.denoiser(made) if isinstance(made, float) else made
+            denoiser = self._free.denoiser(made) if isinstance(made, float | int) else made
             found = log_likelihoods(
                 denoiser, points, u, level, high, key=self._key, batch_size=DEFAULT_BATCH_SIZE
             )

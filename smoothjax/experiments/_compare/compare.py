@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ... import mechanisms
@@ -200,9 +201,7 @@ def tree_fingerprint(tree: Any) -> str:
     digest = hashlib.sha256(type(tree).__name__.encode())
     for leaf in jax.tree.leaves(tree):
         if eqx.is_array_like(leaf):
-            is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-                leaf.dtype, jax.dtypes.prng_key
-            )
+            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
