@@ -3,7 +3,9 @@
 What makes denoisers of a training set under a name may enter.
 """
 
-from . import _built_in as _built_in
+from . import _built_in as _built_in  # isort: skip
+from . import _of_images as _of_images  # isort: skip
+from . import _of_kernels as _of_kernels  # isort: skip
 from ._choice import CRITERIA as CRITERIA
 from ._choice import FEWEST_TO_CHOOSE as FEWEST_TO_CHOOSE
 from ._choice import StrengthChoice as StrengthChoice

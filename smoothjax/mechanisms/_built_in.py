@@ -8,29 +8,23 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .. import measures
 from .._keys import key_of
-from .._units import spread_of
 from ..datasets import Dataset
 from ..denoisers import (
     Denoiser,
     EmpiricalDenoiser,
-    EquivariantLocalDenoiser,
     FactorGaussianDenoiser,
     GaussianDenoiser,
     GaussianSmoothedDenoiser,
-    LocalDenoiser,
     MixtureDenoiser,
     NoiseUnconditionedDenoiser,
-    PatchCompositeDenoiser,
     PiecewiseLinearDenoiser,
     RescaledDenoiser,
     SwitchedDenoiser,
     TemperedDenoiser,
-    WidenedDenoiser,
-    WienerMaskDenoiser,
 )
 from ..processes import VariancePreserving
 from ..variance import (
@@ -142,27 +136,11 @@ def _build_linear_model(train: Dataset, seed: int) -> RescaledDenoiser:
     return RescaledDenoiser(train_linear(problem, num_train, key_of(seed)), centre, scale)
 
 
-def _images(train: Dataset) -> Float[Array, "n H W C"]:
-    if train.image_shape is None:
-        raise ValueError(f"Local denoisers need images; {train.name!r} has points without shape.")
-    return train.points.reshape(-1, *train.image_shape)
-
-
-def _window(train: Dataset) -> int:
-    """An odd number of pixels, about a third of the shorter side: for a start; `calibrate_patch_size` finds what suits."""
-    images = _images(train)
-    return 2 * (min(images.shape[1:3]) // 6) + 1
-
-
 # What strengths search: as far from what a mechanism is by default as it is still of its kind.
 TEMPERATURES = tuple(float(x) for x in np.geomspace(0.1, 100.0, 10))
 SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 COMPONENTS = (2, 3, 5, 8, 12, 20, 32)
 FACTORS = (1, 2, 4, 8, 16, 32)
-PATCH_SIZES = (1, 3, 5, 7, 9, 11, 15, 21, 27)
-THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-# Widths of a density estimate over the data's spread.
-KERNEL_WIDTHS = tuple(float(x) for x in np.geomspace(0.01, 2.0, 12))
 # Smoothing widths over half the median spacing, and the draws that they are averaged over.
 WIDTHS, WIDTH_DRAWS = tuple(float(x) for x in np.geomspace(0.1, 5.0, 9)), 32
 
@@ -181,44 +159,12 @@ def _smoothed(train: Dataset, num: int, seed: int) -> Callable[[Any], Denoiser]:
     return Partial(partial(_smoothed_by, num), train.points, key_of(seed))
 
 
-def _patch_sizes(train: Dataset) -> tuple[float, ...]:
-    side = min(_images(train).shape[1:3])
-    return tuple(size for size in PATCH_SIZES if size <= side)
-
-
-def _thresholds(train: Dataset) -> tuple[float, ...]:
-    _images(train)  # raises where there are none
-    return THRESHOLDS
-
-
-def _silverman(train: Dataset) -> float:
-    """The width of a kernel density estimate that is best in mean square for a Gaussian of the data's spread."""
-    n, d = train.points.shape
-    return spread_of(train.points) * (4 / ((d + 2) * n)) ** (1 / (d + 4))
-
-
-def _kernel_widths(train: Dataset) -> tuple[float, ...]:
-    spread = spread_of(train.points)
-    return tuple(spread * width for width in KERNEL_WIDTHS)
-
-
 def _exact(train: Dataset, seed: int) -> EmpiricalDenoiser:
     return EmpiricalDenoiser(train.points)
 
 
 def _tempered(train: Dataset, seed: int) -> Callable[[Any], Denoiser]:
     return Partial(TemperedDenoiser, EmpiricalDenoiser(train.points))
-
-
-def _of_patches(kind: Callable[..., Denoiser], *, by_default: bool = True) -> Strength:
-    """The patch size of a denoiser of patches."""
-    make = lambda train, seed: lambda size: kind(_images(train), int(size), layout="hwc")  # noqa: E731
-    return Strength(
-        *("patch size", _patch_sizes, make, "pixels"),
-        has_one_minimum=True,
-        by_default=by_default,
-        default=_window,
-    )
 
 
 register(
@@ -359,78 +305,6 @@ register(
             lambda train: tuple(k for k in FACTORS if k < min(train.dim, len(train))),
             lambda train, seed: lambda num: FactorGaussianDenoiser.fit(train.points, int(num)),
             default=lambda train: min(NUM_FACTORS, train.dim // 2),
-        ),
-    )
-)
-register(
-    Mechanism(
-        "local",
-        "posterior mean of each pixel given its window, a third of the side; for images",
-        lambda train, seed: LocalDenoiser(_images(train), _window(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=_of_patches(LocalDenoiser),
-    )
-)
-register(
-    Mechanism(
-        "equivariant-local",
-        "the same with the windows of all positions with such a border: convolutional networks' inductive bias",
-        lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=_of_patches(EquivariantLocalDenoiser),
-    )
-)
-# For networks whose convolutions wrap around: twice the work, and the same far from the border.
-for _name, _kind in (("local", LocalDenoiser), ("equivariant-local", EquivariantLocalDenoiser)):
-    _wrapped = partial(_kind, boundary="circular")
-    register(
-        Mechanism(
-            f"{_name}-circular",
-            f"as {_name}, with windows that wrap around: for circular padding",
-            lambda train, seed, make=_wrapped: make(_images(train), _window(train), layout="hwc"),
-            by_default=lambda train: False,
-            strength=_of_patches(_wrapped, by_default=False),
-        )
-    )
-register(
-    Mechanism(
-        "patch-composite",
-        "posterior means of all crops, a third of the side, averaged over those that cover a pixel; for images",
-        lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=_of_patches(PatchCompositeDenoiser),
-    )
-)
-register(
-    Mechanism(
-        "wiener-mask",
-        "posterior mean of each pixel given those that the Gaussian denoiser uses for it; for images",
-        lambda train, seed: WienerMaskDenoiser(_images(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=Strength(
-            "threshold",
-            _thresholds,
-            lambda train, seed: (
-                lambda value: WienerMaskDenoiser(_images(train), value, layout="hwc")
-            ),
-        ),
-    )
-)
-# Beside the smoothed score, the score of a smoothed law.
-register(
-    Mechanism(
-        "widened",
-        "exact for the training points' kernel density estimate, of Silverman's width: a flow that stops early",
-        lambda train, seed: WidenedDenoiser(train.points, _silverman(train)),
-        strength=Strength(
-            "width",
-            _kernel_widths,
-            lambda train, seed: Partial(WidenedDenoiser, EmpiricalDenoiser(train.points)),
-            "data units",
-            is_continuous=True,
-            by_default=False,
-            default=_silverman,
-            without=_exact,
         ),
     )
 )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, new_figure
+from ..._figure import COLOURS, band, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,3 +208,86 @@ def plot_circle(results: Any) -> "Figure":
         for ax in row:
             ax.title.set_fontsize(10)
     return figure
+
+
+# What strengths are shown as: widths over the data's spread, of mechanisms that have one.
+_WIDTHS = ("tempered", "smoothed", "widened")
+_MARKS = {"guess": "x", "held-out": "o", "likelihood": "D"}
+
+
+def plot_optimal_smoothing(results: Any) -> "Figure":
+    names = [str(name) for name in results.mechanism.values]
+    rows = results.sizes["data"]
+    figure, axes = new_figure(rows, 3, (14, 3.9 * rows + 0.2))
+    for i, data in enumerate(results.data.values):
+        one = results.sel(data=data)
+        ratio, width, gain = axes[i]
+        for name, colour in zip(names, COLOURS, strict=False):
+            of = one.sel(mechanism=name)
+            if name == names[0]:
+                ratio.axhline(1, color=colour, lw=1.4, label=name)
+            else:
+                band(ratio, of.level.values, of.ratio.values, of.ratio_se.values, colour, name)
+            if name in _WIDTHS:
+                _plot_widths(width, of, float(one.spread), name, colour)
+            _plot_gains(gain, of, names.index(name), colour)
+        ratio.set(
+            xscale="log",
+            yscale="log",
+            xlabel="noise level / spread of the data",
+            ylabel=f"held-out loss / that of {names[0]}",
+        )
+        ratio.set_title(f"{data}: denoising error at the best strengths", loc="left", fontsize=10)
+        width.set(
+            xscale="log",
+            yscale="log",
+            xlabel="noise level / spread of the data",
+            ylabel="width / spread of the data",
+        )
+        width.set_title("The best widths, 90 % intervals", loc="left", fontsize=10)
+        gain.axvline(0, color="#999999", lw=0.8)
+        gain.set_xscale("symlog", linthresh=1)
+        gain.set_yticks(range(len(names)), names)
+        gain.set_ylim(len(names) - 0.5, -0.5)
+        gain.set_xlabel(f"log-likelihood less that of {names[0]}, nats")
+        gain.set_title(
+            f"Likelihood at a tenth of the spread, d = {int(one.dim)}", loc="left", fontsize=10
+        )
+        for ax in axes[i]:
+            ax.spines[["top", "right"]].set_visible(False)
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _plot_widths(ax: Any, of: Any, spread: float, name: str, colour: str) -> None:
+    """The width; of a tempered score that of the density estimate which weighs the points alike, `sigma sqrt(T - 1)`."""
+    level, names = of.level.values, ("strength_low", "strength", "strength_high")
+    low, middle, high = (of[key].values / spread for key in names)
+    label = name
+    if name == "tempered":
+        low, middle, high = (
+            level * np.sqrt(np.maximum(x * spread - 1, 0)) for x in (low, middle, high)
+        )
+        label = r"tempered, as $\sigma\sqrt{T-1}$"
+    shown = middle > 0
+    ax.plot(level[shown], middle[shown], ".-", color=colour, lw=1.4, label=label)
+    floor = np.maximum(low, 1e-3)
+    ax.fill_between(
+        level, floor, np.maximum(high, floor), where=shown, color=colour, alpha=0.2, lw=0
+    )
+
+
+def _plot_gains(ax: Any, of: Any, row: int, colour: str) -> None:
+    for k, (how, mark) in enumerate(_MARKS.items()):
+        value, error = float(of.gain.sel(how=how)), float(of.gain_se.sel(how=how))
+        if not np.isfinite(value):
+            continue
+        y = row + 0.22 * (k - 1)
+        ax.plot([value - 2 * error, value + 2 * error], [y, y], color=colour, lw=1.4)
+        label = {
+            "guess": "own strength",
+            "held-out": "best for denoising, by level",
+            "likelihood": "likeliest",
+        }[how]
+        ax.plot(value, y, mark, color=colour, ms=6, label=label if row == 1 else None)
