@@ -125,7 +125,10 @@ def test_built_at_a_strength(train):
     ("call", "message"),
     [
         (lambda t: mechanisms.build("gaussian", t, strength="best"), "`strength` must be a number"),
-        (lambda t: mechanisms.build("gaussian", t, strength=np.inf), "`strength` must be finite"),
+        (
+            lambda t: mechanisms.build("gaussian", t, strength=np.inf),
+            "`strength` must be finite, a shrinkage",
+        ),
         (lambda t: mechanisms.build("ledoit-wolf", t, strength=1.0), "with a strength"),
         (lambda t: mechanisms.choose_strength("widened", t, levels=(1.0, 0.5)), "`levels` must be"),
         (

@@ -1,5 +1,6 @@
 """A comparison whose mechanisms have strengths chosen on points held back: what it says, keeps and takes up again."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 
 import smoothjax as sj
 from smoothjax import mechanisms, report
+from smoothjax.experiments._compare import effort as _effort
 
 xarray = pytest.importorskip("xarray")
 SETTINGS = sj.CompareSettings(num_samples=8, num_levels=2, steps=6, noise_floor=0.25)
@@ -110,3 +112,18 @@ def test_guess_where_it_is_asked_for_or_nothing_can_be_held_back(data):
     assert "of 30 training points too few can be held back" in found.notes[-1]
     with pytest.raises(ValueError, match="`strength` must be one of"):
         sj.compare_mechanisms(("widened",), few, held_out, strength="best", progress=False)
+
+
+def test_a_strength_by_level_knows_the_trace_that_its_members_know():
+    points = np.random.default_rng(0).normal(size=(60, 16)).astype(jnp.result_type(float))
+    train = sj.datasets.Dataset("sixteen", points, image_shape=(4, 4, 1))
+    settings = sj.CompareSettings()
+    for name, values, known in (
+        ("widened", (0.3, 0.6), True),
+        ("tempered", (1.5, 2.0), True),
+        ("local", (1.0, 3.0), False),
+    ):
+        found = mechanisms.choose_strength("gaussian", train, levels=(0.5, 5.0))
+        found = dataclasses.replace(found, mechanism=name, values=np.array(values))
+        effort = _effort.effort_of(found.denoiser(train), 16, 40, settings)
+        assert (effort.num_probes is None) == known, name

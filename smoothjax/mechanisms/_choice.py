@@ -352,7 +352,7 @@ def build(
 
     Raises:
         ValueError: for a mechanism that does not suit the data, or one without a strength where one is asked for; for a
-            strength that is none of these, or not finite.
+            strength that is none of these, not finite, or not positive where it must be.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
@@ -370,9 +370,13 @@ def build(
             )
         chosen = choose_strength(name, train, criterion=CRITERIA[strength], seed=seed)
         return chosen.denoiser(train, seed)
-    if not math.isfinite(strength):
-        raise ValueError(f"`strength` must be finite; got {strength}.")
-    return _strength_of(mechanism).at(train, seed)(float(strength))
+    known = _strength_of(mechanism)
+    if not math.isfinite(strength) or (known.is_logarithmic and strength <= 0):
+        positive = "positive and " if known.is_logarithmic else ""
+        raise ValueError(
+            f"`strength` must be {positive}finite, a {known.name} of {name!r}; got {strength}."
+        )
+    return _free(mechanism, train, seed).denoiser(float(strength))
 
 
 CRITERIA: dict[str, Criterion] = {"held-out": "denoising", "likelihood": "likelihood"}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, band, new_figure
+from ..._figure import COLOURS, band, new_figure, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -238,9 +238,11 @@ def plot_optimal_smoothing(results: Any) -> "Figure":
             ylabel=f"held-out loss / that of {names[0]}",
         )
         ratio.set_title(f"{data}: denoising error at the best strengths", loc="left", fontsize=10)
+        _cut_off(ratio, one, names)
         width.set(
             xscale="log",
             yscale="log",
+            ylim=(0.005, 5),
             xlabel="noise level / spread of the data",
             ylabel="width / spread of the data",
         )
@@ -257,37 +259,52 @@ def plot_optimal_smoothing(results: Any) -> "Figure":
             ax.spines[["top", "right"]].set_visible(False)
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(fontsize=8, frameon=False)
+        for axis in (ratio.xaxis, ratio.yaxis, width.xaxis, width.yaxis):
+            plain_ticks(axis)
     return figure
+
+
+# Ratios above this would flatten all others.
+_MOST_SHOWN = 20
+
+
+def _cut_off(ax: Any, one: Any, names: list[str]) -> None:
+    """Limits that keep what is near one apart, and in words what lies beyond."""
+    ratio = one.ratio
+    ax.set_ylim(min(0.7, 0.8 * float(ratio.min())), min(1.3 * float(ratio.max()), _MOST_SHOWN))
+    highest = {name: float(ratio.sel(mechanism=name).max()) for name in names}
+    beyond = [f"{name} to {x:.3g}" for name, x in highest.items() if x > _MOST_SHOWN]
+    if beyond:
+        where = {"transform": ax.transAxes, "ha": "left", "va": "bottom", "fontsize": 8}
+        ax.text(0.02, 0.02, "above: " + ", ".join(beyond), color="#666666", **where)
 
 
 def _plot_widths(ax: Any, of: Any, spread: float, name: str, colour: str) -> None:
     """The width; of a tempered score that of the density estimate which weighs the points alike, `sigma sqrt(T - 1)`."""
-    level, names = of.level.values, ("strength_low", "strength", "strength_high")
-    low, middle, high = (of[key].values / spread for key in names)
-    label = name
+    level = of.level.values
+    low, middle, high = (of[key].values for key in ("strength_low", "strength", "strength_high"))
+    label, shift = name, 1.0
     if name == "tempered":
-        low, middle, high = (
-            level * np.sqrt(np.maximum(x * spread - 1, 0)) for x in (low, middle, high)
-        )
-        label = r"tempered, as $\sigma\sqrt{T-1}$"
+        low, middle, high = (level * np.sqrt(np.maximum(x - 1, 0)) for x in (low, middle, high))
+        label, shift = r"tempered, as $\sigma\sqrt{T-1}$", 1.06
+    else:
+        low, middle, high = low / spread, middle / spread, high / spread
     shown = middle > 0
-    ax.plot(level[shown], middle[shown], ".-", color=colour, lw=1.4, label=label)
-    floor = np.maximum(low, 1e-3)
-    ax.fill_between(
-        level, floor, np.maximum(high, floor), where=shown, color=colour, alpha=0.2, lw=0
-    )
+    # Side by side, where intervals overlap.
+    x = shift * level[shown] / (1.06 if name == "smoothed" else 1)
+    middle, low, high = middle[shown], np.maximum(low[shown], 1e-4), high[shown]
+    bars = np.stack([np.maximum(middle - low, 0), np.maximum(high - middle, 0)])
+    ax.errorbar(x, middle, bars, fmt=".-", color=colour, lw=1.4, elinewidth=1, label=label)
 
 
 def _plot_gains(ax: Any, of: Any, row: int, colour: str) -> None:
+    labels = ("own strength", "best for denoising, by level", "likeliest")
     for k, (how, mark) in enumerate(_MARKS.items()):
+        if row == 0:  # the marks, once for all colours
+            ax.plot([], [], mark, color="black", ms=6, label=labels[k])
         value, error = float(of.gain.sel(how=how)), float(of.gain_se.sel(how=how))
         if not np.isfinite(value):
             continue
         y = row + 0.22 * (k - 1)
         ax.plot([value - 2 * error, value + 2 * error], [y, y], color=colour, lw=1.4)
-        label = {
-            "guess": "own strength",
-            "held-out": "best for denoising, by level",
-            "likelihood": "likeliest",
-        }[how]
-        ax.plot(value, y, mark, color=colour, ms=6, label=label if row == 1 else None)
+        ax.plot(value, y, mark, color=colour, ms=6)
