@@ -39,12 +39,15 @@ def drawn(rng, centres, num):
 def best_temperature(make, rng, centres, sigma, values):
     """That of least loss for the law, from many points."""
     clean = drawn(rng, centres, 200_000)
-    u = jnp.asarray(clean + sigma * rng.normal(size=clean.shape))
-    loss = jax.jit(
-        lambda t: jnp.mean((jax.vmap(lambda u: make(t)(u, sigma))(u) - jnp.asarray(clean)) ** 2)
-    )
+    noisy = clean + sigma * rng.normal(size=clean.shape)
+    points = jnp.asarray(noisy), jnp.asarray(clean)
+
+    @jax.jit
+    def loss(t, u, clean):
+        return jnp.mean((jax.vmap(lambda u: make(t)(u, sigma))(u) - clean) ** 2)
+
     found = minimize_scalar(
-        lambda place: float(loss(np.exp(place))),
+        lambda place: float(loss(np.exp(place), *points)),
         bounds=(np.log(values[0]), np.log(values[-1])),
         method="bounded",
         options={"xatol": 1e-4},

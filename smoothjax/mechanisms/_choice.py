@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtr
 
-from .._checks import as_host_floats, as_positive_integer, shown
+from .._checks import as_host_floats, as_positive_integer, require_one_of, shown
 from .._jax.blocks import DEFAULT_BATCH_SIZE
 from .._keys import key_of
 from .._kinds import checks_kinds
@@ -148,7 +148,7 @@ def choose_strength(
         seed: of the draw of these points, of their noises and of the mechanism.
 
     Raises:
-        ValueError: for a mechanism without a strength or one that does not suit the data, too few points, levels that do not
+        ValueError: for a mechanism without a strength or one that does not suit the data, another criterion, too few points, levels that do not
             increase or are more than one for the likelihood, or a coverage that is not between 0 and 1.
 
     Source: Vincent 2011 (the held-out loss); Habbema, Hermans and van den Broek 1974 (the width of greatest held-out
@@ -164,6 +164,7 @@ def choose_strength(
     """
     mechanism = get(name)
     strength = _strength_of(mechanism)
+    require_one_of(criterion, CRITERIA.values(), "criterion")
     if not 0 < coverage < 1:
         raise ValueError(f"`coverage` must lie between 0 and 1; got {coverage}.")
     num = _num_held_back(num_held_back, len(train))
