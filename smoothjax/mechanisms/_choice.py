@@ -148,8 +148,8 @@ def choose_strength(
         seed: of the draw of these points, of their noises and of the mechanism.
 
     Raises:
-        ValueError: for a mechanism without a strength or one that does not suit the data, another criterion, too few points, levels that do not
-            increase or are more than one for the likelihood, or a coverage that is not between 0 and 1.
+        ValueError: for a mechanism without a strength or one that does not suit the data, another criterion, too few points,
+            levels that do not increase or are more than one for the likelihood, or a coverage that is not between 0 and 1.
 
     Source: Vincent 2011 (the held-out loss); Habbema, Hermans and van den Broek 1974 (the width of greatest held-out
     likelihood).
