@@ -39,6 +39,7 @@ from .denoisers import StreamedDenoiser as StreamedDenoiser
 from .denoisers import SwitchedDenoiser as SwitchedDenoiser
 from .denoisers import TemperedDenoiser as TemperedDenoiser
 from .denoisers import TruncatedDenoiser as TruncatedDenoiser
+from .denoisers import WidenedDenoiser as WidenedDenoiser
 from .denoisers import WienerMaskDenoiser as WienerMaskDenoiser
 from .denoisers import padded_to as padded_to
 from .denoisers import posterior_covariance as posterior_covariance

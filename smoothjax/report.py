@@ -54,12 +54,41 @@ def _page(comparison: Comparison, pictures: dict[str, bytes]) -> str:
         table(*comparison.rows(), kind="summary"),
         items(comparison.notes),
         *(picture(png, _CAPTIONS[name]) for name, png in pictures.items()),
+        *_strength_parts(comparison),
         heading("Noise levels"),
     ]
     for title, rows in _level_tables(comparison).items():
         parts += [heading(title, 3), table(*rows)]
     title = f"What models trained on {comparison.train.name} would generate"
     return page(title, parts, comparison.manifest)
+
+
+def _strength_parts(comparison: Comparison) -> list[str]:
+    """The chosen strengths by noise level, a table for each mechanism; nothing where none was chosen."""
+    r = comparison.results
+    if "strength" not in r:
+        return []
+    parts = [heading("Strengths, chosen on points held back from the training set")]
+    header = ["noise level", *(f"{float(level):.3g}" for level in r.strength_level.values)]
+    for title in r.attrs["strength_names"].split("; "):
+        one = r.sel(mechanism=title.partition(":")[0])
+        low, high = one.strength_interval.values.T
+
+        def row(name: str, values: np.ndarray, form: str = ".3g") -> list[str]:
+            return [name, *("" if math.isnan(x) else format(float(x), form) for x in values)]
+
+        rows = [
+            row("strength", one.strength.values),
+            row("from (90 % interval)", low),
+            row("to", high),
+            row("the guess", np.full(len(low), float(one.strength_guess))),
+            row(f"loss ({one.strength_loss.attrs['units']})", one.strength_loss.values, ".4g"),
+            row("loss at the guess", one.strength_loss_guess.values, ".4g"),
+            row("loss without", one.strength_loss_without.values, ".4g"),
+            row("p of no gain", one.strength_p_value.values, ".2g"),
+        ]
+        parts += [heading(title, 3), table(header, rows)]
+    return parts
 
 
 def _level_tables(comparison: Comparison) -> dict[str, tuple[list[str], list[list[str]]]]:

@@ -27,6 +27,7 @@ WITHOUT = {
     "measures.GaussianityIndex": _RESULT,
     "measures.LinearityComparison": _RESULT,
     "measures.LinearityScore": _RESULT,
+    "mechanisms.StrengthChoice": _RESULT,
     "Comparison": _COMPARISON,
     "compare_mechanisms": _COMPARISON,
     "plots.figures": _COMPARISON,

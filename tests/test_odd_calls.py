@@ -22,6 +22,7 @@ TAKEN: dict[str, str] = dict.fromkeys(
         *("learning.Preconditioning", "learning.TrainingRun", "measures.GeneralizationScore"),
         *("measures.IntervalEstimate", "measures.MemorizationFraction"),
         "measures.SameNoiseSimilarity",
+        "mechanisms.StrengthChoice",
         *("measures.StrongGeneralization", "smoothing.LineSpread", "smoothing.SmoothestScore"),
         *("variance.EndpointMoments", "variance.Semiclassical"),
         *("regimes.Collapse", "regimes.InformationCurve", "regimes.UTurn"),

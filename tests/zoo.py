@@ -30,6 +30,7 @@ MAKERS = {
     "FactorGaussianDenoiser": lambda x: sj.denoisers.FactorGaussianDenoiser.fit(x, 2),
     "MixtureDenoiser": lambda x: sj.MixtureDenoiser.fit(x, num_components=2),
     "TemperedDenoiser": lambda x: sj.TemperedDenoiser(x, 4.0),
+    "WidenedDenoiser": lambda x: sj.WidenedDenoiser(x, 0.6),
     "GaussianSmoothedDenoiser": lambda x: sj.GaussianSmoothedDenoiser(x, 0.3, 8, jax.random.key(0)),
     "NoiseUnconditionedDenoiser": lambda x: sj.NoiseUnconditionedDenoiser(x, np.array([0.3, 1.0])),
     "LocalDenoiser": lambda x: sj.LocalDenoiser(images(x), 1),
@@ -172,6 +173,23 @@ def _mixture(D, points):
 def _tempered(D, points):
     temperature = exactly(D.temperature)
     return lambda u, sigma: (empirical(points, u, sigma * mp.sqrt(temperature))[0],)
+
+
+def _widened(D, points):
+    """A mixture of Gaussians of one width: the posterior of each, and theirs."""
+    width = exactly(D.width)
+
+    def of(u, sigma):
+        d, level = len(u), mp.sqrt(width**2 + sigma**2)
+        weights, log_total = soft_max([-square_distance(u, y) / (2 * level**2) for y in points])
+        gain = (width / level) ** 2
+        means = [[b + gain * (a - b) for a, b in zip(u, y, strict=True)] for y in points]
+        mean = average(weights, means)
+        between = dot(weights, [square_distance(m, mean) for m in means])
+        log_density = log_total - mp.log(len(points)) - d * mp.log(2 * mp.pi * level**2) / 2
+        return mean, d * gain * sigma**2 + between, log_density
+
+    return of
 
 
 def _smoothed(D, points):
@@ -388,6 +406,7 @@ REFERENCES = {
     "FactorGaussianDenoiser": _factors,
     "MixtureDenoiser": _mixture,
     "TemperedDenoiser": _tempered,
+    "WidenedDenoiser": _widened,
     "GaussianSmoothedDenoiser": _smoothed,
     "NoiseUnconditionedDenoiser": _blind,
     "LocalDenoiser": _local,

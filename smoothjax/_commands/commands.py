@@ -34,6 +34,9 @@ class Compare:
     """Folder for results, figures and report. A job that was killed goes on where it was."""
     denoisers: tuple[str, ...] = ()
     """Mechanisms by name (see `smoothjax list`); by default those that suit the data."""
+    strength: Literal["held-out", "likelihood", "default"] = "held-out"
+    """How strongly mechanisms act whose own strength is a guess: as is best for denoising points held back from the training
+    set, at each noise level; as makes them likeliest, one for all; or as guessed."""
     num_train: int | None = None
     """Training points, drawn at random; the others are held out. Five sixths by default."""
     num_samples: int = 256
@@ -84,7 +87,12 @@ class Compare:
             train, held_out, standardization = standardized(train, held_out)
         with held(self.out):
             comparison = compare_mechanisms(
-                self.denoisers, train, held_out, settings=self.settings(), out=self.out
+                self.denoisers,
+                train,
+                held_out,
+                strength=self.strength,
+                settings=self.settings(),
+                out=self.out,
             )
             if standardization is not None:
                 comparison = standardization.explain(comparison)

@@ -33,5 +33,6 @@ from ._smoothed.line import GaussianSmoothedLineDenoiser as GaussianSmoothedLine
 from ._smoothed.noise_unconditioned import NoiseUnconditionedDenoiser as NoiseUnconditionedDenoiser
 from ._smoothed.piecewise_linear import PiecewiseLinearDenoiser as PiecewiseLinearDenoiser
 from ._smoothed.tempered import TemperedDenoiser as TemperedDenoiser
+from ._smoothed.widened import WidenedDenoiser as WidenedDenoiser
 from ._truncated.certified import CertifiedMean as CertifiedMean
 from ._truncated.truncated import TruncatedDenoiser as TruncatedDenoiser

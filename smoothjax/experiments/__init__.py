@@ -19,6 +19,7 @@ from ._registry import get_experiment as get_experiment
 from ._smoothing.circle import circle as circle
 from ._smoothing.early_stopping import early_stopping as early_stopping
 from ._smoothing.line_in_plane import line_in_plane as line_in_plane
+from ._smoothing.optimal_smoothing import optimal_smoothing as optimal_smoothing
 from ._smoothing.optimality import optimality as optimality
 from ._smoothing.penalty_sweep import penalty_sweep as penalty_sweep
 from ._smoothing.two_points import two_points as two_points

@@ -1,5 +1,6 @@
 """The mechanisms that are there from the start."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .. import measures
 from .._keys import key_of
@@ -15,19 +16,15 @@ from ..datasets import Dataset
 from ..denoisers import (
     Denoiser,
     EmpiricalDenoiser,
-    EquivariantLocalDenoiser,
     FactorGaussianDenoiser,
     GaussianDenoiser,
     GaussianSmoothedDenoiser,
-    LocalDenoiser,
     MixtureDenoiser,
     NoiseUnconditionedDenoiser,
-    PatchCompositeDenoiser,
     PiecewiseLinearDenoiser,
     RescaledDenoiser,
     SwitchedDenoiser,
     TemperedDenoiser,
-    WienerMaskDenoiser,
 )
 from ..processes import VariancePreserving
 from ..variance import (
@@ -46,11 +43,15 @@ MIXTURE_RANK = 32
 POINTS_A_CLUSTER = 20
 
 
+def _num_clusters(train: Dataset) -> int:
+    return max(1, min(10, len(train) // POINTS_A_CLUSTER))
+
+
 def _build_mixture(train: Dataset, seed: int) -> MixtureDenoiser:
     return MixtureDenoiser.fit(
         train.points,
         train.labels,
-        num_components=max(1, min(10, len(train) // POINTS_A_CLUSTER)),
+        num_components=_num_clusters(train),
         rank=min(MIXTURE_RANK, train.dim),
         seed=seed,
     )
@@ -81,13 +82,19 @@ def _half_spacing(train: Dataset) -> float:
 FEWEST_DRAWS, MOST_DRAWS, CHEAP_ELEMENTS = 4, 64, 2**18
 
 
+def _num_draws(train: Dataset) -> int:
+    return int(np.clip(CHEAP_ELEMENTS // train.points.size // 2 * 2, FEWEST_DRAWS, MOST_DRAWS))
+
+
 def _build_smoothed(train: Dataset, seed: int) -> GaussianSmoothedDenoiser:
     # With this strength the projection of a perturbation on the line from a point to its nearest neighbour reaches their
     # bisector with probability 0.16: neighbours mix, and others hardly.
-    num = int(np.clip(CHEAP_ELEMENTS // train.points.size // 2 * 2, FEWEST_DRAWS, MOST_DRAWS))
-    key = key_of(seed)
-    strength = jnp.asarray(_half_spacing(train), train.points.dtype)
-    return GaussianSmoothedDenoiser(train.points, strength, num, key, draws="antithetic")
+    return _smoothed_by(
+        _num_draws(train),
+        train.points,
+        key_of(seed),
+        jnp.asarray(_half_spacing(train), train.points.dtype),
+    )
 
 
 def _build_piecewise_linear(train: Dataset, seed: int) -> SwitchedDenoiser:
@@ -129,25 +136,11 @@ def _build_linear_model(train: Dataset, seed: int) -> RescaledDenoiser:
     return RescaledDenoiser(train_linear(problem, num_train, key_of(seed)), centre, scale)
 
 
-def _images(train: Dataset) -> Float[Array, "n H W C"]:
-    if train.image_shape is None:
-        raise ValueError(f"Local denoisers need images; {train.name!r} has points without shape.")
-    return train.points.reshape(-1, *train.image_shape)
-
-
-def _window(train: Dataset) -> int:
-    """An odd number of pixels, about a third of the shorter side: for a start; `calibrate_patch_size` finds what suits."""
-    images = _images(train)
-    return 2 * (min(images.shape[1:3]) // 6) + 1
-
-
 # What strengths search: as far from what a mechanism is by default as it is still of its kind.
 TEMPERATURES = tuple(float(x) for x in np.geomspace(0.1, 100.0, 10))
 SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 COMPONENTS = (2, 3, 5, 8, 12, 20, 32)
 FACTORS = (1, 2, 4, 8, 16, 32)
-PATCH_SIZES = (1, 3, 5, 7, 9, 11, 15, 21, 27)
-THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 # Smoothing widths over half the median spacing, and the draws that they are averaged over.
 WIDTHS, WIDTH_DRAWS = tuple(float(x) for x in np.geomspace(0.1, 5.0, 9)), 32
 
@@ -157,26 +150,21 @@ def _widths(train: Dataset) -> tuple[float, ...]:
     return tuple(spacing * width for width in WIDTHS)
 
 
-def _smoothed_by(points: Array, key: Array, width: Any) -> GaussianSmoothedDenoiser:
-    return GaussianSmoothedDenoiser(points, width, WIDTH_DRAWS, key, draws="antithetic")
+def _smoothed_by(num: int, points: Array, key: Array, width: Any) -> GaussianSmoothedDenoiser:
+    return GaussianSmoothedDenoiser(points, width, num, key, draws="antithetic")
 
 
-def _patch_sizes(train: Dataset) -> tuple[float, ...]:
-    side = min(_images(train).shape[1:3])
-    return tuple(size for size in PATCH_SIZES if size <= side)
+def _smoothed(train: Dataset, num: int, seed: int) -> Callable[[Any], Denoiser]:
+    # The number is no argument of compiled programs.
+    return Partial(partial(_smoothed_by, num), train.points, key_of(seed))
 
 
-def _thresholds(train: Dataset) -> tuple[float, ...]:
-    _images(train)  # raises where there are none
-    return THRESHOLDS
+def _exact(train: Dataset, seed: int) -> EmpiricalDenoiser:
+    return EmpiricalDenoiser(train.points)
 
 
-def _of_patches(kind: Callable[..., Denoiser], *, by_default: bool = True) -> Strength:
-    """The patch size of a denoiser of patches."""
-    make = lambda train, seed: lambda size: kind(_images(train), int(size), layout="hwc")  # noqa: E731
-    return Strength(
-        *("patch size", _patch_sizes, make, "pixels"), has_one_minimum=True, by_default=by_default
-    )
+def _tempered(train: Dataset, seed: int) -> Callable[[Any], Denoiser]:
+    return Partial(TemperedDenoiser, EmpiricalDenoiser(train.points))
 
 
 register(
@@ -187,8 +175,11 @@ register(
         strength=Strength(
             "temperature",
             lambda train: TEMPERATURES,
-            lambda train, seed: Partial(TemperedDenoiser, EmpiricalDenoiser(train.points)),
+            _tempered,
             is_continuous=True,
+            default=lambda train: 1.0,
+            without=_exact,
+            is_guess=False,
         ),
     )
 )
@@ -205,6 +196,9 @@ register(
             ),
             is_continuous=True,
             is_logarithmic=False,
+            default=lambda train: 0.0,
+            without=lambda train, seed: GaussianDenoiser.fit(train.points),
+            is_guess=False,
         ),
     )
 )
@@ -226,6 +220,9 @@ register(
                     seed=seed,
                 )
             ),
+            default=lambda train: math.nan if train.labels is not None else _num_clusters(train),
+            without=lambda train, seed: GaussianDenoiser.fit(train.points),
+            is_guess=False,
         ),
     )
 )
@@ -237,9 +234,12 @@ register(
         strength=Strength(
             "width",
             _widths,
-            lambda train, seed: Partial(_smoothed_by, train.points, key_of(seed)),
+            lambda train, seed: _smoothed(train, WIDTH_DRAWS, seed),
             "data units",
             is_continuous=True,
+            lighter=lambda train, seed: _smoothed(train, _num_draws(train), seed),
+            default=_half_spacing,
+            without=_exact,
         ),
     )
 )
@@ -266,6 +266,15 @@ register(
         "exact posterior mean at four times the squared noise level: relabels time, and memorises",
         lambda train, seed: TemperedDenoiser(train.points, 4.0),
         by_default=lambda train: False,
+        strength=Strength(
+            "temperature",
+            lambda train: TEMPERATURES,
+            _tempered,
+            is_continuous=True,
+            by_default=False,
+            default=lambda train: 4.0,
+            without=_exact,
+        ),
     )
 )
 register(
@@ -295,60 +304,7 @@ register(
             "factors",
             lambda train: tuple(k for k in FACTORS if k < min(train.dim, len(train))),
             lambda train, seed: lambda num: FactorGaussianDenoiser.fit(train.points, int(num)),
-        ),
-    )
-)
-register(
-    Mechanism(
-        "local",
-        "posterior mean of each pixel given its window, a third of the side; for images",
-        lambda train, seed: LocalDenoiser(_images(train), _window(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=_of_patches(LocalDenoiser),
-    )
-)
-register(
-    Mechanism(
-        "equivariant-local",
-        "the same with the windows of all positions with such a border: convolutional networks' inductive bias",
-        lambda train, seed: EquivariantLocalDenoiser(_images(train), _window(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=_of_patches(EquivariantLocalDenoiser),
-    )
-)
-# For networks whose convolutions wrap around: twice the work, and the same far from the border.
-for _name, _kind in (("local", LocalDenoiser), ("equivariant-local", EquivariantLocalDenoiser)):
-    _wrapped = partial(_kind, boundary="circular")
-    register(
-        Mechanism(
-            f"{_name}-circular",
-            f"as {_name}, with windows that wrap around: for circular padding",
-            lambda train, seed, make=_wrapped: make(_images(train), _window(train), layout="hwc"),
-            by_default=lambda train: False,
-            strength=_of_patches(_wrapped, by_default=False),
-        )
-    )
-register(
-    Mechanism(
-        "patch-composite",
-        "posterior means of all crops, a third of the side, averaged over those that cover a pixel; for images",
-        lambda train, seed: PatchCompositeDenoiser(_images(train), _window(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=_of_patches(PatchCompositeDenoiser),
-    )
-)
-register(
-    Mechanism(
-        "wiener-mask",
-        "posterior mean of each pixel given those that the Gaussian denoiser uses for it; for images",
-        lambda train, seed: WienerMaskDenoiser(_images(train), layout="hwc"),
-        by_default=lambda train: False,
-        strength=Strength(
-            "threshold",
-            _thresholds,
-            lambda train, seed: (
-                lambda value: WienerMaskDenoiser(_images(train), value, layout="hwc")
-            ),
+            default=lambda train: min(NUM_FACTORS, train.dim // 2),
         ),
     )
 )

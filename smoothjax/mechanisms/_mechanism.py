@@ -26,6 +26,13 @@ class Strength:
         has_one_minimum: of a discrete strength, whether distances from a network fall along the values and then rise, as far
             as is known: a search then ends where they have risen.
         by_default: whether an explanation that names no candidates fits this one, where it suits the data.
+        lighter: as `at`, with less work for each call: what a strength is chosen of that samples and likelihoods are then
+            made with, thousands of calls, where a fit to a network makes a few; None where that is `at`.
+        default: `default(train)`, the value that the mechanism has where none is chosen; None where it is at none of them.
+        without: `without(train, seed)`, the denoiser left where the mechanism does not act: what a chosen
+            strength is tested against.
+        is_guess: whether `default` is a guess, which a comparison replaces by a value chosen on points held back; not if
+            it is what the mechanism means, as temperature 1 is of the exact posterior mean.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
@@ -45,6 +52,10 @@ class Strength:
     is_logarithmic: bool = True
     has_one_minimum: bool = False
     by_default: bool = True
+    lighter: Callable[[Dataset, int], Callable[[Any], Denoiser]] | None = None
+    default: Callable[[Dataset], float] | None = None
+    without: Callable[[Dataset, int], Denoiser] | None = None
+    is_guess: bool = True
 
     def __post_init__(self):
         require_kinds_of_fields(self)

@@ -10,10 +10,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ... import mechanisms
-from ..._checks import import_optional, shown
+from ..._checks import import_optional, require_one_of, shown
 from ..._files.checkpoint import refuse_training
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
@@ -24,6 +25,7 @@ from .comparison import Comparison, label, notes
 from .effort import effort_of
 from .parts import parts_of
 from .settings import CompareSettings, require_different_points
+from .strengths import HowStrong, choices_of, explained
 
 
 @checks_kinds
@@ -130,20 +132,52 @@ def compare_mechanisms(
     train: Dataset,
     held_out: Dataset,
     *,
+    strength: HowStrong = "held-out",
     settings: CompareSettings | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Comparison:
     """`compare` for registered mechanisms, by name (`smoothjax.mechanisms.names()`).
 
-    If `names` is empty, for those of `smoothjax.mechanisms.defaults(train)`.
+    A mechanism whose own strength is a guess (the width of `smoothed`, a patch size; not the temperature 1 of `empirical`)
+    gets one that is chosen on a part of the training points, held back for the choice only, and is then made of all of them;
+    `held_out` takes no part. Table, notes, results and report say which it is, by noise level, and what the guess was. Fewer
+    than 40 training points leave the guess.
+
+    Args:
+        names: of mechanisms; if empty, those of `smoothjax.mechanisms.defaults(train)`.
+        train, held_out, settings, out, progress: as in `compare`. The choices are kept in a folder of `out`.
+        strength: "held-out", at each noise level that of least held-out denoising loss; "likelihood", one for all, of
+            greatest held-out likelihood; or "default", the guess. See `smoothjax.mechanisms.choose_strength`.
+
+    Raises:
+        ValueError: as `compare`, and for a mechanism that does not suit the data.
     """
+    require_one_of(strength, (*mechanisms.CRITERIA, "default"), "strength")
     # Mechanisms would each say in words of their own that they cannot be built.
     require_different_points(train.points)
+    if train.dim != held_out.dim:
+        raise ValueError(
+            f"`train` and `held_out` must have one dimension; got {train.dim} and {held_out.dim}."
+        )
+    refuse_training(out)
     chosen = [mechanisms.get(name) for name in (names or mechanisms.defaults(train))]
-    seed = 0 if settings is None else settings.seed
-    denoisers = {mechanism.name: mechanism.build(train, seed) for mechanism in chosen}
-    return compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
+    filled = (CompareSettings() if settings is None else settings).scaled_to(train.points)
+    assert filled.noise_floor is not None
+    bar = functools.partial(
+        import_optional("tqdm").tqdm, desc="strengths", disable=None if progress else True
+    )
+    data = of_data(train, held_out)
+    choices = choices_of(chosen, train, strength, filled.noise_floor, filled.seed, data, out, bar)
+    denoisers = {
+        one.name: choices[one.name].denoiser(train, filled.seed)
+        if one.name in choices
+        else one.build(train, filled.seed)
+        for one in chosen
+    }
+    found = compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
+    guessed = [one for one in chosen if one.strength is not None and one.strength.is_guess]
+    return explained(found, choices, guessed, strength)
 
 
 def of_data(train: Dataset, held_out: Dataset) -> dict[str, Any]:
@@ -167,7 +201,8 @@ def tree_fingerprint(tree: Any) -> str:
     digest = hashlib.sha256(type(tree).__name__.encode())
     for leaf in jax.tree.leaves(tree):
         if eqx.is_array_like(leaf):
-            array = np.asarray(leaf)
+            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

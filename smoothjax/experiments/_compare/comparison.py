@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._files.store import Arrays
+from ..._units import spread_of
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser
 from ...measures import Measure, SampleMeasure, get
 from .effort import Effort
 from .settings import CompareSettings, curve_levels
-from .units import spread_of
 
 if TYPE_CHECKING:
     import xarray
@@ -61,6 +61,7 @@ class Comparison:
             f"entropy, bits/coordinate (noise alone {float(r.noise_entropy):.2f})",
             *(one.label for one in others),
             *(f"{one.name} at {level:.3g}" for one in taken),
+            *self._strengths("strength"),
         ]
         rows = []
         for name in r.mechanism.values:
@@ -74,6 +75,7 @@ class Comparison:
                     f"{float(s.entropy_bits):.3f}",
                     *(_cell(s, one.shown) for one in others),
                     *(_cell(at, one.shown) for one in taken),
+                    *self._strengths(str(name)),
                 ]
             )
         null = [
@@ -83,8 +85,25 @@ class Comparison:
             "",
             *(_cell(r, f"{one.shown}_null") for one in others),
             *("" for _ in taken),
+            *self._strengths(""),
         ]
         return header, [*rows, null]
+
+    def _strengths(self, name: str) -> list[str]:
+        """The last cell of a row, where strengths were chosen: that of a mechanism at the level of the likelihood."""
+        r = self.results
+        if "strength" not in r:
+            return []
+        if name not in r.mechanism.values:
+            return [f"strength at {float(r.noise_floor):.3g} [90 %]" if name else ""]
+        level = int(np.argmin(np.abs(np.log(r.strength_level.values / float(r.noise_floor)))))
+        one = r.sel(mechanism=name).isel(strength_level=level)
+        if math.isnan(float(one.strength)):
+            return [""]
+        low, high = one.strength_interval.values
+        guess = float(one.strength_guess)
+        instead = "" if math.isnan(guess) else f", not {guess:.3g}"
+        return [f"{float(one.strength):.3g} [{low:.3g}, {high:.3g}]{instead}"]
 
     def table(self) -> str:
         """The summary table as text, with the null of each measure in the last row."""

@@ -3,8 +3,10 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ..._jax.blocks import DEFAULT_BATCH_SIZE
+from ..._strengths.interpolated import InterpolatedStrength
 from ...denoisers import AbstractDenoiser, AbstractPosteriorDenoiser, Denoiser
 from ...measures import Measure
 from .settings import CompareSettings
@@ -15,9 +17,6 @@ MAX_EVALUATION_POINTS = 256
 MAX_EXACT_DIM = 8
 # Points differ by more than the estimates of one: many points with few probes, of which a standard error needs two.
 ESTIMATED_POINTS, NUM_PROBES = 64, 2
-# On 8 x 8 digits it moves the log density of a point by a tenth of what the probes leave uncertain, or less, and saves a
-# third to two thirds of the steps of the default tolerance.
-ESTIMATED_TOLERANCE = 1e-4
 # On 8 x 8 digits samples are a twentieth of the data's scale from those of the adaptive flow, with far fewer calls.
 HEUN_STEPS = 40
 # Of a measure that nobody asked for, a point and a noise level.
@@ -65,6 +64,8 @@ def _knows_trace(denoiser: Denoiser) -> bool:
     """Whether `mean_and_variance` is cheaper than the Jacobian: for a wrapper, if that of all it wraps is."""
     if isinstance(denoiser, AbstractPosteriorDenoiser):
         return True
+    if isinstance(denoiser, InterpolatedStrength):
+        return _knows_trace(denoiser.member(jnp.exp(denoiser.log_levels[0])))
     if not isinstance(denoiser, AbstractDenoiser):
         return False
     if type(denoiser).mean_and_variance is AbstractDenoiser.mean_and_variance:

@@ -17,13 +17,14 @@ from ..._calls import evaluate, mean_over_noises
 from ..._files.store import Arrays
 from ..._jax.blocks import in_batches
 from ..._keys import key_of
+from ..._strengths.likelihoods import log_likelihoods
+from ..._units import Units
 from ...datasets import Dataset
-from ...denoisers import AbstractPosteriorDenoiser, Denoiser, EmpiricalDenoiser, GaussianDenoiser
-from ...flows import likelihood_solution, sample, terminal_mismatch_bound
+from ...denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
+from ...flows import sample, terminal_mismatch_bound
 from ...measures import root_of_mean
-from .effort import ESTIMATED_TOLERANCE, MAX_EVALUATION_POINTS, Effort
+from .effort import MAX_EVALUATION_POINTS, Effort
 from .settings import CompareSettings, curve_levels
-from .units import Units
 
 _Part = Callable[[dict[str, Arrays]], Arrays]
 
@@ -152,35 +153,18 @@ def _likelihood(
     floor, high = settings.noise_floor, settings.sigma_max
     assert floor is not None and high is not None
     noisy = (points + floor * _noise(key, points))[: effort.likelihood_points]
-    # The density of the flow in the data's own units, whose volume element makes it one in theirs.
-    units = Units.of(train.points)
-    scale, prior = float(units.scale), GaussianDenoiser.fit(units.into(train.points))
     probe_key = jax.random.fold_in(key, len(points))  # the points' noises take those below
-    # Of some 0.1 nats, where the mean over points is off by its standard error of some units.
-    tolerance = ESTIMATED_TOLERANCE
-
-    def one(denoiser: Denoiser, u: Array, i: Array) -> Array:
-        if isinstance(denoiser, AbstractPosteriorDenoiser):
-            return denoiser.log_density(u, floor)
-        solution = likelihood_solution(
-            units.denoiser(denoiser),
-            units.into(u),
-            sigma_min=floor / scale,
-            sigma_max=high / scale,
-            prior=prior,
-            num_probes=effort.num_probes,
-            # Probes of its own for each point: what they leave uncertain is part of the spread over points.
-            key=jax.random.fold_in(probe_key, i),
-            rtol=tolerance,
-            atol=tolerance,
-            estimate_error=False,
-        )
-        return solution.value - train.dim * math.log(scale)
-
-    run = eqx.filter_jit(
-        lambda d, u: in_batches(lambda i: one(d, u[i], i), len(noisy), effort.batch_size)
+    found = log_likelihoods(
+        denoiser,
+        train.points,
+        noisy,
+        floor,
+        high,
+        num_probes=effort.num_probes,
+        key=probe_key,
+        batch_size=effort.batch_size,
     )
-    values = np.asarray(run(denoiser, noisy), np.float64)
+    values = np.asarray(found, np.float64)
     mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
     bits = -mean / (train.dim * math.log(2))
     # As long for all mechanisms: NaN at the points that were left out.

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from ... import measures
 from ..._checks import as_positive_integer, require_positive
+from ..._units import spread_of
 from ...datasets import Dataset
 from ...measures import Measure, SampleMeasure
-from .units import spread_of
 
 # EDM's range 0.002 .. 80 is meant for data of this standard deviation a coordinate.
 EDM_DATA_SCALE = 0.5

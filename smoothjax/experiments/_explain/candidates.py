@@ -1,22 +1,16 @@
 """Candidates: a mechanism at any strength, its outputs at noisy points, and the strength that fits a network best."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from scipy.optimize import minimize_scalar
-from scipy.special import stdtrit
 
-from ..._calls import as_argument, denoised
-from ..._checks import shown
+from ..._strengths.free import FreeStrength, in_equal_batches
+from ..._strengths.free import outputs_of as outputs_at
 from ...datasets import Dataset
-from ...denoisers import Denoiser, ScheduledDenoiser
-from ...mechanisms import Mechanism
+from ...denoisers import Denoiser
+from ...mechanisms import Mechanism, Strength
 from .classes import (
     BY_CLASS,
     LabelledPoints,
@@ -27,39 +21,7 @@ from .classes import (
     points_of,
     values_of_classes,
 )
-from .interpolated import InterpolatedStrength
 from .settings import require_strength
-from .strength_tests import (
-    derivatives_by_place,
-    far_behind,
-    last_kept,
-    span_of,
-    squares_of,
-    student_statistic,
-)
-
-# A search ends where it knows the place to this share of the distance of two grid values.
-RESOLUTION = 0.01
-# Derivatives by a strength are differences over this share of that distance: their bias is its square, and what single
-# precision rounds off, divided by its square, still small.
-DIFFERENCE = 0.02
-# Discrete strengths are compared at so many points first, which is also how many are denoised at a time; those that are not
-# worse there by so many standard errors go on to the others.
-FIRST, WORSE = 8, 4.0
-# Of the same distance, the first step from a fitted strength to the ends of its interval, at least.
-SHORTEST = 1e-6
-
-
-@eqx.filter_jit
-def _batch(denoiser: Denoiser, u: Float[Array, "n d"], sigma: Array) -> Float[Array, "n d"]:
-    return jax.vmap(lambda u: denoised(denoiser, u, sigma))(u)
-
-
-@eqx.filter_jit
-def _batch_at(
-    make: Callable[[Any], Denoiser], value: Array, u: Float[Array, "n d"], sigma: Array
-) -> Float[Array, "n d"]:
-    return _batch(make(value), u, sigma)
 
 
 def outputs_of(denoiser: Model, u: Points, sigma: float, batch_size: int) -> np.ndarray:
@@ -74,44 +36,15 @@ def outputs_of(denoiser: Model, u: Points, sigma: float, batch_size: int) -> np.
     if isinstance(u, LabelledPoints):
         network = as_class_argument(denoiser)
         labelled = lambda u, labels, sigma: labelled_batch(network, u, labels, sigma)  # noqa: E731
-        return _in_equal_batches(labelled, (u.points, u.labels), sigma, batch_size)
+        return in_equal_batches(labelled, (u.points, u.labels), sigma, batch_size)
     one: Any = denoiser
-    run = lambda u, sigma: _batch(as_argument(one), u, sigma)  # noqa: E731
-    return _in_equal_batches(run, (u,), sigma, batch_size)
+    return outputs_at(one, u, sigma, batch_size)
 
 
-def _in_equal_batches(
-    run: Callable[..., Array], arrays: tuple[np.ndarray, ...], sigma: float, batch_size: int
-) -> np.ndarray:
-    """`run(*batches, sigma)` over the rows of arrays; the last batch repeats its last row."""
-    num, outputs = len(arrays[0]), []
-    level = jnp.asarray(sigma, arrays[0].dtype)
-    for start in range(0, num, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), num - 1)
-        outputs.append(np.asarray(run(*(jnp.asarray(x[rows]) for x in arrays), level)))
-    return np.concatenate(outputs)[:num]
-
-
-class Fit(NamedTuple):
-    """A strength fitted to a network at one noise level.
-
-    Attributes:
-        value, low, high: the fitted value, and the ends of its interval.
-        grid: the values that the search began with; of a discrete strength, those that the first few points left.
-        grid_outputs: at the calibration points, for each of them, (values, n, d).
-        outputs: at calibration and evaluation points, at the fitted value, (n, d).
-    """
-
-    value: float
-    low: float
-    high: float
-    grid: np.ndarray
-    grid_outputs: np.ndarray
-    outputs: np.ndarray
-
-
-class Candidate:
+class Candidate(FreeStrength):
     """A mechanism of a training set whose strength is free, among `values` where they are not its own."""
+
+    argument = "candidates"
 
     def __init__(
         self,
@@ -123,202 +56,18 @@ class Candidate:
     ):
         strength = require_strength(mechanism).strength
         assert strength is not None
-        self.mechanism, self.strength = mechanism, strength
-        self.name, self.form = mechanism.name, "of all training points"
-        given = self._given_values(train) if values is None else values
-        try:
-            self.values = tuple(float(value) for value in given)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"`values` of the strength of {mechanism.name!r} must give numbers; got {shown(given)}."
-            ) from None
-        if not (
-            self.values and np.all(np.isfinite(self.values)) and np.all(np.diff(self.values) > 0)
-        ):
-            raise ValueError(
-                f"`values` of the strength of {mechanism.name!r} must be one or more, finite and increase; "
-                f"got {self.values}."
-            )
-        if strength.is_logarithmic and self.values[0] <= 0:
-            raise ValueError(
-                f"`values` of the strength of {mechanism.name!r} must be positive, as its logarithm is used; "
-                f"got {self.values}."
-            )
-        self._train, self._seed, self._batch_size = train, seed, batch_size
-        self._make: Callable[[Any], Denoiser] | None = None
-        self._built: dict[float, Denoiser] = {}
+        self.mechanism = mechanism
+        self.form = "of all training points"
+        given = self._given_values(strength, train) if values is None else values
+        at = functools.partial(strength.at, train, seed)
+        super().__init__(mechanism.name, strength, given, at, train.points, batch_size)
 
-    def _given_values(self, train: Dataset) -> Any:
+    def _given_values(self, strength: Strength, train: Dataset) -> Any:
         """What the strength may be, as its mechanism says."""
-        return self.strength.values(train)
-
-    @property
-    def make(self) -> Callable[[Any], Denoiser]:
-        """`value -> denoiser`; what it needs for all values is computed when it is asked for first."""
-        if self._make is None:
-            self._make = self.strength.at(self._train, self._seed)
-        return self._make
-
-    def denoiser(self, value: float) -> Any:
-        """The denoiser at one strength. Those of a discrete strength are kept."""
-        if self.strength.is_continuous:
-            return self.make(jnp.asarray(value, self._train.points.dtype))
-        if value not in self._built:
-            try:
-                self._built[value] = self.make(value)
-            except ValueError as error:
-                raise ValueError(f"{self._at(value)} cannot be made: {error}") from error
-        return self._built[value]
-
-    def outputs(self, value: float, u: Points, sigma: float) -> np.ndarray:
-        """At the rows of `u`, (n, d), or `ValueError` where they are not finite: nothing could be fitted."""
-        size = self._batch_size if self.strength.is_continuous else min(FIRST, self._batch_size)
-        outputs = self._outputs(value, u, sigma, size)
-        if not np.all(np.isfinite(outputs)):
-            raise ValueError(
-                f"{self._at(value)} must be finite; at noise level {sigma:.4g} it is not."
-            )
-        return outputs
+        return strength.values(train)
 
     def _outputs(self, value: float, u: Points, sigma: float, batch_size: int) -> np.ndarray:
-        points = points_of(u)
-        if not self.strength.is_continuous:
-            return outputs_of(self.denoiser(value), points, sigma, batch_size)
-        at = jnp.asarray(value, self._train.points.dtype)
-        run = lambda u, sigma: _batch_at(self.make, at, u, sigma)  # noqa: E731
-        return _in_equal_batches(run, (points,), sigma, batch_size)
-
-    def _at(self, value: float) -> str:
-        return f"`candidates`: {self.name!r} of {self.strength.name} {value:.4g}"
-
-    def place(self, value: Any) -> Any:
-        """Where a value lies on the axis in which searches and intervals are even."""
-        return np.log(value) if self.strength.is_logarithmic else np.asarray(value, float)
-
-    def value_at(self, place: Any) -> Any:
-        """The value there, within the bounds."""
-        value = np.exp(place) if self.strength.is_logarithmic else np.asarray(place, float)
-        return np.clip(value, self.values[0], self.values[-1])
-
-    def scheduled(self, levels: np.ndarray, fitted: np.ndarray) -> Any:
-        """The denoiser whose strength at each noise level is the fitted one; between them interpolated, or the nearest."""
-        if self.strength.is_continuous:
-            dtype = self._train.points.dtype
-            return InterpolatedStrength(
-                self.make,
-                jnp.asarray(np.log(levels), dtype),
-                jnp.asarray(self.place(fitted), dtype),
-                self.strength.is_logarithmic,
-                self._train.dim,
-            )
-        starts = [0, *(i for i in range(1, len(fitted)) if fitted[i] != fitted[i - 1])]
-        switches = [math.sqrt(levels[i - 1] * levels[i]) for i in starts[1:]]
-        denoisers = [self.denoiser(float(fitted[i])) for i in starts]
-        return denoisers[0] if not switches else ScheduledDenoiser(denoisers, np.array(switches))
-
-    def fit(
-        self,
-        network: np.ndarray,
-        u: Points,
-        sigma: float,
-        num_calibration: int,
-        coverage: float,
-    ) -> Fit:
-        """The strength of least mean square difference from the network's outputs at the first `num_calibration` points.
-
-        The interval is for the strength at which the mean over the population of points is least. It holds the strengths at
-        which Student's test of the single points' derivatives does not rule out that their mean is zero, as far as they join
-        the fitted one: no linear approximation, and the same on any axis. For a discrete strength it is the span of the
-        values that a paired test does not tell from the best; values that are far behind at a few points are left there.
-        """
-        noisy, target = u[:num_calibration], network[:num_calibration]
-        if not self.strength.is_continuous:
-            return self._race(target, u, sigma, coverage)
-        grid = np.stack([self.outputs(value, noisy, sigma) for value in self.values])
-        squares = squares_of(grid, target)
-        best = int(np.argmin(squares.mean(axis=1)))
-        value = low = high = self.values[0]
-        if len(self.values) > 1:
-            value, low, high = self._search(best, target, noisy, sigma, coverage)
-        outputs = self.outputs(value, u, sigma)
-        return Fit(value, low, high, np.array(self.values), grid, outputs)
-
-    def _race(self, target: np.ndarray, u: Points, sigma: float, coverage: float) -> Fit:
-        """The best of a few values: those that are far behind at the first points do not go on to the others."""
-        num, first = len(target), min(FIRST, len(target))
-        started: list[np.ndarray] = []
-        behind = np.zeros(0, bool)
-        for value in self.values:
-            started.append(self.outputs(value, u[:first], sigma))
-            squares = squares_of(np.stack(started), target[:first])
-            behind = far_behind(squares, WORSE)
-            if self.strength.has_one_minimum and len(behind) > 2 and np.all(behind[-2:]):
-                break
-        kept = np.flatnonzero(~behind)
-        ahead = [started[i] for i in kept]
-        if num > first:
-            ahead = [
-                np.concatenate([at, self.outputs(self.values[i], u[first:num], sigma)])
-                for at, i in zip(ahead, kept, strict=True)
-            ]
-        grid, values = np.stack(ahead), np.array(self.values)[kept]
-        squares = squares_of(grid, target)
-        best = int(np.argmin(squares.mean(axis=1)))
-        low, high = span_of(values, squares, coverage)
-        value = float(values[best])
-        outputs = grid[best]
-        if len(u) > num:
-            outputs = np.concatenate([outputs, self.outputs(value, u[num:], sigma)])
-        return Fit(value, low, high, values, grid, outputs)
-
-    def _search(
-        self, best: int, target: np.ndarray, u: Points, sigma: float, coverage: float
-    ) -> tuple[float, float, float]:
-        places = self.place(np.array(self.values))
-        left, right = places[max(best - 1, 0)], places[min(best + 1, len(places) - 1)]
-        step = right - left
-
-        def differences(place: float) -> np.ndarray:
-            outputs = self.outputs(float(self.value_at(place)), u, sigma)
-            return np.asarray(outputs, np.float64) - target
-
-        found = minimize_scalar(
-            lambda place: np.mean(differences(place) ** 2),
-            bounds=(left, right),
-            method="bounded",
-            options={"xatol": RESOLUTION * step},
-        )
-        place = float(found.x)  # pyright: ignore[reportAttributeAccessIssue]
-        # One step of Newton's method from there.
-        h = DIFFERENCE * step
-        inside = lambda place: min(max(place, places[0] + h), places[-1] - h)  # noqa: E731
-        middle = inside(place)
-        before, at, after = (differences(middle + k * h) for k in (-1, 0, 1))
-        slopes, curvature = derivatives_by_place(before, at, after, h)
-        half = math.inf
-        if curvature > 0:
-            newton = middle - np.mean(slopes) / curvature
-            place = float(
-                np.clip(newton, max(left, place - step / 4), min(right, place + step / 4))
-            )
-            half = float(np.std(slopes, ddof=1)) / math.sqrt(len(slopes)) / curvature
-
-        # At a bound, or where Newton's method went wrong.
-        if np.mean(differences(places[best]) ** 2) <= np.mean(differences(place) ** 2):
-            place = float(places[best])
-
-        def statistic(place: float) -> float:
-            middle = inside(place)
-            before, after = (np.mean(differences(middle + k * h) ** 2, axis=1) for k in (-1, 1))
-            return student_statistic(after - before)
-
-        bound = float(stdtrit(len(slopes) - 1, (1 + coverage) / 2))
-        # Not zero, where all differences are: no number of doublings leaves the place.
-        first = min(max(bound * half, SHORTEST * step), step)
-        low = last_kept(statistic, place, -first, places[0], bound)
-        high = last_kept(statistic, place, first, places[-1], bound)
-        value, low, high = (float(x) for x in self.value_at(np.array([place, low, high])))
-        return value, low, high
+        return super()._outputs(value, points_of(u), sigma, batch_size)
 
 
 class ClassCandidate(Candidate):
@@ -350,7 +99,7 @@ class ClassCandidate(Candidate):
             for label, part in classes.items()
         }
 
-    def _given_values(self, train: Dataset) -> Any:
+    def _given_values(self, strength: Strength, train: Dataset) -> Any:
         return values_of_classes(self.mechanism, train, self._classes)
 
     def denoiser(self, value: float) -> dict[int, Denoiser]:

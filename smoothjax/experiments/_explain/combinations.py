@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from .candidates import DIFFERENCE, Candidate, Fit
+from ..._strengths.free import DIFFERENCE, Fit
+from .candidates import Candidate
 from .classes import Points
 
 # Rounds of the joint search; each halves its step at most so often until the mean square falls.

@@ -14,7 +14,7 @@ from ...measures import (
     nearest_neighbours,
     pearson_r2,
 )
-from .statistics import error_of_mean, mean_interval, root_of
+from .._statistics import error_of_mean, mean_interval, root_of
 
 AGREEMENT = {"determination": determination_r2, "pearson": pearson_r2}
 # All samples have the mean of the data in common, and its covariance: this one's agreement is the bar.

@@ -13,12 +13,13 @@ from ..._calls import as_argument
 from ..._files.store import Arrays, ResultStore
 from ..._keys import key_of
 from ..._noise import initial_noise
+from ..._strengths.free import Fit
+from ..._units import spread_of
 from ...datasets import Dataset
 from ...denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ...flows import sample
-from .._compare.units import spread_of
 from .affine import affine_outputs
-from .candidates import Candidate, ClassCandidate, Fit, outputs_of
+from .candidates import Candidate, ClassCandidate, outputs_of
 from .class_samples import drawn_labels, samples_by_class
 from .classes import (
     LabelledPoints,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._checks import import_optional
+from ..._strengths.free import Fit
 from ...datasets import Dataset
-from .candidates import Candidate, Fit
+from .._statistics import error_of_mean, mean_interval, ratio_of, root_of
+from .candidates import Candidate
 from .generated import AGREEMENT, sample_numbers
 from .measured import measured_numbers
 from .memorised import memorised_points, most_memorised, nearest_others
 from .settings import ExplainSettings
-from .statistics import error_of_mean, mean_interval, ratio_of, root_of
 from .verdicts import indistinguishable, judged
 
 if TYPE_CHECKING:

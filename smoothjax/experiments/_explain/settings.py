@@ -10,10 +10,10 @@ import numpy as np
 from ... import mechanisms
 from ..._checks import as_integer, as_positive_integer, require_positive, shown
 from ..._kinds import require_kinds_of_fields
+from ..._units import spread_of
 from ...datasets import Dataset
 from ...mechanisms import Mechanism
 from .._compare.settings import require_different_points
-from .._compare.units import spread_of
 from .classes import BY_CLASS, EACH, classes_of, of_labels, require_labels, values_of_classes
 from .measured import measure_at_level
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, new_figure
+from ..._figure import COLOURS, band, new_figure, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,3 +208,103 @@ def plot_circle(results: Any) -> "Figure":
         for ax in row:
             ax.title.set_fontsize(10)
     return figure
+
+
+# What strengths are shown as: widths over the data's spread, of mechanisms that have one.
+_WIDTHS = ("tempered", "smoothed", "widened")
+_MARKS = {"guess": "x", "held-out": "o", "likelihood": "D"}
+
+
+def plot_optimal_smoothing(results: Any) -> "Figure":
+    names = [str(name) for name in results.mechanism.values]
+    rows = results.sizes["data"]
+    figure, axes = new_figure(rows, 3, (14, 3.9 * rows + 0.2))
+    for i, data in enumerate(results.data.values):
+        one = results.sel(data=data)
+        ratio, width, gain = axes[i]
+        for name, colour in zip(names, COLOURS, strict=False):
+            of = one.sel(mechanism=name)
+            if name == names[0]:
+                ratio.axhline(1, color=colour, lw=1.4, label=name)
+            else:
+                band(ratio, of.level.values, of.ratio.values, of.ratio_se.values, colour, name)
+            if name in _WIDTHS:
+                _plot_widths(width, of, float(one.spread), name, colour)
+            _plot_gains(gain, of, names.index(name), colour)
+        ratio.set(
+            xscale="log",
+            yscale="log",
+            xlabel="noise level / spread of the data",
+            ylabel=f"held-out loss / that of {names[0]}",
+        )
+        ratio.set_title(f"{data}: denoising error at the best strengths", loc="left", fontsize=10)
+        _cut_off(ratio, one, names)
+        width.set(
+            xscale="log",
+            yscale="log",
+            ylim=(0.005, 5),
+            xlabel="noise level / spread of the data",
+            ylabel="width / spread of the data",
+        )
+        width.set_title("The best widths, 90 % intervals", loc="left", fontsize=10)
+        gain.axvline(0, color="#999999", lw=0.8)
+        gain.set_xscale("symlog", linthresh=1)
+        gain.set_yticks(range(len(names)), names)
+        gain.set_ylim(len(names) - 0.5, -0.5)
+        gain.set_xlabel(f"log-likelihood less that of {names[0]}, nats")
+        gain.set_title(
+            f"Likelihood at a tenth of the spread, d = {int(one.dim)}", loc="left", fontsize=10
+        )
+        for ax in axes[i]:
+            ax.spines[["top", "right"]].set_visible(False)
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=8, frameon=False)
+        for axis in (ratio.xaxis, ratio.yaxis, width.xaxis, width.yaxis):
+            plain_ticks(axis)
+    return figure
+
+
+# Ratios above this would flatten all others.
+_MOST_SHOWN = 20
+
+
+def _cut_off(ax: Any, one: Any, names: list[str]) -> None:
+    """Limits that keep what is near one apart, and in words what lies beyond."""
+    ratio = one.ratio
+    ax.set_ylim(min(0.7, 0.8 * float(ratio.min())), min(1.3 * float(ratio.max()), _MOST_SHOWN))
+    highest = {name: float(ratio.sel(mechanism=name).max()) for name in names}
+    beyond = [f"{name} to {x:.3g}" for name, x in highest.items() if x > _MOST_SHOWN]
+    if beyond:
+        where = {"transform": ax.transAxes, "ha": "left", "va": "bottom", "fontsize": 8}
+        ax.text(0.02, 0.02, "above: " + ", ".join(beyond), color="#666666", **where)
+
+
+def _plot_widths(ax: Any, of: Any, spread: float, name: str, colour: str) -> None:
+    """The width; of a tempered score that of the density estimate which weighs the points alike, `sigma sqrt(T - 1)`."""
+    level = of.level.values
+    low, middle, high = (of[key].values for key in ("strength_low", "strength", "strength_high"))
+    label, shift = name, 1.0
+    if name == "tempered":
+        low, middle, high = (level * np.sqrt(np.maximum(x - 1, 0)) for x in (low, middle, high))
+        label, shift = r"tempered, as $\sigma\sqrt{T-1}$", 1.06
+    else:
+        low, middle, high = low / spread, middle / spread, high / spread
+    shown = middle > 0
+    # Side by side, where intervals overlap.
+    x = shift * level[shown] / (1.06 if name == "smoothed" else 1)
+    middle, low, high = middle[shown], np.maximum(low[shown], 1e-4), high[shown]
+    bars = np.stack([np.maximum(middle - low, 0), np.maximum(high - middle, 0)])
+    ax.errorbar(x, middle, bars, fmt=".-", color=colour, lw=1.4, elinewidth=1, label=label)
+
+
+def _plot_gains(ax: Any, of: Any, row: int, colour: str) -> None:
+    labels = ("own strength", "best for denoising, by level", "likeliest")
+    for k, (how, mark) in enumerate(_MARKS.items()):
+        if row == 0:  # the marks, once for all colours
+            ax.plot([], [], mark, color="black", ms=6, label=labels[k])
+        value, error = float(of.gain.sel(how=how)), float(of.gain_se.sel(how=how))
+        if not np.isfinite(value):
+            continue
+        y = row + 0.22 * (k - 1)
+        ax.plot([value - 2 * error, value + 2 * error], [y, y], color=colour, lw=1.4)
+        ax.plot(value, y, mark, color=colour, ms=6)

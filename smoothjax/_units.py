@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..._checks import RealScalar
-from ...denoisers import AbstractDenoiser, Denoiser, mean_and_variance
+from ._checks import RealScalar
+from .denoisers import AbstractDenoiser, Denoiser, mean_and_variance
 
 
 def spread_of(points: Float[Array, "n d"]) -> float:
