@@ -418,3 +418,20 @@ def test_laws_and_curves_that_cannot_answer_say_so():
         regimes.class_level(curve)
     with pytest.raises(ValueError, match="num_levels"):
         curve.grid(1)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_units_of_the_data_decide_nothing_but_levels(unit):
+    points, levels = _points(copies=False), np.array([0.1, 1.0, 10.0])
+    here = regimes.information_curve(points, KEY, levels, num_draws=40)
+    there = regimes.information_curve(points * unit, KEY, levels * unit, num_draws=40)
+    for name in ("information", "left_out", "rate"):
+        one, other = (_host(getattr(curve, name))[0] for curve in (here, there))
+        # Rounding the points in another unit moves them by a rounding.
+        assert np.allclose(one, other, rtol=1e-3, atol=1e-5), name
+    collapse = regimes.collapse_level(points, KEY, num_draws=40).sigma
+    scaled = regimes.collapse_level(points * unit, KEY, num_draws=40).sigma
+    assert float(scaled.value) / unit == pytest.approx(float(collapse.value), rel=1e-4)
+    dimension = regimes.dimension_of_training_points(points * unit, levels * unit, rows=[3])
+    expected = regimes.dimension_of_training_points(points, levels, rows=[3])
+    assert np.allclose(dimension, expected, rtol=1e-3, atol=1e-5)

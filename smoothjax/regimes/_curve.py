@@ -150,7 +150,8 @@ def spread_of_levels(points: DistinctPoints, num_levels: int) -> Float[Array, " 
     extent = jnp.sqrt(jnp.sum(jnp.var(locations, axis=0)))
     some = locations[:: max(1, locations.shape[0] // SPACED_POINTS)]
     spacing = jnp.median(nearest_neighbours(some, locations, 2)[0][:, 1])
-    return jnp.geomspace(0.1 * spacing, 5 * extent, num_levels).astype(locations.dtype)
+    levels = jnp.geomspace(0.1 * spacing, 5 * extent, num_levels).astype(locations.dtype)
+    return levels * points.unit
 
 
 @checks_kinds

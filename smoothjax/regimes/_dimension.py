@@ -113,7 +113,7 @@ def dimension_of_training_points(
     points = distinct_points(array)
     sigma = as_noise_levels(levels, points.points.dtype)
     own = points.row_of if rows is None else points.row_of[as_rows(rows, len(array))]
-    return _dimensions(points, own, sigma)
+    return _dimensions(points, own, sigma / points.unit)
 
 
 @jax.jit

@@ -29,9 +29,10 @@ FEW_DIMENSIONS, MEASURED_AGAIN = 64, 16
 class DistinctPoints(eqx.Module):
     """The locations of a training set, with the share of the points at each: equal points cannot be told apart."""
 
-    points: Float[Array, "n d"]
+    points: Float[Array, "n d"]  # in units of their extent, whose squares are in the range of the dtype
     log_weights: Float[Array, " n"]
     row_of: Int[Array, " N"]  # location of each training point
+    unit: Float[Array, ""]  # a power of two, which rounds nothing
 
     @property
     def entropy(self) -> Float[Array, ""]:
@@ -49,8 +50,15 @@ def distinct_points(data: Any) -> DistinctPoints:
         as_bytes, return_index=True, return_inverse=True, return_counts=True
     )
     shares = np.log(counts / len(rows))
+    extent = float(np.ptp(rows[first].astype(np.float64), axis=0).max())
+    unit = 2.0 ** np.floor(np.log2(extent)) if extent > 0 else 1.0
+    # In float64: units of the smallest numbers have no inverse in the dtype.
+    scaled = (rows[first].astype(np.float64) / unit).astype(rows.dtype)
     return DistinctPoints(
-        jnp.asarray(rows[first]), jnp.asarray(shares, points.dtype), jnp.asarray(row_of.ravel())
+        jnp.asarray(scaled),
+        jnp.asarray(shares, points.dtype),
+        jnp.asarray(row_of.ravel()),
+        jnp.asarray(unit, points.dtype),
     )
 
 
@@ -145,7 +153,11 @@ def posteriors_of(
     levels: Float[Array, " l"],
     members: Float[Array, "n c"] | None = None,
 ) -> Posteriors:
-    """Those of the locations `own`, each with its noise, at all levels. `members` are shares of the classes at locations."""
+    """Those of the locations `own`, each with its noise, at all levels, in data units.
+
+    `members` are shares of the classes at locations.
+    """
+    levels = levels / points.unit
 
     def some(i: Array) -> Posteriors:
         pairs = pairs_of(points.points, own[i], noise[i])
