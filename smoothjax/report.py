@@ -19,12 +19,15 @@ _CAPTIONS = {
     "sample-measures": "Measures of these samples; bars are two standard errors or the interval of the table, the dashed "
     "line is for fresh points of the data's law.",
     "curves": "Denoisers against the noise level, at noisy held-out points; bands are two standard errors.",
+    "regimes": "When the exact score of the training set commits, by noise level: what a noisy point tells of the clean "
+    "one, its class and its training point; entropy production; effective neighbours; the local dimension at training and at "
+    "held-out points; and the levels at which single points have even odds. Bands are two standard errors, or quartiles.",
 }
 
 
 @checks_kinds
 def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
-    """Writes `results.nc`, `table.txt`, a picture for each figure and `report.html` into a folder.
+    """Writes `results.nc`, `regimes.nc`, `table.txt`, a picture for each figure and `report.html` into a folder.
 
     Each file is replaced whole. The page needs no other file.
 
@@ -40,6 +43,8 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
     folder = require_folder(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "results.nc", netcdf_of(comparison.results))
+    if comparison.regimes is not None:
+        write_bytes(folder / "regimes.nc", netcdf_of(comparison.regimes))
     write_text(folder / "table.txt", comparison.table() + "\n")
     pictures = {name: png_of(figure, dpi=150) for name, figure in plots.figures(comparison).items()}
     for name, png in pictures.items():

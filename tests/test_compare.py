@@ -273,18 +273,37 @@ def test_folder_of_another_configuration_is_refused(finished, data):
         sj.compare(denoisers(train), moved, held_out, settings=SETTINGS, out=out, progress=False)
 
 
+def test_regimes_of_the_training_set_are_there_and_said(finished, data):
+    comparison, _ = finished
+    found, (train, _) = comparison.regimes, data
+    num = len(np.unique(np.asarray(train.points), axis=0))
+    assert float(found.max_information) == pytest.approx(np.log(num), rel=1e-6)
+    covariance = np.cov(np.asarray(train.points, np.float64).T, bias=True)
+    level = np.linalg.eigvalsh(np.atleast_2d(covariance))[-1] ** 0.5
+    assert float(found.speciation) == pytest.approx(level, rel=1e-5)
+    assert any(f"below noise level {level:.3g} (speciation)" in note for note in comparison.notes)
+    # Even odds are where the information against the other points is log(num - 1).
+    order = np.argsort(found.left_out.values)
+    crossed = np.interp(
+        np.log(num - 1), found.left_out.values[order], np.log(found.sigma.values[order])
+    )
+    assert float(found.collapse) == pytest.approx(np.exp(crossed), rel=0.05)
+
+
 def test_files(finished):
     comparison, out = finished
     with xarray.open_dataset(out / "results.nc", engine="h5netcdf") as read:
         xarray.testing.assert_equal(read.load(), comparison.results)
+    with xarray.open_dataset(out / "regimes.nc", engine="h5netcdf") as read:
+        xarray.testing.assert_equal(read.load(), comparison.regimes)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["configuration"]["seed"] == 3
     assert manifest["environment"]["jax"] == jax.__version__
     page = (out / "report.html").read_text()
     # Self-contained: nothing is fetched.
     assert not re.search(r'(?:src|href)="(?!data:)', page)
-    assert page.count("data:image/png;base64,") == 3
-    for name in ("samples.png", "sample-measures.png", "curves.png"):
+    assert page.count("data:image/png;base64,") == 4
+    for name in ("samples.png", "sample-measures.png", "curves.png", "regimes.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "table.txt").read_text().strip() == comparison.table()
     assert not list(out.glob(".*"))

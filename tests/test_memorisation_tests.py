@@ -94,6 +94,8 @@ def test_dimensions_are_uniform_for_a_denoiser_of_other_points_and_find_what_was
         float(sj.regimes.intrinsic_dimension(other, jnp.asarray(x), level)) for x in held_out[:3]
     ]
     known = test(train, held_out)
+    as_low = np.sum(np.asarray(known.held_out)[None] <= np.asarray(known.train)[:, None], axis=1)
+    assert np.allclose(known.p_values, (1 + as_low) / 41)
     assert np.allclose(known.held_out[:3], by_hand, rtol=1e-5)
     assert np.allclose(test(train, held_out, reference=other).train, 0, atol=1e-6)
 

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 @_checks_kinds
 def figures(comparison: Comparison) -> "dict[str, Figure]":
-    """All figures of a comparison by name: what was generated, measures of that, and the curves over noise levels."""
-    return {
+    """All figures of a comparison by name: what was generated, measures of that, curves over noise levels, and regimes."""
+    found = {
         "samples": plot_samples(comparison),
         "sample-measures": plot_sample_measures(comparison),
         "curves": plot_curves(comparison),
     }
+    if comparison.regimes is not None:
+        found["regimes"] = plot_experiment("regimes", comparison.regimes)
+    return found
 
 
 @_checks_kinds

@@ -29,7 +29,9 @@ FEW_DIMENSIONS, MEASURED_AGAIN = 64, 16
 class DistinctPoints(eqx.Module):
     """The locations of a training set, with the share of the points at each: equal points cannot be told apart."""
 
-    points: Float[Array, "n d"]  # in units of their extent, whose squares are in the range of the dtype
+    points: Float[
+        Array, "n d"
+    ]  # in units of their extent, whose squares are in the range of the dtype
     log_weights: Float[Array, " n"]
     row_of: Int[Array, " N"]  # location of each training point
     unit: Float[Array, ""]  # a power of two, which rounds nothing

@@ -20,10 +20,11 @@ from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
 from ...datasets import Dataset
 from ...denoisers import Denoiser
+from .._regimes.regimes import labelled_regimes
 from .columns import column_warnings
-from .comparison import Comparison, label, notes
+from .comparison import Comparison, label, notes, regimes_note
 from .effort import effort_of
-from .parts import parts_of
+from .parts import REGIMES, parts_of
 from .settings import CompareSettings, require_different_points
 from .strengths import HowStrong, choices_of, explained
 
@@ -116,13 +117,13 @@ def compare(
     if bar is not None:
         bar.close()
     results = label(xarray, efforts, computed, train, held_out, settings)
+    of_regimes = [part for name, part in computed.items() if name.startswith(REGIMES)]
+    regimes = labelled_regimes(of_regimes) if of_regimes else None
+    said = notes(denoisers, efforts, train, held_out, settings, results)
     return Comparison(
-        results,
-        train,
-        held_out,
-        settings,
-        store.manifest,
-        (*of_columns, *notes(denoisers, efforts, train, held_out, settings, results)),
+        *(results, train, held_out, settings, store.manifest),
+        (*of_columns, *said, *([] if regimes is None else [regimes_note(regimes)])),
+        regimes,
     )
 
 

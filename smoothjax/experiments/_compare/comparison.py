@@ -29,6 +29,8 @@ class Comparison:
         settings: with all noise levels filled in.
         manifest: configuration, versions and data fingerprint.
         notes: what a reader of the numbers must know.
+        regimes: at which noise levels the training set is told apart, see `memorization_regimes`; None for fewer than three
+            different points.
     """
 
     results: "xarray.Dataset"
@@ -37,6 +39,7 @@ class Comparison:
     settings: CompareSettings
     manifest: dict[str, Any]
     notes: tuple[str, ...]
+    regimes: "xarray.Dataset | None" = None
 
     def measures(self) -> tuple[Measure, ...]:
         """The measures that were taken at each noise level, as they are registered."""
@@ -239,6 +242,18 @@ def _of_all(parts: dict[str, Arrays], train: Dataset, settings: CompareSettings)
         "noise_entropy": ((), np.asarray(noise_entropy_bits(floor))),
         "data_scale": ((), np.asarray(spread_of(train.points))),
     }
+
+
+def regimes_note(regimes: "xarray.Dataset") -> str:
+    """At which noise levels the exact score commits, in words."""
+    known = ""
+    if "class_level" in regimes:
+        known = f"; half of the class is known at {float(regimes.class_level):.3g}"
+    return (
+        f"Regimes of the exact score of these training points: it shows their gross structure below noise level "
+        f"{float(regimes.speciation):.3g} (speciation){known}; below {_with_error(regimes.collapse, regimes.collapse_se)} "
+        "(collapse) a noised point is more likely its own than all others together, and the score leads back to it."
+    )
 
 
 def noise_entropy_bits(sigma: Any) -> float:

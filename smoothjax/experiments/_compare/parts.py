@@ -23,6 +23,8 @@ from ...datasets import Dataset
 from ...denoisers import Denoiser, EmpiricalDenoiser, GaussianDenoiser
 from ...flows import sample, terminal_mismatch_bound
 from ...measures import root_of_mean
+from ...regimes import noise_levels
+from .._regimes.regimes import regime_cells
 from .effort import MAX_EVALUATION_POINTS, Effort
 from .settings import CompareSettings, curve_levels
 
@@ -80,10 +82,27 @@ def parts_of(
     parts["rmse"] = functools.partial(_rmse, list(denoisers))
     parts["terminal"] = functools.partial(_terminal, train, points, settings, keys["likelihood"])
     parts["neighbours"] = functools.partial(_neighbours, train, points, levels, keys["rmse"])
-    return parts
+    return parts | regime_parts(train, held_out, keys["regimes"])
 
 
-_USES = ("noise", "likelihood", "measures", "rmse", "of samples")
+def regime_parts(train: Dataset, held_out: Dataset, key: PRNGKeyArray) -> dict[str, _Part]:
+    """When the training set is told apart, which is of no denoiser; nothing for fewer than three different points."""
+    if len(np.unique(np.asarray(train.points), axis=0)) < FEWEST_POINTS:
+        return {}
+    cells = regime_cells(train, held_out, key, noise_levels(train), NUM_DRAWS)
+    return {
+        f"{REGIMES}{name}": functools.partial(_without_others, compute)
+        for name, _, compute in cells
+    }
+
+
+def _without_others(compute: Callable[[], Arrays], _: dict[str, Arrays]) -> Arrays:
+    return compute()
+
+
+_USES = ("noise", "likelihood", "measures", "rmse", "of samples", "regimes")
+# How the parts on regimes begin, the training points that they need, and their draws.
+REGIMES, FEWEST_POINTS, NUM_DRAWS = "regimes-", 3, 256
 # Of each denoiser, beside its measures.
 _OWN = ("samples", "likelihood", "outputs")
 
