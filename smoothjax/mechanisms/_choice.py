@@ -230,7 +230,7 @@ def _levels(levels: Any, train: Dataset, criterion: str) -> np.ndarray:
     if levels is None:
         default = default_levels(train)
         return default if criterion == "denoising" else FLOOR / LOWEST * default[:1]
-    given = as_host_floats(levels, "levels").astype(np.float64)
+    given = as_host_floats(levels, "levels", np.float64)
     if given.ndim != 1 or not (
         len(given) and np.all(np.isfinite(given)) and given[0] > 0 and np.all(np.diff(given) > 0)
     ):
