@@ -20,7 +20,7 @@ _CAPTIONS = {
     "line is for fresh points of the data's law.",
     "curves": "Denoisers against the noise level, at noisy held-out points; bands are two standard errors.",
     "regimes": "When the exact score of the training set commits, by noise level: what a noisy point tells of the clean "
-    "one, its class and its training point; entropy production; effective neighbours; the local dimension at training and at "
+    "one, its class and its point; entropy production; effective neighbours; the local dimension at training and at "
     "held-out points; and the levels at which single points have even odds. Bands are two standard errors, or quartiles.",
 }
 
