@@ -23,7 +23,7 @@ FLOORS = (
     {"denoisers"},
     {"flows", "interop"},
     {"measures"},
-    {"smoothing", "variance"},
+    {"smoothing", "variance", "training_dynamics"},
     {"learning", "gaussian"},
     {"mechanisms"},
     {"experiments"},
