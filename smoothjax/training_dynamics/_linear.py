@@ -25,17 +25,17 @@ class TrainedLinearDenoiser(AbstractDenoiser):
 
         L(W, b) = (1/2) w(sigma) E |W (x_0 + sigma z) + b - x_0|^2,
 
-    the squared norm summed over coordinates, and the mean exact over the noise z and over the data. Of these only mean mu and
-    covariance Sigma matter, so `gaussian` may be a population or the fit of a finite set. L is quadratic, and training an
-    exponential: with `C = Sigma + sigma^2`,
+    the squared norm summed over coordinates, and the mean exact over the noise z and over the data. Of these only the mean
+    mu and the covariance Sigma matter, so `gaussian` may be a population or the fit of a finite set. L is quadratic, and
+    training an exponential: with `C = Sigma + sigma^2`,
 
         (W, b) = (W_*, b_*) + [(W_0, b_0) - (W_*, b_*)] exp(-w M duration),    M = [[C + mu mu^T, mu], [mu^T, 1]],
 
-    `W_* = Sigma C^-1`, `b_* = (1 - W_*) mu`; steps of gradient descent have `(1 - step_size w M)^num_steps` in place of the
-    exponential, and diverge where `step_size` times an eigenvalue of `w M` exceeds 2. The mean couples the modes with the
-    bias. With `centred=True` the model is `W (u - mu) + c`, whose modes are alone: the eigenvalue lambda of Sigma relaxes
-    towards `lambda / (lambda + sigma^2)` at the rate `w (lambda + sigma^2)`, and c towards mu at the rate w. Both are the same
-    where the mean is zero.
+    `W_* = Sigma C^-1`, `b_* = (1 - W_*) mu`; steps of gradient descent have `(1 - step_size w M)^num_steps` in place of
+    the exponential, and diverge where `step_size` times an eigenvalue of `w M` exceeds 2. The mean couples the modes with
+    the bias. With `centred=True` the model is `W (u - mu) + c`, whose modes are alone: the eigenvalue lambda of Sigma
+    relaxes towards `lambda / (lambda + sigma^2)` at the rate `w (lambda + sigma^2)`, and c towards mu at the rate w. Where
+    the mean is zero both are the same.
 
     Made by `gradient_flow` or `gradient_descent`. **Units of training time** are those of `KernelLaw.gradient_flow` and of
     `variance.gradient_descent`: of the flow on half the mean squared error, so that n small steps are a duration
