@@ -18,11 +18,11 @@ from .._checks import (
     require_positive,
 )
 from .._kinds import checks_kinds, require_kinds_of_fields
+from .._numerics import flow_filter
 from ._kernel_denoiser import Function, Initialisation, Kernel, KernelDenoiser, kernel_column
 from ._kernel_fit import (
     Filter,
     drawn_problem,
-    flow_filter,
     ridge_filter,
     solved_in_float64,
     weighted_gram,
