@@ -53,3 +53,45 @@ def test_spectral_bias(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             sj.experiments.spectral_bias(progress=False, **wrong)
+
+
+def test_memorization_time(tmp_path):
+    settings = {
+        "num_train": (40, 80),
+        "num_features": (200, 3000),
+        "dim": 20,
+        "sigma": 0.5,
+        "num_models": 3,
+        "progress": False,
+        "out": str(tmp_path / "out"),
+    }
+    found = experiments.memorization_time(**settings)
+    limit = training_dynamics.RandomFeatureLimit(np.tanh, 0.5, train_ratio=4.0, feature_ratio=10.0)
+    one = found.sel(num_train=80, num_features=200)
+    errors, least = limit.errors(found.duration.values), 0.25 / 1.25
+    np.testing.assert_allclose(one.error.sel(points="new"), errors.test / least, rtol=1e-5)
+    np.testing.assert_allclose(one.error.sel(points="training"), errors.train / least, rtol=1e-5)
+    np.testing.assert_allclose(one.memorization_time, limit.memorization_time(), rtol=1e-5)
+    # The trace of a drawn covariance is p times the mean square of the activation, but for some 1 / sqrt(p n).
+    total = np.sum(one.model_eigenvalues, axis=1) / 200
+    mean = float(
+        one.atom * one.atom_place + np.trapezoid(one.density * found.eigenvalue, found.eigenvalue)
+    )
+    np.testing.assert_allclose(total, mean, rtol=0.1)
+    # Finite models are off by some 1/d, which is a share of what has been learned.
+    drawn = one.model_error.mean("model")
+    np.testing.assert_allclose(
+        drawn.sel(points="training"), one.error.sel(points="training"), atol=0.1
+    )
+    times = found.memorization_time.sel(num_features=3000)
+    assert 1.7 < times[1] / times[0] < 2.5
+    (tmp_path / "out" / "parts" / "models-40.npz").unlink()
+    assert found.identical(experiments.memorization_time(**settings))
+    plots.plot_experiment("memorization-time", found).savefig(tmp_path / "figure.png")
+    for wrong, message in (
+        ({"num_train": (0,)}, "`num_train` must be a positive integer"),
+        ({"sigma": 0.0}, "`sigma` must be positive"),
+        ({"activation": "relu"}, "`activation` must be one of tanh, erf, sin"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            experiments.memorization_time(progress=False, **wrong)

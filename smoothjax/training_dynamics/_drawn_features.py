@@ -1,5 +1,6 @@
 """Random features that are drawn and trained, with exact means over the noise: what the limit is the limit of."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,6 @@ class DrawnRandomFeatures:
 
     Attributes:
         weights: W, shape (p, d).
-        eigenvalues: of the covariance N of features over noise and points, ascending, shape (p,).
 
     Raises:
         ValueError: for bad points, sizes or noise level, or an activation that is not finite.
@@ -140,8 +140,18 @@ class DrawnRandomFeatures:
         self._of_new, slopes_of_new = new
         self._cross = slopes[:, None] * directions
         self._cross_of_new = alpha * self.sigma * slopes_of_new[:, None] * directions
-        self.eigenvalues, self._vectors = np.linalg.eigh(self._covariance)
-        self.eigenvalues = np.maximum(self.eigenvalues, 0)
+
+    @functools.cached_property
+    def eigenvalues(self) -> Float[np.ndarray, " p"]:
+        """Of the covariance N of features over noise and points, ascending."""
+        if "_modes" in self.__dict__:
+            return self._modes[0]
+        return np.maximum(np.linalg.eigvalsh(self._covariance), 0)
+
+    @functools.cached_property
+    def _modes(self) -> tuple[np.ndarray, np.ndarray]:
+        values, vectors = np.linalg.eigh(self._covariance)
+        return np.maximum(values, 0), vectors
 
     def _needed(self, order: int) -> int:
         largest = np.max(np.abs(self._cosines), initial=0)
@@ -155,7 +165,7 @@ class DrawnRandomFeatures:
         """Means over b of products of features `act(mean + spread b)`, and of features with b; over the rows of `means`."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
         weights = weights / weights.sum()
-        basis = hermite_functions(nodes, order) * weights
+        basis = hermite_functions(nodes, order).T * weights[:, None]
         num, p = means.shape
         total, slopes, squares = np.zeros((p, p)), np.zeros(p), np.zeros(p)
         rows = max(1, VALUES_AT_ONCE // (p * NODES))
@@ -163,13 +173,12 @@ class DrawnRandomFeatures:
             inputs = means[start : start + rows, :, None] + spread[None, :, None] * nodes
             values = values_of(self.activation, inputs)
             squares += np.sum(values**2 @ weights, axis=0)
+            coefficients = np.moveaxis(values @ basis, -1, 0)
+            slopes += coefficients[1].sum(axis=0)
             power = np.ones((p, p))
-            for k in range(order + 1):
-                coefficients = values @ basis[k]
-                total += power * (coefficients.T @ coefficients)
+            for one in coefficients:
+                total += power * (one.T @ one)
                 power = power * self._cosines
-                if k == 1:
-                    slopes += coefficients.sum(axis=0)
         np.fill_diagonal(total, squares)
         return total / num, slopes / num
 
@@ -177,14 +186,13 @@ class DrawnRandomFeatures:
     def errors(self, durations: Numbers) -> FeatureErrors:
         """As `RandomFeatureLimit.errors`, of this model on its own points and on standard normal ones."""
         times = _times(durations, "durations")
-        d = self.weights.shape[1]
-        ours, new = self._vectors.T @ self._cross, self._vectors.T @ self._cross_of_new
-        of_new = self._vectors.T @ self._of_new @ self._vectors
+        d, (values, vectors) = self.weights.shape[1], self._modes
+        ours, new = vectors.T @ self._cross, vectors.T @ self._cross_of_new
+        of_new = vectors.T @ self._of_new @ vectors
         train, test = [], []
         for time in times.ravel():
-            f = flow_filter(self.eigenvalues, time)[:, None]
-            readout = f * ours
-            train.append(np.sum(readout * (self.eigenvalues[:, None] * readout - 2 * ours)))
+            readout = flow_filter(values, time)[:, None] * ours
+            train.append(np.sum(readout * (values[:, None] * readout - 2 * ours)))
             test.append(np.sum(readout * (of_new @ readout - 2 * new)))
         square = self.sigma**2
         train, test = (
@@ -198,10 +206,10 @@ class DrawnRandomFeatures:
         time = _times(duration, "duration")
         if time.shape != ():
             raise ValueError(f"`duration` must be a scalar; got shape {time.shape}.")
-        f = flow_filter(self.eigenvalues, time)[:, None]
-        readout = (self._vectors @ (f * (self._vectors.T @ self._cross))).T
+        values, vectors = self._modes
+        readout = vectors @ (flow_filter(values, time)[:, None] * (vectors.T @ self._cross))
         return RandomFeatureDenoiser(
-            jnp.asarray(self.weights), jnp.asarray(readout), self.activation
+            jnp.asarray(self.weights), jnp.asarray(readout.T), self.activation
         )
 
 

@@ -13,7 +13,6 @@ from ._contour import Contour
 from ._resolvent import FeatureCovariance, product_trace
 from ._support import Bulk, cumulative_of, support_of
 
-
 Numbers = ArrayLike | Sequence[float]
 
 
@@ -56,7 +55,8 @@ class RandomFeatureLimit:
     `-A phi / sqrt(Delta_t)`, their loss `2 / d` times this one, and so their flow for tau is this one for
     `2 Delta_t tau / (d p)`.
 
-    The mean of the activation, where it has one, adds one eigenvalue of order p, which no density shows, and costs nothing.
+    Even parts of an activation, a mean first of all, add a few eigenvalues far above the others, which no density shows; odd
+    ones have none.
 
     Solved in float64 by NumPy, whatever JAX is set to.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._checks import import_optional
-from ..._figure import COLOURS
+from ..._figure import COLOURS, new_figure, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,6 +130,111 @@ def _plot_samples(ax: "Axes", results: Any) -> None:
     ax.tick_params(length=0)
     ax.set_xlabel("training time")
     ax.set_title("samples of the same noises", fontsize=10)
+
+
+def plot_memorization_time(results: Any) -> "Figure":
+    """The spectrum, errors against training time, and both times against the number of points."""
+    figure, axes = new_figure(1, 3, (15, 4.8), width_ratios=(1.1, 1.2, 0.9))
+    spectrum, errors, times = axes[0]
+    first = results.isel(num_features=0)
+    colours = import_optional("matplotlib", extra="plot").colormaps["viridis"]
+    shades = [
+        colours(0.85 * i / max(results.sizes["num_train"] - 1, 1))
+        for i in range(results.sizes["num_train"])
+    ]
+    _plot_spectrum(spectrum, first, shades)
+    _plot_errors(errors, first, shades)
+    _plot_times(times, results)
+    dim, sigma = results.attrs["dim"], results.attrs["sigma"]
+    spectrum.set_title(
+        f"eigenvalues of {int(first.num_features)} features in {dim} dimensions, noise level {sigma:g}\n"
+        "(lines: the limit; dotted: a share that is equal; bars: drawn)",
+        fontsize=10,
+    )
+    errors.set_title(
+        "error on new points over the exact denoiser's\n(dashed: on training points; dots: drawn in this dimension)",
+        fontsize=10,
+    )
+    times.set_title("training times against the number of points", fontsize=10)
+    return figure
+
+
+def _plot_spectrum(ax: "Axes", first: Any, shades: list[Any]) -> None:
+    """Densities in the logarithm, each above the one before."""
+    values, x = first.model_eigenvalues.values, first.eigenvalue.values
+    x = x[x < 1.5 * values.max()]
+    density = first.density.sel(eigenvalue=x) * x
+    edges = np.geomspace(x[0], x[-1], 71)
+    unit = 1.2 * float(density.max())
+    for i, colour in enumerate(shades):
+        one, base = first.isel(num_train=i), i * unit
+        share = np.histogram(values[i], edges)[0] / values[i].size / np.diff(np.log(edges))
+        # Bars of equal eigenvalues would reach far beyond the others.
+        share = np.minimum(share, 0.95 * unit)
+        ax.stairs(base + share, edges, baseline=base, fill=True, color=colour, alpha=0.3)
+        ax.plot(x, base + density[i], color=colour, lw=1.3)
+        label = f"n = {int(one.num_train)} "
+        ax.text(x[-1], base + 0.6 * unit, label, color=colour, fontsize=8, ha="right")
+        place, atom = float(one.atom_place), float(one.atom)
+        if atom > 0:
+            ax.plot([place] * 2, [base, base + 0.95 * unit], ":", color=colour, lw=1.2)
+            text = {"fontsize": 7, "ha": "right", "va": "center", "color": colour}
+            ax.text(place / 1.2, base + 0.6 * unit, f"{atom:.0%}", **text)
+    ax.set(xscale="log", yticks=[], xlabel="eigenvalue", ylim=(0, len(shades) * unit))
+    ax.set_ylabel("density of the logarithm")
+
+
+def _plot_errors(ax: "Axes", first: Any, shades: list[Any]) -> None:
+    num = first.sizes["model"]
+    for i, colour in enumerate(shades):
+        one = first.isel(num_train=i)
+        for points, style in (("new", "-"), ("training", "--")):
+            curve, drawn = one.error.sel(points=points), one.model_error.sel(points=points)
+            label = f"{int(one.num_train)} training points" if points == "new" else None
+            ax.plot(one.duration, curve, style, color=colour, lw=1.3, label=label)
+            some = slice(None, None, 4)
+            error = 2 * drawn.std("model", ddof=1) / num**0.5 if num > 1 else 0 * drawn[0]
+            ax.errorbar(
+                one.duration[some],
+                drawn.mean("model")[some],
+                error[some],
+                fmt=".",
+                ms=4,
+                color=colour,
+                lw=0.8,
+            )
+        at = float(one.memorization_time)
+        ax.plot(at, _at(one.error.sel(points="new"), at), "v", ms=7, color=colour, mec="white")
+    ax.plot([], [], "v", ms=7, color=GREY, mec="white", label="memorisation time")
+    at = first.generalization_time
+    ax.axvspan(float(at.min()), float(at.max()), color=GREY, alpha=0.35, lw=0)
+    ax.plot([], [], color=GREY, alpha=0.35, lw=6, label="generalisation times")
+    ax.axhline(1, color=GREY, lw=0.6, ls=":")
+    ax.set(xscale="log", yscale="log", xlabel="training time")
+    plain_ticks(ax.yaxis, most=7)
+    ax.legend(fontsize=7)
+
+
+def _plot_times(ax: "Axes", results: Any) -> None:
+    names = (
+        ("memorization_time", "memorisation", COLOURS[1]),
+        ("generalization_time", "generalisation", COLOURS[0]),
+    )
+    styles = ("o-", "s--", "^:", "d-.")
+    n = results.num_train.values
+    for name, label, colour in names:
+        for p, style in zip(results.num_features.values, styles, strict=False):
+            one = results[name].sel(num_features=p)
+            ax.plot(n, one, style, ms=5, color=colour, label=f"{label}, {p} features")
+            if name == "memorization_time" and p == results.num_features.max():
+                line = np.exp(np.mean(np.log(one.values / n))) * n
+                ax.plot(n, line, color=GREY, lw=0.8)
+    ax.plot([], [], color=GREY, lw=0.8, label="in proportion to n")
+    ax.set(xscale="log", yscale="log", xlabel="training points")
+    top = ax.get_ylim()[1]
+    ax.set_ylim(None, 12 * top)
+    plain_ticks(ax.xaxis)
+    ax.legend(fontsize=7, loc="upper left")
 
 
 def _at(curve: Any, duration: Any) -> float:
