@@ -52,8 +52,8 @@ class RandomFeatureLimit:
     **Units.** Training time is that of the flow on half the mean squared error in the features phi, not divided by sqrt(p).
     With features divided by sqrt(p), as in the papers, the same takes p times as long. Their time variable t of the
     variance-preserving process has `sigma^2 = exp(2 t) - 1`, `alpha = exp(-t)`, `Delta_t = 1 - alpha^2`; their score is
-    `-A phi / sqrt(Delta_t)`, their loss `2 / d` times this one, and so their flow for tau is this one for
-    `2 Delta_t tau / (d p)`.
+    `-A phi / sqrt(Delta_t)`, their loss `2 / d` times this one, and so the gradient flow of it in their A for
+    tau is this one for `2 Delta_t tau / (d p)`.
 
     Even parts of an activation, a mean first of all, add a few eigenvalues far above the others, which no density shows; odd
     ones have none.

@@ -270,7 +270,8 @@ class KernelLaw(AbstractLaw):
 
         Args:
             problem, kernel, num_train, key: as for `ridge`.
-            duration: training time, positive.
+            duration: training time, positive, in the units of `TrainedLinearDenoiser.gradient_flow`, with the weight of the
+                loss here, `1 / sigma^2`.
             initial_covariance: K_0 of one output of f_0, `(u, sigma, v, tau) -> ()`; outputs are independent. For a wide
                 network `ReLUTangentKernel(...).initial_covariance`. By default the predictor is `f - f_0`, without it.
             initial_model: `key -> f_0` with f_0 a callable `(u, sigma) -> (d,)`, which `sample` starts from. A Gaussian
