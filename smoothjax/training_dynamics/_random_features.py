@@ -55,6 +55,9 @@ class RandomFeatureLimit:
     `-A phi / sqrt(Delta_t)`, their loss `2 / d` times this one, and so the gradient flow of it in their A for
     tau is this one for `2 Delta_t tau / (d p)`.
 
+    The limit is that of numbers of points and features far below `d^3 / 6`, that of cubic polynomials: among these what is
+    independent here has room to be so.
+
     Even parts of an activation, a mean first of all, add a few eigenvalues far above the others, which no density shows; odd
     ones have none.
 

@@ -39,12 +39,12 @@ MAX_ORDER = 10
 @checks_kinds
 def memorization_time(
     *,
-    num_train: tuple[int, ...] = (100, 200, 400, 800),
-    num_features: tuple[int, ...] = (1280, 20_480),
-    dim: int = 40,
+    num_train: tuple[int, ...] = (200, 400, 800, 1600),
+    num_features: tuple[int, ...] = (2000, 50_000),
+    dim: int = 100,
     sigma: float = 0.3,
     activation: str = "tanh",
-    num_models: int = 4,
+    num_models: int = 2,
     seed: int = 0,
     out: str | None = None,
     progress: bool = True,
