@@ -148,7 +148,7 @@ def plot_memorization_time(results: Any) -> "Figure":
     dim, sigma = results.attrs["dim"], results.attrs["sigma"]
     spectrum.set_title(
         f"eigenvalues of {int(first.num_features)} features in {dim} dimensions, noise level {sigma:g}\n"
-        "(lines: the limit; dotted: a share that is equal; bars: drawn)",
+        "(lines: the limit, dotted for equal ones; bars: drawn)",
         fontsize=10,
     )
     errors.set_title(
@@ -173,13 +173,12 @@ def _plot_spectrum(ax: "Axes", first: Any, shades: list[Any]) -> None:
         share = np.minimum(share, 0.95 * unit)
         ax.stairs(base + share, edges, baseline=base, fill=True, color=colour, alpha=0.3)
         ax.plot(x, base + density[i], color=colour, lw=1.3)
-        label = f"n = {int(one.num_train)} "
-        ax.text(x[-1], base + 0.6 * unit, label, color=colour, fontsize=8, ha="right")
         place, atom = float(one.atom_place), float(one.atom)
+        label = f"n = {int(one.num_train)}"
         if atom > 0:
             ax.plot([place] * 2, [base, base + 0.95 * unit], ":", color=colour, lw=1.2)
-            text = {"fontsize": 7, "ha": "right", "va": "center", "color": colour}
-            ax.text(place / 1.2, base + 0.6 * unit, f"{atom:.0%}", **text)
+            label = f"{label}\n({atom:.0%} equal)"
+        ax.text(x[-1], base + 0.6 * unit, label, color=colour, fontsize=8, ha="right", va="center")
     ax.set(xscale="log", yticks=[], xlabel="eigenvalue", ylim=(0, len(shades) * unit))
     ax.set_ylabel("density of the logarithm")
 
@@ -233,7 +232,8 @@ def _plot_times(ax: "Axes", results: Any) -> None:
     ax.set(xscale="log", yscale="log", xlabel="training points")
     top = ax.get_ylim()[1]
     ax.set_ylim(None, 12 * top)
-    plain_ticks(ax.xaxis)
+    ax.set_xticks(n, [str(value) for value in n])
+    ax.minorticks_off()
     ax.legend(fontsize=7, loc="upper left")
 
 
