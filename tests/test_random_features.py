@@ -149,22 +149,24 @@ TIMES = np.array([0.1, 1.0, 10.0, 100.0, 1e6])
 
 
 @pytest.mark.parametrize(
-    ("sigma", "train_ratio", "feature_ratio"), [(0.3, 4.0, 2.0), (1.0, 4.0, 2.0), (0.3, 2.0, 4.0)]
+    ("sigma", "train_ratio", "feature_ratio", "shift"),
+    [(0.3, 4.0, 2.0, 0.0), (1.0, 4.0, 2.0, 0.0), (0.3, 2.0, 4.0, 0.0), (0.5, 4.0, 2.0, 0.7)],
 )
-def test_errors_of_drawn_models(sigma, train_ratio, feature_ratio):
-    """Of 16 models at each of two sizes, whose difference tells what is of order 1/d."""
+def test_errors_of_drawn_models(sigma, train_ratio, feature_ratio, shift):
+    """Of 16 models at each of two sizes, whose difference tells what is of order 1/d; also of an activation with a mean."""
+    activation = lambda x: jnp.tanh(x + shift)  # noqa: E731
     found = {}
     for d in (24, 48):
         rows = []
         for k in range(16):
             points = jax.random.normal(jax.random.key(k), (int(train_ratio * d), d))
             key, num = jax.random.key(1000 + k), int(feature_ratio * d)
-            model = Drawn(points, jnp.tanh, sigma, num_features=num, key=key, max_order=12)
+            model = Drawn(points, activation, sigma, num_features=num, key=key, max_order=12)
             errors = model.errors(TIMES)
             rows.append([errors.train, errors.test])
         found[d] = np.array(rows)
     limit = RandomFeatureLimit(
-        jnp.tanh, sigma, train_ratio=train_ratio, feature_ratio=feature_ratio
+        activation, sigma, train_ratio=train_ratio, feature_ratio=feature_ratio
     )
     expected = limit.errors(TIMES)
     mean = 2 * found[48].mean(0) - found[24].mean(0)

@@ -58,8 +58,8 @@ class RandomFeatureLimit:
     The limit is that of numbers of points and features far below `d^3 / 6`, that of cubic polynomials: among these what is
     independent here has room to be so.
 
-    Even parts of an activation, a mean first of all, add a few eigenvalues far above the others, which no density shows; odd
-    ones have none.
+    Even parts of an activation, a mean first of all, add a few eigenvalues far above the others, which no density shows, and
+    change no error; odd activations have none.
 
     Solved in float64 by NumPy, whatever JAX is set to.
 
