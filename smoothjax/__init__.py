@@ -13,6 +13,7 @@ from . import mechanisms as mechanisms
 from . import parametrization as parametrization
 from . import regimes as regimes
 from . import smoothing as smoothing
+from . import training_dynamics as training_dynamics
 from . import variance as variance
 from ._jax.compilation import enable_compilation_cache as enable_compilation_cache
 from ._jax.compiler import warn_of_faulty_release as _warn_of_faulty_release
@@ -103,6 +104,7 @@ from .processes import Brownian as Brownian
 from .processes import FlowMatching as FlowMatching
 from .processes import VarianceExploding as VarianceExploding
 from .processes import VariancePreserving as VariancePreserving
+from .training_dynamics import TrainedLinearDenoiser as TrainedLinearDenoiser
 from .variance import KernelLaw as KernelLaw
 from .variance import LinearModelLaw as LinearModelLaw
 from .variance import NaiveLaw as NaiveLaw

@@ -138,3 +138,10 @@ def as_log_weights(weights: Any, num: int, each: str, dtype: Any) -> Float[Array
             )
     # Not through a division by the sum, which overflows or vanishes for weights of extreme size.
     return jax.nn.log_softmax(jnp.log(weights))
+
+
+def flow_filter(values: np.ndarray, time: Any) -> np.ndarray:
+    """`(1 - exp(-omega t)) / omega` in NumPy: what gradient flow for a time t makes of a mode of rate omega; t where omega
+    vanishes."""
+    large = values * time > np.finfo(values.dtype).eps
+    return np.where(large, -np.expm1(-values * time) / np.where(large, values, 1), time)

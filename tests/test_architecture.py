@@ -23,7 +23,7 @@ FLOORS = (
     {"denoisers"},
     {"flows", "interop", "_units"},
     {"measures", "_strengths"},
-    {"smoothing", "variance", "regimes"},
+    {"smoothing", "variance", "regimes", "training_dynamics"},
     {"learning", "gaussian"},
     {"mechanisms"},
     {"experiments"},

@@ -23,6 +23,7 @@ WITHOUT = {
     "variance.AbstractLaw": _ABSTRACT,
     "Replay": _RESULT,
     "learning.LinearDistillation": _RESULT,
+    "training_dynamics.FeatureErrors": _RESULT,
     "variance.TrainingSet": _RESULT,
     "measures.GaussianityIndex": _RESULT,
     "measures.LinearityComparison": _RESULT,

@@ -27,6 +27,8 @@ from ._structure.emergence import emergence as emergence
 from ._structure.linear_distillation import linear_distillation as linear_distillation
 from ._structure.memorization import memorization as memorization
 from ._structure.strong_generalization import strong_generalization as strong_generalization
+from ._training_dynamics.memorization_time import memorization_time as memorization_time
+from ._training_dynamics.spectral_bias import spectral_bias as spectral_bias
 from ._variance.gap_emptying import gap_emptying as gap_emptying
 from ._variance.gap_filling import gap_filling as gap_filling
 from ._variance.gap_geometry import gap_geometry as gap_geometry

@@ -16,12 +16,6 @@ def ridge_filter(values: np.ndarray, strength: np.ndarray) -> np.ndarray:
     return 1 / (values + strength)
 
 
-def flow_filter(values: np.ndarray, time: np.ndarray) -> np.ndarray:
-    # (1 - exp(-omega tau / P)) / omega, and its limit tau / P where omega vanishes.
-    large = values * time > np.finfo(values.dtype).eps
-    return np.where(large, -np.expm1(-values * time) / np.where(large, values, 1), time)
-
-
 Filter = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -18,11 +18,11 @@ from .._checks import (
     require_positive,
 )
 from .._kinds import checks_kinds, require_kinds_of_fields
+from .._numerics import flow_filter
 from ._kernel_denoiser import Function, Initialisation, Kernel, KernelDenoiser, kernel_column
 from ._kernel_fit import (
     Filter,
     drawn_problem,
-    flow_filter,
     ridge_filter,
     solved_in_float64,
     weighted_gram,
@@ -270,7 +270,8 @@ class KernelLaw(AbstractLaw):
 
         Args:
             problem, kernel, num_train, key: as for `ridge`.
-            duration: training time, positive.
+            duration: training time, positive, in the units of `TrainedLinearDenoiser.gradient_flow`, with the weight of the
+                loss here, `1 / sigma^2`.
             initial_covariance: K_0 of one output of f_0, `(u, sigma, v, tau) -> ()`; outputs are independent. For a wide
                 network `ReLUTangentKernel(...).initial_covariance`. By default the predictor is `f - f_0`, without it.
             initial_model: `key -> f_0` with f_0 a callable `(u, sigma) -> (d,)`, which `sample` starts from. A Gaussian
