@@ -224,8 +224,8 @@ def compared(monkeypatch):
     """What `compare` would have been given."""
     given = {}
 
-    def compare(names, train, held_out, *, settings, out):
-        given.update(train=train, held_out=held_out, settings=settings)
+    def compare(names, train, held_out, *, strength, settings, out):
+        given.update(train=train, held_out=held_out, settings=settings, strength=strength)
         _store.ResultStore(out, {"dtype": str(train.points.dtype)})
         raise Reached
 
@@ -243,6 +243,19 @@ def test_precision_is_that_of_the_option(tmp_path, compared, stored, precision):
     assert str(compared["train"].points.dtype) == precision
     configuration = json.loads((out / "manifest.json").read_text())["configuration"]
     assert configuration["precision"] == precision
+
+
+def test_a_condition_is_one_class_of_the_same_split(tmp_path, compared, capsys):
+    arguments = ["compare", "digits", "--out", str(tmp_path)]
+    with pytest.raises(Reached):
+        cli.main([*arguments, "--condition", "3"])
+    train, held_out = compared["train"], compared["held_out"]
+    assert train.name == held_out.name == "digits, class 3"
+    everything, others = sj.experiments.train_and_held_out(sj.datasets.digits())
+    for part, whole in ((train, everything), (held_out, others)):
+        assert np.array_equal(part.points, whole.points[np.asarray(whole.labels) == 3])
+    assert cli.main([*arguments, "--condition", "12"]) == 2
+    one_line(capsys, "must be a class of 'digits'")
 
 
 def test_another_precision_into_the_same_folder(quick, tmp_path, capsys):

@@ -39,6 +39,8 @@ class Compare:
     set, at each noise level; as makes them likeliest, one for all; or as guessed."""
     num_train: int | None = None
     """Training points, drawn at random; the others are held out. Five sixths by default."""
+    condition: int | None = None
+    """A class: compare what models of that class alone would generate, of its points in the same split."""
     num_samples: int = 256
     """Samples of each mechanism."""
     seed: int = 0
@@ -81,7 +83,9 @@ class Compare:
 
     def _run(self) -> int:
         dataset = datasets.load(self.data, seed=self.seed, dtype=self.precision, layout=self.layout)
-        train, held_out = train_and_held_out(dataset, num_train=self.num_train, seed=self.seed)
+        train, held_out = train_and_held_out(
+            dataset, num_train=self.num_train, seed=self.seed, condition=self.condition
+        )
         standardization = None
         if self.standardize:
             train, held_out, standardization = standardized(train, held_out)

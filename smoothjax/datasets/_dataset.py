@@ -168,12 +168,26 @@ class Dataset(eqx.Module):
             raise ValueError(
                 f"`label` must be a class of '{self.name}'; got {label}. There are: {there}."
             )
-        taken = self._take(index)
+        # Without the population, which is of all classes.
+        return self._take(index)._with(self.name, None)
+
+    def renamed(self, name: str) -> "Dataset":
+        """The same points under another name.
+
+        Example:
+            >>> import smoothjax as sj
+            >>> sj.datasets.two_points().renamed("pair").name
+            'pair'
+        """
+        return self._with(name, self.population)
+
+    def _with(self, name: str, population: Any) -> "Dataset":
         layout = None if self.image_shape is None else "hwc"
         return Dataset(
-            *(self.name, taken.points, taken.labels, self.image_shape),
+            *(name, self.points, self.labels, self.image_shape),
             layout=layout,
             label_names=self.label_names,
+            population=population,
         )
 
     def _take(self, index: np.ndarray) -> "Dataset":

@@ -15,7 +15,7 @@ TRAIN_FRACTION = 5 / 6
 
 @checks_kinds
 def train_and_held_out(
-    dataset: Dataset, *, num_train: int | None = None, seed: int = 0
+    dataset: Dataset, *, num_train: int | None = None, seed: int = 0, condition: int | None = None
 ) -> tuple[Dataset, Dataset]:
     """A training set and fresh points of the same population, in the way that suits the data set.
 
@@ -27,9 +27,12 @@ def train_and_held_out(
         dataset: the data.
         num_train: training points, for a set that is split; five sixths of it by default.
         seed: of the split or the draws.
+        condition: a class; both sets are then its points alone, those of the same split for all classes. What analytic
+            denoisers of them are is the exact answer given that class.
 
     Raises:
-        ValueError: for `num_train` where nothing is split, or where it leaves one of the two sets empty.
+        ValueError: for `num_train` where nothing is split, or where it leaves one of the two sets empty; for a condition
+            where there are no labels, or no points of that class in one of the two.
 
     Example:
         >>> import smoothjax as sj
@@ -37,6 +40,10 @@ def train_and_held_out(
         >>> len(train), len(held_out)  # fresh draws of the segment between the points
         (2, 1000)
     """
+    if condition is not None:
+        both = train_and_held_out(dataset, num_train=num_train, seed=seed)
+        train, held_out = (one.of_class(condition) for one in both)
+        return train.renamed(_name(train, condition)), held_out.renamed(_name(held_out, condition))
     key = key_of(seed)
     if dataset.population is None and len(dataset) >= SMALLEST_SPLIT:
         return dataset.split(
@@ -51,3 +58,8 @@ def train_and_held_out(
     low, high = jnp.min(dataset.points, axis=0), jnp.max(dataset.points, axis=0)
     fresh = jax.random.uniform(key, (NUM_FRESH, dataset.dim), dataset.points.dtype)
     return dataset, Dataset("uniform on the bounding box", low[None] + fresh * (high - low)[None])
+
+
+def _name(dataset: Dataset, label: int) -> str:
+    known = dataset.label_names
+    return f"{dataset.name}, class {label if known is None else known[label]}"

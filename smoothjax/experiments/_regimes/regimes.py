@@ -71,7 +71,8 @@ def memorization_regimes(
         `effective_neighbours`, the exponential of the mean posterior entropy; `dimension_train` and `dimension_held_out`
         over (quartile, sigma); over turn_sigma `same_point` and `same_class` with `_interval`. Scalars: `collapse` and
         `collapse_gaussian`, `speciation`, `class_level` in data units, `max_information`, `max_class_information`;
-        `point_collapse` over (draw), the level of even odds of each draw, and `point_row`, its training point.
+        `point_collapse` over (draw), the level of even odds of each draw, and `point_row`, its training point;
+        `class_collapse` over (class), the geometric mean of those of a class: which are memorised first.
 
     Raises:
         ValueError: for sizes out of range, or fewer than three different points.
@@ -154,13 +155,28 @@ def _information(train: Dataset, key: PRNGKeyArray, levels: Array, num_draws: in
 def _collapse(train: Dataset, key: PRNGKeyArray, num_draws: int) -> Arrays:
     collapse = regimes.collapse_level(train, key, num_draws=num_draws)
     gaussian = GaussianDenoiser.fit(train.points)
-    return {
+    found = {} if train.labels is None else _collapse_of_classes(train, collapse)
+    return found | {
         "collapse": collapse.sigma.value,
         "collapse_se": collapse.sigma.standard_error,
         "collapse_gaussian": regimes.population_collapse_level(gaussian, len(train)).value,
         "point_collapse": collapse.own,
         "point_row": collapse.rows,
     }
+
+
+def _collapse_of_classes(train: Dataset, collapse: regimes.Collapse) -> dict[str, Any]:
+    """The geometric mean of the levels of even odds of each class's draws, with its standard error; NaN for too few."""
+    labels = np.asarray(train.labels)
+    of_draws, logs = labels[np.asarray(collapse.rows)], np.log(np.asarray(collapse.own, np.float64))
+    classes = np.unique(labels)
+    means, errors = np.full((2, len(classes)), np.nan)
+    for i, one in enumerate(classes):
+        if np.sum(of_draws == one) > 1:
+            values = logs[of_draws == one]
+            means[i] = np.exp(values.mean())
+            errors[i] = means[i] * values.std(ddof=1) / len(values) ** 0.5
+    return {"class": classes, "class_collapse": means, "class_collapse_se": errors}
 
 
 def _dimension(train: Dataset, held_out: Dataset, levels: Array) -> Arrays:
@@ -204,6 +220,8 @@ _DIMS = {
     "same_point_interval": ("turn_sigma", "bound"),
     "same_class": ("turn_sigma",),
     "same_class_interval": ("turn_sigma", "bound"),
+    "class_collapse": ("class",),
+    "class_collapse_se": ("class",),
 }
 _NATS = ("information", "left_out", "information_gaussian", "class_information")
 
@@ -215,6 +233,8 @@ def labelled_regimes(parts: Sequence[Arrays]) -> "xarray.Dataset":
     coords: dict[str, Any] = {"sigma": found.pop("sigma"), "quartile": list(QUARTILES)}
     if "turn_sigma" in found:
         coords |= {"turn_sigma": found.pop("turn_sigma"), "bound": ["low", "high"]}
+    if "class" in found:
+        coords["class"] = found.pop("class")
     variables = {
         name: (_DIMS.get(name, ("sigma",) if value.ndim else ()), value)
         for name, value in found.items()
