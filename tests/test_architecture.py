@@ -31,6 +31,7 @@ FLOORS = (
     {"report"},
     {"_commands"},
     {"cli"},
+    {"__main__"},
 )
 # Inside `denoisers`.
 DENOISER_FLOORS = (

@@ -1,7 +1,5 @@
 """How far a denoiser is from the gradient of anything: the antisymmetric part of its Jacobian."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -14,7 +12,7 @@ from .._kinds import checks_kinds
 from .._levels import as_level
 from .._numerics import as_data, keys_by_index, noises
 from ._estimate import Estimate, ratio_of_means
-from ._registry import Measure, register
+from ._registry import Measure, computing, register
 
 
 @checks_kinds
@@ -80,25 +78,13 @@ def curl(
     return Estimate(root, square.standard_error / jnp.where(is_zero, 1, 2 * root))
 
 
-def _of_comparison(
-    denoiser: Denoiser,
-    points: Array,
-    sigma: Array,
-    key: PRNGKeyArray,
-    *,
-    centre: Array,
-    batch_size: int,
-) -> Mapping[str, Estimate]:
-    return {"curl": curl(denoiser, points, sigma, key, batch_size=batch_size)}
-
-
 register(
     Measure(
         "curl",
         "How far each denoiser is from a gradient",
         "$|J - J^T| / |J|$",
         "Curl: the Jacobian's antisymmetric part over the Jacobian, zero for the posterior mean of any law.",
-        _of_comparison,
+        computing("curl", curl),
         calls=6,
         limits=(0, None),
     )

@@ -1,7 +1,5 @@
 """How many directions a denoiser lets through: the trace of its Jacobian."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -14,7 +12,7 @@ from .._kinds import checks_kinds
 from .._levels import as_level
 from .._numerics import as_data, keys_by_index, noises
 from ._estimate import Estimate, mean_estimate
-from ._registry import Measure, register
+from ._registry import Measure, computing, register
 
 
 @checks_kinds
@@ -72,26 +70,13 @@ def degrees_of_freedom(
     return mean_estimate(in_batches(at, data.shape[0], batch_size))
 
 
-def _of_comparison(
-    denoiser: Denoiser,
-    points: Array,
-    sigma: Array,
-    key: PRNGKeyArray,
-    *,
-    centre: Array,
-    batch_size: int,
-) -> Mapping[str, Estimate]:
-    found = degrees_of_freedom(denoiser, points, sigma, key, batch_size=batch_size)
-    return {"degrees-of-freedom": found}
-
-
 register(
     Measure(
         "degrees-of-freedom",
         "How many directions each denoiser lets through",
         "tr dD/du",
         "Degrees of freedom: the mean trace of the Jacobian at noisy held-out points, of as many as there are coordinates.",
-        _of_comparison,
+        computing("degrees-of-freedom", degrees_of_freedom),
         calls=3,
         limits=(0, None),
     )

@@ -1,7 +1,5 @@
 """In how many directions a denoiser's Jacobian is large: the participation ratio of its eigenvalues."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -14,7 +12,7 @@ from .._kinds import checks_kinds
 from .._levels import as_level
 from .._numerics import as_data, keys_by_index, noises
 from ._estimate import Estimate, ratio_of_means
-from ._registry import Measure, register
+from ._registry import Measure, computing, register
 
 
 @checks_kinds
@@ -75,19 +73,6 @@ def effective_rank(
     return ratio_of_means(*in_batches(at, data.shape[0], batch_size))
 
 
-def _of_comparison(
-    denoiser: Denoiser,
-    points: Array,
-    sigma: Array,
-    key: PRNGKeyArray,
-    *,
-    centre: Array,
-    batch_size: int,
-) -> Mapping[str, Estimate]:
-    found = effective_rank(denoiser, points, sigma, key, batch_size=batch_size)
-    return {"effective-rank": found}
-
-
 register(
     Measure(
         "effective-rank",
@@ -95,7 +80,7 @@ register(
         "$(\\mathrm{tr} J)^2 / |J|^2$",
         "Effective rank: the squared trace of the Jacobian over its squared size, the number of directions where all that "
         "pass are equal.",
-        _of_comparison,
+        computing("effective-rank", effective_rank),
         calls=5,
         limits=(0, None),
     )

@@ -86,6 +86,23 @@ class Measure:
         return dict(found)
 
 
+def computing(name: str, function: Callable[..., Estimate]) -> Callable[..., dict[str, Estimate]]:
+    """The `compute` of a measure that is one estimate: `function(denoiser, points, sigma, key, batch_size=...)`."""
+
+    def compute(
+        denoiser: Denoiser,
+        points: Array,
+        sigma: Any,
+        key: PRNGKeyArray,
+        *,
+        centre: Array,
+        batch_size: int,
+    ) -> dict[str, Estimate]:
+        return {name: function(denoiser, points, sigma, key, batch_size=batch_size)}
+
+    return compute
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleMeasure:
     """A named number of what a denoiser generates, for comparisons: `smoothjax.compare(..., measures=("frechet",))`.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._figure import COLOURS, band, new_figure
+from .._figure import COLOURS, band, new_figure, plain_ticks
 from .._kinds import checks_kinds
 from ..experiments import Comparison
 from ..measures import Measure
@@ -161,16 +161,24 @@ def plot_sample_measures(comparison: Comparison) -> "Figure":
             ax.plot(value, i, "o", color=COLOURS[i % len(COLOURS)], ms=5)
         null = f"{measure.shown}_null"
         if null in results:
-            ax.axvline(float(results[null]), color="#666666", ls="--", lw=1)
+            ax.axvline(float(results[null]), color="#666666", ls="--", lw=1, label="fresh points")
             ax.axvspan(*map(float, _ends(results, null)), color="#999999", alpha=0.2, lw=0)
         ax.set_title(measure.description, loc="left", fontsize=9, wrap=True)
-        ax.set_xlabel(measure.label)
+        ax.set_xlabel(
+            measure.label if measure.unit == "1" else f"{measure.label}\n({measure.unit})"
+        )
         if measure.is_logarithmic:
             ax.set_xscale("log")
         ax.set_xlim(*measure.limits)
+        if measure.is_logarithmic:
+            plain_ticks(ax.xaxis)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    for ax in axes[0]:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=7)
+            break
     return figure
 
 
