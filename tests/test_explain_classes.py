@@ -58,7 +58,9 @@ def test_a_mechanism_of_each_class_is_found(found):
         assert verdict.best == "empirical-by-class", verdict
         assert verdict.indistinguishable == ("empirical-by-class",)
         assert verdict.strength == pytest.approx(2.2, rel=1e-3)
-    assert "it is empirical-by-class, and nothing else" in found.summary()
+    assert "it is empirical-by-class, and nothing else; temperature " in found.summary()
+    shown = float(found.summary().partition("; temperature ")[2].split()[0].rstrip("."))
+    assert shown == pytest.approx(min(one.strength for one in found.verdicts), rel=0.01)
     # Of all points, a memoriser makes something else.
     assert (found.dataset.rmse.sel(candidate="empirical") > 0.05).all()
     forms = dict(zip(found.dataset.candidate.values, found.dataset.form.values, strict=True))

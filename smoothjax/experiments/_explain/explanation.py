@@ -106,7 +106,7 @@ class Explanation:
 
     def summary(self) -> str:
         """The verdicts in a sentence for each range of noise levels that share one."""
-        return "\n".join([*_sentences(self.verdicts), *_combinations(self.dataset)])
+        return "\n".join([*_sentences(self.verdicts, self.dataset), *_combinations(self.dataset)])
 
     def __repr__(self) -> str:
         return f"{self.summary()}\n\n{self.table()}"
@@ -173,8 +173,8 @@ def _where(first: float, last: float) -> str:
     )
 
 
-def _sentences(verdicts: Sequence[Verdict]) -> list[str]:
-    """Neighbouring levels of one verdict together."""
+def _sentences(verdicts: Sequence[Verdict], data: "xarray.Dataset") -> list[str]:
+    """Neighbouring levels of one verdict together, with the strengths of the nearest."""
     runs: list[list[Verdict]] = []
     for one in verdicts:
         if runs and (runs[-1][0].best, set(runs[-1][0].indistinguishable)) == (
@@ -194,8 +194,19 @@ def _sentences(verdicts: Sequence[Verdict]) -> list[str]:
             continue
         others = first.indistinguishable[1:]
         tail = f"; {', '.join(others)} cannot be told from it" if others else ", and nothing else"
-        sentences.append(f"{where} it is {first.best}{tail}.")
+        sentences.append(f"{where} it is {first.best}{tail}{_strengths(run, data)}.")
     return sentences
+
+
+def _strengths(run: Sequence[Verdict], data: "xarray.Dataset") -> str:
+    """The fitted strengths of levels that share a verdict, with their name and unit."""
+    at = data.sel(candidate=run[0].best)
+    values = [one.strength for one in run]
+    if not np.all(np.isfinite(values)):
+        return ""
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    unit = "" if str(at.strength_unit.values) == "1" else f" {at.strength_unit.values}"
+    return f"; {at.strength_name.values} {low if low == high else f'{low} to {high}'}{unit}"
 
 
 def _verdict(at: "xarray.Dataset") -> Verdict:
