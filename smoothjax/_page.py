@@ -19,6 +19,7 @@ h3 {{ font-size: 1rem; margin-bottom: .3rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 th, td {{ text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #ddd; }}
 th {{ border-bottom: 2px solid #222; }} .summary tr:last-child td {{ color: #666; }}
+.summary th {{ white-space: normal; min-width: 5.5rem; vertical-align: bottom; }}
 .levels table {{ font-size: .85rem; }} .levels th, .levels td {{ padding-right: .7rem; }}
 .scroll {{ overflow-x: auto; }} figure {{ margin: 1rem 0; }} img {{ max-width: 100%; height: auto; }}
 figcaption, footer, li {{ color: #444; font-size: .93rem; }}
