@@ -84,6 +84,19 @@ def test_explicit_gradient_descent(dtype, centred, random):
             )
 
 
+@pytest.mark.parametrize("sigma", [1e3, 1e6, 1e12])
+def test_at_much_noise_the_bias_learns_the_mean(dtype, sigma):
+    """At the rate one, beside rates of `sigma^2`: but for `|mean|^2 / sigma^2` nothing else is learned."""
+    mean = np.array([1.0, 2.0, 0.5])
+    gaussian = sj.GaussianDenoiser(
+        jnp.asarray(mean, dtype), jnp.asarray(np.diag([1.0, 0.1, 0.5]), dtype)
+    )
+    D = sj.TrainedLinearDenoiser.gradient_flow(gaussian, duration=0.7)
+    found = np.asarray(D(gaussian.mean, sigma), np.float64)
+    rounding = 20 * eps(dtype) + 2 * mean @ mean / sigma**2
+    np.testing.assert_allclose(found, -np.expm1(-0.7) * mean, rtol=rounding)
+
+
 @pytest.mark.parametrize("centred", [False, True])
 def test_gradient_flow_is_the_exponential_of_the_hessian(x64, centred):
     gaussian = sj.GaussianDenoiser.fit(jnp.asarray(POINTS))

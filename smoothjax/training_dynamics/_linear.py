@@ -238,7 +238,11 @@ class TrainedLinearDenoiser(AbstractDenoiser):
         mean = jnp.concatenate([modes, jnp.stack([length, jnp.ones_like(length)])])
         zero = jnp.zeros((1,), v.dtype)
         variances = jnp.concatenate([data.eigenvalues + noise, data.complement[None] + noise, zero])
-        rates, vectors = jnp.linalg.eigh(jnp.diag(variances) + mean[:, None] * mean[None])
+        # Ascending, which keeps small eigenvalues beside large ones in LAPACK's reduction: at much noise the bias's.
+        order = jnp.argsort(variances + mean**2)
+        matrix = jnp.diag(variances[order]) + mean[order][:, None] * mean[order][None]
+        rates, vectors = jnp.linalg.eigh(matrix)
+        vectors = vectors[jnp.argsort(order)]
         rates = factor * jnp.maximum(rates, 0)
         inside, rest = _modes_and_rest(data, v)
         along = jnp.dot(direction, rest, precision=HIGHEST)
