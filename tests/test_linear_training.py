@@ -347,6 +347,13 @@ def test_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    weighed = made.gradient_flow(gaussian, duration=1.0, weight=lambda sigma: jnp.ones(2))
+    with pytest.raises(ValueError, match=r"`weight` must give a scalar.*got shape \(2,\)"):
+        weighed(jnp.zeros(2), 1.0)
+    with pytest.raises(ValueError, match=r"`weight` must give a scalar.*got shape \(2,\)"):
+        training_dynamics.generated_variances(
+            jnp.ones(2), 2.0, 1.0, duration=1.0, weight=lambda sigma: jnp.ones(2)
+        )
     one = made.gradient_flow(gaussian, duration=1.0)
     with pytest.raises(ValueError, match="`gaussian` must have dimension 2; got 3"):
         one.loss(1.0, sj.GaussianDenoiser(jnp.zeros(3), jnp.eye(3)))

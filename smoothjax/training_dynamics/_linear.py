@@ -200,7 +200,7 @@ class TrainedLinearDenoiser(AbstractDenoiser):
         """The weight of the loss at a noise level, which multiplies all rates."""
         if self.weight is None:
             return jnp.ones_like(sigma)
-        return jnp.asarray(self.weight(sigma)).astype(sigma.dtype)
+        return weight_at(self.weight, sigma)
 
     def _linear(self, v: Array, t: Array, sigma: Array) -> Array:
         """`W v + t b`: the optimum of what is covered of `(v, t)`, and the start of what is left of it."""
@@ -257,6 +257,16 @@ class TrainedLinearDenoiser(AbstractDenoiser):
             return back + function(of_rest) * rest, found[-1]
 
         return part(relaxation.covered), part(relaxation.remaining)
+
+
+def weight_at(weight: Weight, sigma: Float[Array, ""]) -> Float[Array, ""]:
+    """The weight of the loss, or `ValueError` for what is no scalar."""
+    factor = as_float_array(weight(sigma), "weight")
+    if factor.shape != ():
+        raise ValueError(
+            f"`weight` must give a scalar at one noise level; got shape {factor.shape}."
+        )
+    return factor.astype(sigma.dtype)
 
 
 def _modes_and_rest(data: GaussianDenoiser, vector: Array) -> tuple[Array, Array]:
