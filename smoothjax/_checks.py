@@ -147,8 +147,9 @@ def _as_python_float(value: int | float, name: str) -> float:
 
 
 def _not_numbers(value: Any, name: str, why: str) -> ValueError:
+    hint = " Give its `points`." if hasattr(value, "points") else ""
     return ValueError(
-        f"`{name}` must be an array of numbers; got {type(value).__name__}: {why.rstrip('.')}."
+        f"`{name}` must be an array of numbers; got {type(value).__name__}: {why.rstrip('.')}.{hint}"
     )
 
 

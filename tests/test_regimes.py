@@ -432,6 +432,19 @@ def test_a_u_turn_between_two_points(stochasticity):
             lambda: regimes.u_turn(lambda u, s: u * np.nan, _points(), [1.0], KEY, num_draws=2),
             "`denoiser` must lead to finite points",
         ),
+        (
+            lambda: regimes.speciation_level(sj.TemperedDenoiser(_points(), 2.0)),
+            "a denoiser that knows its law's covariance; got TemperedDenoiser",
+        ),
+        (
+            lambda: regimes.mutual_information(
+                sj.EmpiricalDenoiser(_points()),
+                [1.0],
+                KEY,
+                points=sj.datasets.Dataset("points", _points()),
+            ),
+            "must be an array of numbers; got Dataset.*Give its `points`",
+        ),
         (lambda: regimes.noise_levels([[1.0], [2.0]], 1), "an integer of at least 2; got 1"),
     ],
 )
