@@ -147,8 +147,9 @@ def _as_python_float(value: int | float, name: str) -> float:
 
 
 def _not_numbers(value: Any, name: str, why: str) -> ValueError:
+    hint = " Give its `points`." if hasattr(value, "points") else ""
     return ValueError(
-        f"`{name}` must be an array of numbers; got {type(value).__name__}: {why.rstrip('.')}."
+        f"`{name}` must be an array of numbers; got {type(value).__name__}: {why.rstrip('.')}.{hint}"
     )
 
 
@@ -244,8 +245,10 @@ def as_points(data: Any, name: str = "data") -> Float[Array, "n d"]:
     return array
 
 
-def as_integer(value: Any, name: str, *, kind: str = "an integer", least: int | None = None) -> int:
+def as_integer(value: Any, name: str, *, kind: str | None = None, least: int | None = None) -> int:
     """`value` as an `int`, or `ValueError`: of any integer type, an array of no axes too, but no boolean and no float."""
+    if kind is None:
+        kind = "an integer" if least is None else f"an integer of at least {least}"
     try:
         if isinstance(value, bool):
             raise TypeError

@@ -129,7 +129,21 @@ def test_built_at_a_strength(train):
             lambda t: mechanisms.build("gaussian", t, strength=np.inf),
             "`strength` must be finite, a shrinkage",
         ),
+        (
+            lambda t: mechanisms.build("gaussian", t, strength=2.0),
+            "`strength` must be a shrinkage that 'gaussian' can have; got 2.0",
+        ),
         (lambda t: mechanisms.build("ledoit-wolf", t, strength=1.0), "with a strength"),
+        (
+            lambda t: mechanisms.choose_strength("widened", t, levels=0.5),
+            r"`levels` must have shape \(k,\); got \(\)",
+        ),
+        (
+            lambda t: mechanisms.choose_strength(
+                "widened", sj.datasets.Dataset("one", jnp.ones((50, 2))), levels=LEVELS
+            ),
+            "`train` must hold at least two different points",
+        ),
         (lambda t: mechanisms.choose_strength("widened", t, levels=(1.0, 0.5)), "`levels` must be"),
         (
             lambda t: mechanisms.choose_strength(

@@ -941,7 +941,10 @@ def test_samples_of_the_digits_in_40_steps(x64):
         (lambda: gaussian.excess_risk(np.ones((2, 2)), 1.0, 5), r"`variances` must have shape"),
         (lambda: gaussian.excess_risk([1.0, -1.0], 1.0, 5), "`variances` must be non-negative"),
         (lambda: gaussian.excess_risk([1.0], 0.0, 5), "`sigma` must be positive"),
-        (lambda: gaussian.excess_risk([1.0], 1.0, 1), "`num_train` must be one number of at least"),
+        (
+            lambda: gaussian.excess_risk([1.0], 1.0, 1),
+            "`num_train` must be one finite number of at least",
+        ),
         (lambda: gaussian.third_cumulant_norm(np.zeros((3, 2)), block_size=0), "`block_size`"),
         (lambda: gaussian.far_field_rmse(np.zeros((3, 2)), -1.0), "`sigma` must be positive"),
         (

@@ -73,6 +73,9 @@ def test_guidance_loses_variance_and_overshoots():
     modes = np.sort(np.asarray(laws[2].variances))
     expected = np.sort([1.0 / 4**2, 1.0, 0.1 / 3**2])  # c (c / v)^(w - 1)
     assert np.allclose(modes, expected, rtol=2e-4)
+    # The other way round, of a wider conditional law, it gains.
+    wider = sj.gaussian.guided_gaussian_law(one, every, 3.0, 1e4, 1e-3).variances
+    assert np.allclose(np.sort(wider), np.sort([4.0 * 4**2, 1.0, 0.3 * 3**2]), rtol=2e-4)
     moved, meant = np.asarray(laws[2].mean - every.mean), np.asarray(one.mean - every.mean)
     assert moved @ meant > 1.2 * meant @ meant
 
@@ -89,3 +92,5 @@ def test_what_is_refused():
         sj.gaussian.independent_maps_rmse(jnp.ones(2), 10, 1.0, 2.0)
     with pytest.raises(ValueError, match="num_train"):
         sj.gaussian.independent_maps_rmse(jnp.ones(2), 1)
+    with pytest.raises(ValueError, match="`num_train` must be one finite number"):
+        sj.gaussian.independent_maps_rmse(jnp.ones(2), jnp.inf)

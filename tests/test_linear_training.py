@@ -84,6 +84,19 @@ def test_explicit_gradient_descent(dtype, centred, random):
             )
 
 
+@pytest.mark.parametrize("sigma", [1e3, 1e6, 1e12])
+def test_at_much_noise_the_bias_learns_the_mean(dtype, sigma):
+    """At the rate one, beside rates of `sigma^2`: but for `|mean|^2 / sigma^2` nothing else is learned."""
+    mean = np.array([1.0, 2.0, 0.5])
+    gaussian = sj.GaussianDenoiser(
+        jnp.asarray(mean, dtype), jnp.asarray(np.diag([1.0, 0.1, 0.5]), dtype)
+    )
+    D = sj.TrainedLinearDenoiser.gradient_flow(gaussian, duration=0.7)
+    found = np.asarray(D(gaussian.mean, sigma), np.float64)
+    rounding = 20 * eps(dtype) + 2 * mean @ mean / sigma**2
+    np.testing.assert_allclose(found, -np.expm1(-0.7) * mean, rtol=rounding)
+
+
 @pytest.mark.parametrize("centred", [False, True])
 def test_gradient_flow_is_the_exponential_of_the_hessian(x64, centred):
     gaussian = sj.GaussianDenoiser.fit(jnp.asarray(POINTS))
@@ -334,6 +347,13 @@ def test_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    weighed = made.gradient_flow(gaussian, duration=1.0, weight=lambda sigma: jnp.ones(2))
+    with pytest.raises(ValueError, match=r"`weight` must give a scalar.*got shape \(2,\)"):
+        weighed(jnp.zeros(2), 1.0)
+    with pytest.raises(ValueError, match=r"`weight` must give a scalar.*got shape \(2,\)"):
+        training_dynamics.generated_variances(
+            jnp.ones(2), 2.0, 1.0, duration=1.0, weight=lambda sigma: jnp.ones(2)
+        )
     one = made.gradient_flow(gaussian, duration=1.0)
     with pytest.raises(ValueError, match="`gaussian` must have dimension 2; got 3"):
         one.loss(1.0, sj.GaussianDenoiser(jnp.zeros(3), jnp.eye(3)))

@@ -103,6 +103,8 @@ def test_dimensions_are_uniform_for_a_denoiser_of_other_points_and_find_what_was
 def test_what_is_refused():
     with pytest.raises(ValueError, match="held_out"):
         sj.regimes.dimension_test(lambda u, s: u, np.ones((3, 2)), np.ones((3, 4)), 1.0)
+    with pytest.raises(ValueError, match="`denoiser` must see finite dimensions"):
+        sj.regimes.dimension_test(lambda u, s: u * np.nan, np.ones((3, 2)), np.ones((3, 2)), 1.0)
     with pytest.raises(ValueError, match="second"):
         sj.measures.rank_test(jnp.ones(3), jnp.array([1.0, jnp.inf]))
 

@@ -96,7 +96,8 @@ def test_resolvents_of_gaussian_features():
 
 
 @pytest.mark.parametrize(
-    ("sigma", "train_ratio", "feature_ratio"), [(0.1, 2.0, 32.0), (0.3, 4.0, 2.0), (1.0, 0.5, 0.8)]
+    ("sigma", "train_ratio", "feature_ratio"),
+    [(1e-3, 2.0, 32.0), (0.1, 2.0, 32.0), (0.3, 4.0, 2.0), (1.0, 0.5, 0.8)],
 )
 def test_density_has_its_moments(sigma, train_ratio, feature_ratio):
     """All of the mass, and the mean of the eigenvalues: the mean square of the activation."""
@@ -143,6 +144,20 @@ def test_spectrum_of_drawn_features(sigma):
     # Another noise level is not taken for this one.
     other = RandomFeatureLimit(jnp.tanh, 2 * sigma, train_ratio=n / d, feature_ratio=p / d)
     assert np.max(np.abs(other.cumulative(drawn.eigenvalues) - steps / p)) > 0.03
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 30.0, 1e3])
+def test_no_eigenvalue_is_lost_at_little_or_much_noise(sigma):
+    """At much noise what n = 2 d points share is not told from the atom, and the d linear directions alone are apart."""
+    limit = RandomFeatureLimit(jnp.tanh, sigma, train_ratio=2.0, feature_ratio=32.0)
+    masses = [1 / 32] * (3 if sigma < 1 else 1)
+    np.testing.assert_allclose([bulk.mass for bulk in limit.bulks], masses, rtol=1e-8)
+    own, top = limit.covariance.own, limit.bulks[-1]
+    np.testing.assert_allclose(
+        limit.cumulative([own, 0.99 * top.low, top.high]),
+        [1 - sum(masses), 1 - 1 / 32, 1],
+        atol=1e-8,
+    )
 
 
 TIMES = np.array([0.1, 1.0, 10.0, 100.0, 1e6])
@@ -249,6 +264,8 @@ def test_refused():
     limit = make(jnp.tanh, 0.5)
     for call, message in (
         (lambda: make(lambda x: 2 * x, 0.5), "`activation` must not be linear"),
+        (lambda: make(jnp.tanh, 1e-7), "`sigma` must lie between 1e-06 and 1000"),
+        (lambda: make(jnp.tanh, 1e12), "`sigma` must lie between 1e-06 and 1000"),
         (lambda: make(lambda x: x[:2], 0.5), "`activation` must turn an array of numbers"),
         (lambda: make(jnp.log, 0.5), "`activation` must turn an array of numbers"),
         (lambda: limit.errors([-1.0]), "`durations` must be non-negative"),

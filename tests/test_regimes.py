@@ -211,6 +211,33 @@ def test_information_of_a_mixture(route):
     assert abs(value[0] - exact[0]) > 8 * error[0]  # of another law
 
 
+def test_information_of_a_law_with_a_width_added():
+    gaussian = sj.GaussianDenoiser(jnp.zeros(2), jnp.diag(jnp.array([1.0, 0.0])))
+    law = sj.WidenedDenoiser(gaussian, 0.5)
+    value, error = _host(regimes.mutual_information(law, [0.1, 1.0], KEY, num_draws=4000))
+    exact = [0.5 * np.sum(np.log1p(np.array([1.25, 0.25]) / s**2)) for s in (0.1, 1.0)]
+    assert np.all(np.abs(value - exact) < 4 * error)
+    assert np.abs(value[0] - exact[1]) > 8 * error[0]
+    # (1.25 / s + 1) (0.25 / s + 1) = 10^2 for s the square of the level.
+    square = max(np.roots([99.0, -1.5, -0.3125]))
+    level = regimes.population_collapse_level(law, 10, KEY)
+    assert abs(float(level.value) - square**0.5) < 4 * float(level.standard_error)
+    found = regimes.population_collapse_level(law, 10, KEY, points=jnp.zeros((1, 2)))
+    assert abs(float(found.value) - square**0.5) > 8 * float(level.standard_error)  # other draws
+
+
+def test_errors_of_odds_at_tiny_noise_are_finite(dtype):
+    curve = regimes.information_curve(
+        jnp.asarray(_points(copies=False), dtype), KEY, [1e-10], num_draws=8
+    )
+    there = regimes.information_curve(
+        jnp.asarray(_points(copies=False), dtype), KEY, [1e-4], num_draws=8
+    )
+    ratio = curve.log_odds.standard_error / there.log_odds.standard_error
+    # Odds are as the inverse square of the noise but for its cross term, a thousandth there.
+    assert np.allclose(ratio, 1e12, rtol=1e-2)
+
+
 def test_steps_of_a_grid_bring_equal_information():
     points = _points(copies=False)
     curve = regimes.information_curve(points, KEY, np.geomspace(0.05, 20, 60), num_draws=400)
@@ -366,7 +393,7 @@ def test_curvature_of_a_mixture_and_of_a_rotation():
 
 @pytest.mark.parametrize("stochasticity", [0.0, 1.0])
 def test_a_u_turn_between_two_points(stochasticity):
-    pair, level = np.array([[-1.0], [1.0]]), 1.3
+    pair, level = np.array([[-1.0], [1.0]], np.float32), 1.3
     denoiser = sj.EmpiricalDenoiser(jnp.asarray(pair))
     turn = regimes.u_turn(
         denoiser, pair, [level], KEY, labels=[1, 1], num_draws=1000, stochasticity=stochasticity
@@ -381,6 +408,7 @@ def test_a_u_turn_between_two_points(stochasticity):
     assert abs(float(turn.same_point[0]) - exact) < 4 * error + 0.01
     assert float(turn.same_class[0]) == 1
     assert np.allclose(np.abs(turn.outputs), 1, atol=1e-5)
+    assert turn.same_point.dtype == turn.same_point_interval.dtype == turn.sigma.dtype
     away = np.asarray(pair)[turn.ends[0], 0] != np.asarray(pair)[turn.rows, 0]
     assert float(turn.distance[0]) == pytest.approx(2 * np.sqrt(away.mean()), rel=1e-4)
 
@@ -396,6 +424,28 @@ def test_a_u_turn_between_two_points(stochasticity):
         (lambda: regimes.collapse_levels_of_points(_points(), KEY, rows=[40]), "0..39"),
         (lambda: regimes.collapse_levels_of_points(_points(), KEY, rows=[0.5]), "`rows`"),
         (lambda: regimes.u_turn(lambda u, s: u, _points(), [1.0], KEY, sigma_min=2.0), "sigma_min"),
+        (
+            lambda: regimes.u_turn(lambda u, s: u, _points(), [1.0], KEY, stochasticity=-1.0),
+            "`stochasticity` must be non-negative",
+        ),
+        (
+            lambda: regimes.u_turn(lambda u, s: u * np.nan, _points(), [1.0], KEY, num_draws=2),
+            "`denoiser` must lead to finite points",
+        ),
+        (
+            lambda: regimes.speciation_level(sj.TemperedDenoiser(_points(), 2.0)),
+            "a denoiser that knows its law's covariance; got TemperedDenoiser",
+        ),
+        (
+            lambda: regimes.mutual_information(
+                sj.EmpiricalDenoiser(_points()),
+                [1.0],
+                KEY,
+                points=sj.datasets.Dataset("points", _points()),
+            ),
+            "must be an array of numbers; got Dataset.*Give its `points`",
+        ),
+        (lambda: regimes.noise_levels([[1.0], [2.0]], 1), "an integer of at least 2; got 1"),
     ],
 )
 def test_what_is_refused(call, words):
@@ -411,8 +461,10 @@ def test_laws_and_curves_that_cannot_answer_say_so():
         regimes.mutual_information(law, [1.0], KEY, route="closed")
     with pytest.raises(ValueError, match="points"):
         regimes.mutual_information(sj.TemperedDenoiser(_points(), 2.0), [1.0], KEY)
-    with pytest.raises(ValueError, match="log 100"):
-        regimes.population_collapse_level(law, 100, KEY, num_draws=64)
+    num = len(np.unique(_points(), axis=0))
+    for more in (num, 100):  # of N points themselves it is log N at most
+        with pytest.raises(ValueError, match=f"log {more}"):
+            regimes.population_collapse_level(law, more, KEY, num_draws=64)
     curve = regimes.information_curve(_points(), KEY, [1.0, 2.0], num_draws=8)
     with pytest.raises(ValueError, match="labels"):
         regimes.class_level(curve)

@@ -267,10 +267,11 @@ def _checked(variances: Any, sigma: Any, num_train: Any) -> tuple[Array, Array, 
     )
     sigma = as_level(sigma, "sigma", variances.dtype)
     num_train = as_float_array(num_train, "num_train").astype(variances.dtype)
-    message = "`num_train` must be one number of at least 2"
+    message = "`num_train` must be one finite number of at least 2"
     if num_train.ndim != 0:
         raise ValueError(f"{message}; got shape {num_train.shape}.")
-    num_train = checked(num_train, ~(num_train >= 2), message, f"; got {num_train}")
+    bad = ~((num_train >= 2) & (num_train < jnp.inf))
+    num_train = checked(num_train, bad, message, f"; got {num_train}")
     unit = jnp.maximum(jnp.sqrt(jnp.max(lax.stop_gradient(variances))), lax.stop_gradient(sigma))
     # Not two quotients, which the compiler would merge into one by a square out of range.
     inverse = 1 / unit

@@ -33,8 +33,9 @@ def guided_gaussian_law(
 
     The probability flow of `GuidedDenoiser(unconditional, conditional, weight)` from `sigma_from` to `sigma_to`, started
     from the noisy law of the unconditional one, N(mean, covariance + sigma_from^2). Beyond w = 1 the samples' mean passes
-    the conditional mean, away from the unconditional one, and their variance falls below the conditional variance c, to
-    `c (c / v)^(w - 1)` in a mode of unconditional variance v and at much noise: guidance is no sampling of a sharpened law.
+    the conditional mean, away from the unconditional one, and their variance falls below the conditional variance c where
+    that is below the unconditional variance v, and rises above it where c > v: to `c (c / v)^(w - 1)` at much noise.
+    Guidance is no sampling of a sharpened law.
 
     Args:
         unconditional, conditional: Gaussians of one dimension with commuting covariances.

@@ -18,7 +18,7 @@ class RankTest(eqx.Module):
     Attributes:
         p_value: probability of ranks as low as these, or lower, if both samples were drawn alike; one-sided, shape ().
         share_below: probability that a value of the first lies below one of the second, ties counting half: 1/2 if drawn
-            alike. Its standard error holds whether they are or not.
+            alike. Its standard error holds whether they are or not; it is NaN for a sample of one value.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj

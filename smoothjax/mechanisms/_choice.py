@@ -149,7 +149,8 @@ def choose_strength(
 
     Raises:
         ValueError: for a mechanism without a strength or one that does not suit the data, another criterion, too few points,
-            levels that do not increase or are more than one for the likelihood, or a coverage that is not between 0 and 1.
+            points that are all one, levels that do not increase or are more than one for the likelihood, or a coverage that
+            is not between 0 and 1.
 
     Source: Vincent 2011 (the held-out loss); Habbema, Hermans and van den Broek 1974 (the width of greatest held-out
     likelihood).
@@ -227,11 +228,13 @@ def default_levels(train: Dataset) -> np.ndarray:
 
 
 def _levels(levels: Any, train: Dataset, criterion: str) -> np.ndarray:
+    default = default_levels(train)
     if levels is None:
-        default = default_levels(train)
         return default if criterion == "denoising" else FLOOR / LOWEST * default[:1]
     given = as_host_floats(levels, "levels", np.float64)
-    if given.ndim != 1 or not (
+    if given.ndim != 1:
+        raise ValueError(f"`levels` must have shape (k,); got {given.shape}.")
+    if not (
         len(given) and np.all(np.isfinite(given)) and given[0] > 0 and np.all(np.diff(given) > 0)
     ):
         raise ValueError(
@@ -377,7 +380,12 @@ def build(
         raise ValueError(
             f"`strength` must be {positive}finite, a {known.name} of {name!r}; got {strength}."
         )
-    return _free(mechanism, train, seed).denoiser(float(strength))
+    try:
+        return _free(mechanism, train, seed).denoiser(float(strength))
+    except ValueError as error:
+        raise ValueError(
+            f"`strength` must be a {known.name} that {name!r} can have; got {strength}: {error}"
+        ) from error
 
 
 CRITERIA: dict[str, Criterion] = {"held-out": "denoising", "likelihood": "likelihood"}

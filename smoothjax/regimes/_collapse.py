@@ -24,11 +24,13 @@ from ._curve import (
     several_points,
     spread_of_levels,
 )
-from ._information import mutual_information
+from ._information import is_gaussian, mutual_information
 from ._point_posteriors import posteriors_of
 
 # A search looks at 24 levels at once and goes on between two of them: steps of some 0.3, 0.01 and 0.0005 in log sigma.
 ROUNDS = 3
+# Roundings of the points, which noise of a law's draws is well above.
+MOVES = 32
 
 
 class Collapse(eqx.Module):
@@ -104,6 +106,7 @@ def population_collapse_level(
     num_points: int,
     key: PRNGKeyArray | None = None,
     *,
+    points: Any = None,
     num_draws: int = 4096,
 ) -> Estimate:
     """The noise level at which the information of a law reaches `log N`: where a set of N of its points collapses.
@@ -113,14 +116,14 @@ def population_collapse_level(
     Args:
         law: Gaussian, in closed form; or another denoiser that is the posterior mean of a law, by its density.
         num_points: N, at least two.
-        key, num_draws: of `mutual_information`, for laws other than Gaussians.
+        key, points, num_draws: of `mutual_information`, for laws other than Gaussians.
 
     Returns:
         Estimate of the level, in data units.
 
     Raises:
         ValueError: as `mutual_information`; for fewer than two points; for a law without extent; and where the
-            information never reaches log N, as that of a law of fewer points does not.
+            information never passes log N, as that of a law of N points or fewer does not.
 
     Source: Biroli, Bonnaire, de Bortoli and Mezard 2024.
 
@@ -135,16 +138,23 @@ def population_collapse_level(
     if not extent > 0:
         raise ValueError("`law` must have an extent; got one whose covariance is zero.")
     target = math.log(num_points)
-    at = functools.partial(mutual_information, law, key=key, num_draws=num_draws)
+    at = functools.partial(mutual_information, law, key=key, points=points, num_draws=num_draws)
     excess = lambda levels: _less(at(levels), target)  # noqa: E731
     dtype = law.mean_and_covariance()[0].dtype
+    # Of as many points as N the information is log N but for rounding.
+    rounding = target * float(jnp.finfo(dtype).eps) ** 0.5
     levels = jnp.geomspace(1e-3 * extent, 5 * extent, DEFAULT_LEVELS, dtype=dtype)
+    # Noise that hardly moves the points is not tried, but where information is in closed form.
+    size = extent + float(jnp.linalg.norm(law.mean_and_covariance()[0]))
+    least = 0.0 if is_gaussian(law) else MOVES * float(jnp.finfo(dtype).eps) * size
     for _ in range(8):
-        if float((found := excess(levels)).value[0]) > 0:
+        if float(levels[0]) < least:
+            break
+        if float((found := excess(levels)).value[0]) > rounding:
             return _zero(excess, levels, found)
         levels = levels * 0.01
     raise ValueError(
-        f"`num_points` must be fewer than the law tells apart; its information does not reach log {num_points}."
+        f"`num_points` must be fewer than the law tells apart; its information does not pass log {num_points}."
     )
 
 

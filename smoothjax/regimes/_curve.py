@@ -221,8 +221,11 @@ def over_draws(values: Float[Array, "m l"]) -> Estimate:
     """Mean over draws with its standard error, level by level."""
     num = values.shape[0]
     mean = jnp.mean(values, axis=0)
-    square = jnp.sum((values - mean[None]) ** 2, axis=0) / (num * max(num - 1, 1))
-    error = jnp.sqrt(square) if num > 1 else jnp.full_like(mean, jnp.nan)
+    rest = values - mean[None]
+    # In units of the largest: of log odds at tiny noise the square overflows.
+    size = jnp.maximum(jnp.max(jnp.abs(rest), axis=0), jnp.finfo(values.dtype).tiny)
+    square = jnp.sum((rest / size[None]) ** 2, axis=0) / (num * max(num - 1, 1))
+    error = size * jnp.sqrt(square) if num > 1 else jnp.full_like(mean, jnp.nan)
     return Estimate(mean, error)
 
 

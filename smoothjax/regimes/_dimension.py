@@ -31,7 +31,8 @@ def intrinsic_dimension(
     leaves open, plus how far off u lies. It falls to zero at points that a denoiser has memorised; off the data it is
     large, not small.
 
-    The trace is in closed form where a denoiser knows its posterior variance, else by d products (`mean_and_variance`).
+    The trace is in closed form where a denoiser knows its posterior variance, else by d products (`mean_and_variance`). The
+    noise level must lie well above the rounding of u, its size times machine epsilon, which counts over sigma, squared.
 
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`.

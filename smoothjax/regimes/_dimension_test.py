@@ -13,6 +13,7 @@ from .._jax.blocks import in_batches
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
 from .._levels import as_level
+from ..datasets import Dataset
 from ..measures import RankTest, rank_test
 from ._dimension import intrinsic_dimension
 
@@ -63,13 +64,13 @@ def dimension_test(
     Args:
         denoiser: any callable `(u, sigma) -> (d,)`; its derivatives are needed where it does not know its posterior variance
             (d products a point).
-        train: training points, shape (n, d), or as many of them as one cares to test.
-        held_out: points of the same law, shape (m, d).
+        train: training points, shape (n, d), or a `Dataset`; or as many of them as one cares to test.
+        held_out: points of the same law, shape (m, d), or a `Dataset`.
         sigma: noise level, in data units: memorisation shows below that of collapse.
         reference: a denoiser that depends on neither.
 
     Raises:
-        ValueError: for bad shapes or values.
+        ValueError: for bad shapes or values, and a denoiser whose dimensions are not finite.
 
     Source: Ross et al. 2025, "A geometric framework for understanding memorization in generative models" (a model's
     dimension below the data's); the conformal p-values are ours.
@@ -82,7 +83,10 @@ def dimension_test(
         >>> bool(found.test.p_value < 1e-6), float(found.p_values.max()) < 0.1
         (True, True)
     """
-    train, held_out = as_points(train, "train"), as_points(held_out, "held_out")
+    train, held_out = (
+        as_points(data.points if isinstance(data, Dataset) else data, name)
+        for data, name in ((train, "train"), (held_out, "held_out"))
+    )
     if train.shape[1] != held_out.shape[1]:
         raise ValueError(
             f"`held_out` must have dimension {train.shape[1]}, as `train` has; got {held_out.shape[1]}."
@@ -93,6 +97,9 @@ def dimension_test(
         [_dimensions(function, points, level) for points in (train, held_out.astype(train.dtype))]
         for function in functions
     ]
+    for name, found in zip(("denoiser", "reference"), values, strict=False):
+        if not all(np.all(np.isfinite(np.asarray(x))) for x in found):
+            raise ValueError(f"`{name}` must see finite dimensions; got some that are not.")
     at_train, at_others = values[0]
     if reference is not None:
         at_train, at_others = at_train - values[1][0], at_others - values[1][1]

@@ -21,6 +21,7 @@ from ..denoisers import (
     GaussianDenoiser,
     MixtureDenoiser,
     TruncatedDenoiser,
+    WidenedDenoiser,
 )
 from ..measures import Estimate
 from ._curve import DEFAULT_DRAWS, as_noise_levels, over_draws
@@ -54,7 +55,9 @@ def mutual_information(
       it vanishes quickly at high noise. By Gauss-Legendre, four nodes a stretch of 0.3 in log sigma at most, and nothing
       beyond 30 extents of the law.
 
-    For a training set, `information_curve` averages posterior entropies instead: the least noisy and fastest way.
+    For a training set, `information_curve` averages posterior entropies instead: the least noisy and fastest way. It is
+    also right at any level, where the last two routes want noise well above the rounding of the points, their size times
+    machine epsilon: less does not move them.
 
     Args:
         law: denoiser that is the exact posterior mean of a law.
@@ -62,7 +65,7 @@ def mutual_information(
         key: JAX random key; needed for all but "closed".
         route: one of the three; by default "closed" for Gaussians and "density" for others.
         points: draws of the law, shape (m, d), used in turn; by default the law's own (training points; draws of a Gaussian
-            or a mixture).
+            or a mixture, or of one of these with a width added).
         num_draws: of a clean point and a noise, the same at all levels.
 
     Returns:
@@ -80,14 +83,14 @@ def mutual_information(
         >>> print(sj.regimes.mutual_information(law, [1.0]).value.round(4))  # log(4 * 2) / 2
         [1.0397]
     """
-    is_gaussian = isinstance(law, GaussianDenoiser | DualGaussianDenoiser | FactorGaussianDenoiser)
-    route = ("closed" if is_gaussian else "density") if route is None else route
+    closed = is_gaussian(law)
+    route = ("closed" if closed else "density") if route is None else route
     require_one_of(route, ROUTES, "route")
     dtype = law.mean_and_covariance()[0].dtype
     sigma = as_noise_levels(levels, dtype)
     num_draws = as_positive_integer(num_draws, "num_draws")
     if route == "closed":
-        if not is_gaussian:
+        if not closed:
             raise ValueError(
                 f'`route="closed"` is for Gaussians; got {type(law).__name__}. Take "density" or "error".'
             )
@@ -105,6 +108,11 @@ def mutual_information(
     return _by_error(law, clean.astype(dtype), noise, sigma)
 
 
+def is_gaussian(law: AbstractPosteriorDenoiser) -> bool:
+    """Whether the information is in closed form."""
+    return isinstance(law, GaussianDenoiser | DualGaussianDenoiser | FactorGaussianDenoiser)
+
+
 def _in_turn(law: AbstractPosteriorDenoiser, points: Any, num: int) -> Array:
     points = as_points(points, "points")
     if points.shape[1] != law.dim:
@@ -120,6 +128,9 @@ def draws_of_law(law: AbstractPosteriorDenoiser, key: PRNGKeyArray, num: int) ->
             of_place, law.data.shape[0], (num,), p=getattr(law, "weights", None)
         )
         return law.data[rows]
+    if isinstance(law, WidenedDenoiser):
+        clean = draws_of_law(law.base, of_place, num)
+        return clean + law.width * jax.random.normal(of_point, clean.shape, clean.dtype)
     if isinstance(law, MixtureDenoiser):
         which = jax.random.categorical(of_place, law.log_weights, shape=(num,))
         components = jax.tree.map(lambda leaf: leaf[which], law.components)

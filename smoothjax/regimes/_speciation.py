@@ -38,6 +38,11 @@ def speciation_level(data: Any) -> Float[Array, ""]:
     if isinstance(data, AbstractPosteriorDenoiser):
         covariance = data.mean_and_covariance()[1]
         dtype, matrix = covariance.dtype, np.asarray(covariance, np.float64)
+    elif callable(data):
+        raise ValueError(
+            "`data` must be points or a denoiser that knows its law's covariance; got "
+            f"{type(data).__name__}."
+        )
     else:
         points = as_training_set(data)[0]
         dtype, centred = points.dtype, np.asarray(points, np.float64)

@@ -19,6 +19,7 @@ from .._checks import (
 from .._jax.blocks import in_batches
 from .._jax.host_errors import raising_host_errors
 from .._kinds import checks_kinds
+from .._levels import as_level
 from ..datasets import Dataset
 from ..flows import reverse_sde
 from ..grids import log_uniform_grid
@@ -93,7 +94,8 @@ def u_turn(
         stochasticity: 0 for the probability flow, 1 for the reverse equation, which draws noise anew on its way.
 
     Raises:
-        ValueError: for bad shapes or values, fewer than two different points, or `sigma_min` above a level.
+        ValueError: for bad shapes or values, fewer than two different points, `sigma_min` above a level, or a denoiser that
+            leads to points that are not finite.
 
     Source: Sclocchi, Favero and Wyart 2024, "A phase transition in diffusion models reveals the hierarchical nature of
     data"; Biroli et al. 2024.
@@ -120,26 +122,29 @@ def u_turn(
     require_ascending(end, lowest, "sigma_min", "levels")
     _, noise, rows = draws_of(points, key, num_draws)
     clean = array[rows]
-    eta, function = jnp.asarray(stochasticity, array.dtype), as_argument(denoiser)
+    eta = jnp.asarray(as_level(stochasticity, "stochasticity", array.dtype, or_zero=True))
+    function = as_argument(denoiser)
     paths = [log_uniform_grid(steps + 1, level, end) for level in sigma]
     outputs = jnp.stack([_back(function, key, clean, noise, path, eta) for path in paths])
+    if not bool(jnp.all(jnp.isfinite(outputs))):
+        raise ValueError("`denoiser` must lead to finite points; got some that are not.")
     ends = jnp.stack([nearest_neighbours(x, array, 1)[1][:, 0] for x in outputs])
     # Copies of a point are one.
     same = points.row_of[ends] == points.row_of[rows][None]
-    share, interval = _share(same)
+    share, interval = _share(same, array.dtype)
     class_share, class_interval = None, None
     if labels is not None:
         kept = jnp.asarray(labels[np.asarray(ends)] == labels[np.asarray(rows)][None])
-        class_share, class_interval = _share(kept)
+        class_share, class_interval = _share(kept, array.dtype)
     distance = jnp.sqrt(jnp.mean(jnp.sum((outputs - clean[None]) ** 2, axis=-1), axis=1))
     return UTurn(
         *(sigma, share, interval, class_share, class_interval), distance, rows, ends, outputs
     )
 
 
-def _share(same: Bool[Array, "l m"]) -> tuple[Array, Array]:
-    count = jnp.sum(same, axis=1)
-    interval = wilson_interval(count, same.shape[1])
+def _share(same: Bool[Array, "l m"], dtype: Any) -> tuple[Array, Array]:
+    count = jnp.sum(same, axis=1).astype(dtype)
+    interval = wilson_interval(count, jnp.asarray(same.shape[1], dtype))
     return count / same.shape[1], interval
 
 

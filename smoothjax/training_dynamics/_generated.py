@@ -24,7 +24,7 @@ from .._numerics import bisect, square_of_level
 from ..denoisers import GaussianDenoiser
 from ..flows import flow
 from ._levels_integral import integral, log_nodes, running_integral
-from ._linear import TrainedLinearDenoiser, Weight
+from ._linear import TrainedLinearDenoiser, Weight, weight_at
 from ._relaxation import Flow, Relaxation, flow_for
 
 # Of the flow of a model whose modes are coupled.
@@ -278,7 +278,7 @@ def _contraction(
 def _factors(weight: Weight | None, levels: Array) -> Array:
     if weight is None:
         return jnp.ones_like(levels)
-    return jax.vmap(lambda sigma: jnp.asarray(weight(sigma)).astype(levels.dtype))(levels)
+    return jax.vmap(lambda sigma: weight_at(weight, sigma))(levels)
 
 
 def _nodes(high: Any, low: Any, dtype: Any) -> tuple[Array, Array]:

@@ -200,7 +200,7 @@ class TrainedLinearDenoiser(AbstractDenoiser):
         """The weight of the loss at a noise level, which multiplies all rates."""
         if self.weight is None:
             return jnp.ones_like(sigma)
-        return jnp.asarray(self.weight(sigma)).astype(sigma.dtype)
+        return weight_at(self.weight, sigma)
 
     def _linear(self, v: Array, t: Array, sigma: Array) -> Array:
         """`W v + t b`: the optimum of what is covered of `(v, t)`, and the start of what is left of it."""
@@ -238,7 +238,11 @@ class TrainedLinearDenoiser(AbstractDenoiser):
         mean = jnp.concatenate([modes, jnp.stack([length, jnp.ones_like(length)])])
         zero = jnp.zeros((1,), v.dtype)
         variances = jnp.concatenate([data.eigenvalues + noise, data.complement[None] + noise, zero])
-        rates, vectors = jnp.linalg.eigh(jnp.diag(variances) + mean[:, None] * mean[None])
+        # Ascending, which keeps small eigenvalues beside large ones in LAPACK's reduction: at much noise the bias's.
+        order = jnp.argsort(variances + mean**2)
+        matrix = jnp.diag(variances[order]) + mean[order][:, None] * mean[order][None]
+        rates, vectors = jnp.linalg.eigh(matrix)
+        vectors = vectors[jnp.argsort(order)]
         rates = factor * jnp.maximum(rates, 0)
         inside, rest = _modes_and_rest(data, v)
         along = jnp.dot(direction, rest, precision=HIGHEST)
@@ -253,6 +257,16 @@ class TrainedLinearDenoiser(AbstractDenoiser):
             return back + function(of_rest) * rest, found[-1]
 
         return part(relaxation.covered), part(relaxation.remaining)
+
+
+def weight_at(weight: Weight, sigma: Float[Array, ""]) -> Float[Array, ""]:
+    """The weight of the loss, or `ValueError` for what is no scalar."""
+    factor = as_float_array(weight(sigma), "weight")
+    if factor.shape != ():
+        raise ValueError(
+            f"`weight` must give a scalar at one noise level; got shape {factor.shape}."
+        )
+    return factor.astype(sigma.dtype)
 
 
 def _modes_and_rest(data: GaussianDenoiser, vector: Array) -> tuple[Array, Array]:

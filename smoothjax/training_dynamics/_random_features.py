@@ -14,6 +14,8 @@ from ._resolvent import FeatureCovariance, product_trace
 from ._support import Bulk, cumulative_of, support_of
 
 Numbers = ArrayLike | Sequence[float]
+# Below, the noise's share of a feature is rounded off, and above it that of the data.
+LEAST_NOISE, MOST_NOISE = 1e-6, 1e3
 
 
 class FeatureErrors(NamedTuple):
@@ -65,12 +67,13 @@ class RandomFeatureLimit:
 
     Args:
         activation: elementwise, a callable of an array, smooth but for a kink at zero; not linear.
-        sigma: noise level, in units of the data's standard deviation.
+        sigma: noise level, in units of the data's standard deviation, between 1e-6 and 1e3.
         train_ratio: n / d, positive.
         feature_ratio: p / d, positive.
 
     Raises:
-        ValueError: for numbers that are not positive, an activation that is linear or not finite.
+        ValueError: for numbers that are not positive, a noise level out of range, an activation that is linear or not
+            finite.
 
     Source: Bonnaire, Urfin, Biroli and Mezard, arXiv 2505.17638; George, Veiga and Macris, arXiv 2502.00336. The solution is
     derived here: for given W the points enter as a sample covariance.
@@ -97,6 +100,10 @@ class RandomFeatureLimit:
     ):
         self.activation = activation
         self.sigma = float(positive_parameter(sigma, "sigma"))
+        if not LEAST_NOISE <= self.sigma <= MOST_NOISE:
+            raise ValueError(
+                f"`sigma` must lie between {LEAST_NOISE:g} and {MOST_NOISE:g} for double precision; got {sigma}."
+            )
         ratios = [
             float(positive_parameter(value, name))
             for value, name in ((train_ratio, "train_ratio"), (feature_ratio, "feature_ratio"))
@@ -133,9 +140,13 @@ class RandomFeatureLimit:
 
     @checks_kinds
     def cumulative(self, eigenvalues: Numbers) -> Float[np.ndarray, "..."]:
-        """Share of the eigenvalues of N up to each of these, the atom's too."""
+        """Share of the eigenvalues of N up to each of these, the atom's too.
+
+        What lies nearer to `own` than an interval can be told from it, as at large noise, counts as the atom's.
+        """
         x = _numbers(eigenvalues, "eigenvalues")
-        below = self.atom * (x >= self.covariance.own)
+        rest = 1 - sum(bulk.mass for bulk in self.bulks)
+        below = max(rest, self.atom) * (x >= self.covariance.own)
         return below + sum(cumulative_of(bulk, x) for bulk in self.bulks)
 
     @checks_kinds

@@ -9,6 +9,8 @@ from ._resolvent import FeatureCovariance
 SCANNED, HALVINGS, NODES = 3000, 45, 1500
 # Of the resolvent's imaginary part over its size: it vanishes outside, and like a square root at an edge.
 VISIBLE = 1e-5
+# Of `own`: nearer to it nothing is told apart from it.
+RESOLVED = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Bulk:
 def support_of(covariance: FeatureCovariance) -> tuple[Bulk, ...]:
     """The intervals, found on a grid in the logarithm of the distance from `own`, and their ends by bisection."""
     own, top = covariance.own, covariance.upper_bound()
-    offsets = np.geomspace(1e-9 * top, top - own, SCANNED)
+    # At small noise the lowest interval is as wide as the noise's linear part, at large noise as what points share.
+    least = min(1e-9 * top, 1e-3 * covariance.beta, 1e-3 * covariance.shared)
+    offsets = np.geomspace(max(least, RESOLVED * own), top - own, SCANNED)
     inside = _is_inside(covariance, own + offsets)
     change = np.flatnonzero(inside[1:] != inside[:-1])
     low, high, rising = offsets[change], offsets[change + 1], inside[change + 1]
@@ -47,7 +51,9 @@ def support_of(covariance: FeatureCovariance) -> tuple[Bulk, ...]:
 
 def _is_inside(covariance: FeatureCovariance, x: np.ndarray) -> np.ndarray:
     q = covariance.equivalent(x.astype(complex)).q
-    return -q.imag > VISIBLE * np.abs(q)
+    # At large noise the points say little, and q is near one: what differs from one counts, and the size of that.
+    least = covariance.per_point * covariance.gamma / covariance.beta
+    return -q.imag > VISIBLE * np.minimum(np.abs(q), np.abs(1 - q) + least)
 
 
 def _bulk(covariance: FeatureCovariance, low: float, high: float) -> Bulk:

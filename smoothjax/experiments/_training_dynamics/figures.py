@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#888888"
+TIME = "training time (1 / squared data units)"
 SHOWN_MODES = 7
 SHOWN_TIMES = 8
 
@@ -43,7 +44,7 @@ def _plot_growth(ax: "Axes", results: Any) -> None:
         ax.plot(results.duration, share, color=colour, label=f"{variance:.2g}")
         ax.plot(float(one.sample_emergence), _at(share, one.sample_emergence), "o", color=colour)
     ax.axhline(1, color=GREY, lw=0.6, ls=":")
-    ax.set(xscale="log", ylim=(0, 1.3), xlabel="training time")
+    ax.set(xscale="log", ylim=(0, 1.3), xlabel=TIME)
     ax.set_title(
         "variance of samples by mode, over the data's\n(and the last noise's)", fontsize=10
     )
@@ -65,13 +66,13 @@ def _plot_emergence(ax: "Axes", results: Any) -> None:
     ax.plot(variance[shown], law[shown], "--", color=GREY, lw=1)
     end = int(shown.sum()) - 1
     ax.text(variance[end], law[end], "slope -1 ", color=GREY, fontsize=8, ha="right", va="center")
-    ax.set(xscale="log", yscale="log", xlabel="variance of the mode")
+    ax.set(xscale="log", yscale="log", xlabel="variance of the mode (squared data units)")
     ax.set_ylim(0.4 * float(results.emergence.min()), 6 * top)
     share = results.attrs["fraction"]
     title = (
-        "training time at half of the way"
+        "training time at half of the way, 1 / squared data units"
         if share == 0.5
-        else f"training time at {share:g} of the way"
+        else f"training time at {share:g} of the way, 1 / squared data units"
     )
     ax.set_title(f"{title}\n(vertical: square of the noise level)", fontsize=10)
     ax.legend(fontsize=7)
@@ -83,7 +84,7 @@ def _plot_losses(ax: "Axes", results: Any) -> None:
         held_out = one.sel(points="held-out")
         ax.plot(one.duration, held_out, color=colour, label=f"noise level {sigma:g}")
         ax.plot(one.duration, one.sel(points="training"), "--", color=colour, lw=1)
-    ax.set(xscale="log", yscale="log", xlabel="training time")
+    ax.set(xscale="log", yscale="log", xlabel=TIME, ylabel="squared data units")
     points = results.attrs["num_train"]
     ax.set_title(
         f"half the mean squared error a coordinate, held-out\n(dashed: on the {points} training points)",
@@ -128,7 +129,7 @@ def _plot_samples(ax: "Axes", results: Any) -> None:
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    ax.set_xlabel("training time")
+    ax.set_xlabel(TIME)
     ax.set_title("samples of the same noises", fontsize=10)
 
 
