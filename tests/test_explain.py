@@ -521,7 +521,7 @@ def test_samples_from_the_same_noises_and_the_report(tmp_path):
     assert float(found.dataset.memorized.sel(model="network")) == 0
     page = found.report(tmp_path)
     text = page.read_text()
-    assert "At noise levels 0.3 to 1 it is gaussian, and nothing else." in text
+    assert "At noise levels 0.3 to 1 it is gaussian, and nothing else; shrinkage " in text
     assert "After ± stands one standard error" in text
     assert "other candidates from the nearest, by the median" in text
     for name in ("map", "strengths", "memory", "samples"):

@@ -195,7 +195,7 @@ def test_command(file, tmp_path, capsys):
     arguments += ["--out", str(tmp_path / "out")]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "At noise level 1 it is empirical, and nothing else." in printed
+    assert "At noise level 1 it is empirical, and nothing else; temperature " in printed
     # The strength that was planted, and an interval of rounding's width.
     assert re.search(r"1 +empirical +3 \[3, 3\]", printed), printed
     assert (tmp_path / "out" / "report.html").exists()

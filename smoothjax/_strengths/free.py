@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -85,6 +85,7 @@ class Fit(NamedTuple):
     outputs: np.ndarray
 
 
+@runtime_checkable
 class AnyStrength(Protocol):
     """What `smoothjax.mechanisms.Strength` says of a strength besides its values."""
 

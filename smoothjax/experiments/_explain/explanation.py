@@ -38,7 +38,7 @@ class Explanation:
         >>> settings = sj.ExplainSettings(levels=(1.0,), candidates=("empirical", "gaussian"), num_samples=0)
         >>> found = sj.explain(network, train, held_out, settings, progress=False)
         >>> print(found.summary())
-        At noise level 1 it is gaussian, and nothing else.
+        At noise level 1 it is gaussian, and nothing else; shrinkage 0.3.
         >>> print(found.dataset.strength.sel(candidate="gaussian").values.round(3))
         [0.3]
     """
