@@ -342,9 +342,7 @@ def positive_parameter(value: Real[ArrayLike, ""], name: str) -> float | Float[A
     return float(value) if is_concrete(value) else array  # pyright: ignore[reportArgumentType]
 
 
-def require_larger(
-    larger: float | Array, smaller: float | Array, name: str, *, strict: bool
-) -> None:
+def require_larger(larger: Any, smaller: Any, name: str, *, strict: bool) -> None:
     """Raise unless `{name}_max > {name}_min` (`>=` if not strict). Traced values pass."""
     if is_concrete(larger, smaller) and (larger < smaller or (strict and larger == smaller)):
         relation = "larger than" if strict else "at least"

@@ -1,5 +1,6 @@
 """Information about the clean point, its training point and its class, by noise level: of a training set."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -147,11 +148,12 @@ def noise_levels(data: Any, num_levels: int = DEFAULT_LEVELS) -> Float[Array, " 
 def spread_of_levels(points: DistinctPoints, num_levels: int) -> Float[Array, " l"]:
     """`noise_levels` of points that were found different."""
     locations = points.points
-    extent = jnp.sqrt(jnp.sum(jnp.var(locations, axis=0)))
+    # On the host, where a few sums and logarithms need no program of their own.
+    extent = math.sqrt(np.sum(np.var(np.asarray(locations, np.float64), axis=0)))
     some = locations[:: max(1, locations.shape[0] // SPACED_POINTS)]
-    spacing = jnp.median(nearest_neighbours(some, locations, 2)[0][:, 1])
-    levels = jnp.geomspace(0.1 * spacing, 5 * extent, num_levels).astype(locations.dtype)
-    return levels * points.unit
+    spacing = float(np.median(np.asarray(nearest_neighbours(some, locations, 2)[0])[:, 1]))
+    levels = np.geomspace(0.1 * spacing, 5 * extent, num_levels) * float(points.unit)
+    return jnp.asarray(levels, locations.dtype)
 
 
 @checks_kinds
@@ -217,6 +219,7 @@ def _members(points: DistinctPoints, labels: Any) -> tuple[Array, Array]:
     )
 
 
+@jax.jit
 def over_draws(values: Float[Array, "m l"]) -> Estimate:
     """Mean over draws with its standard error, level by level."""
     num = values.shape[0]

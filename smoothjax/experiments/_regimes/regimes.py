@@ -183,10 +183,9 @@ def _dimension(train: Dataset, held_out: Dataset, levels: Array) -> Arrays:
     rows = np.linspace(0, len(train) - 1, min(len(train), DIMENSION_POINTS)).astype(int)
     known = regimes.dimension_of_training_points(train, levels, rows=rows)
     fresh = _dimensions(EmpiricalDenoiser(train.points), held_out.points[:DIMENSION_POINTS], levels)
-    quartiles = jnp.asarray(QUARTILES, known.dtype)
     return {
-        "dimension_train": jnp.quantile(known, quartiles, axis=0),
-        "dimension_held_out": jnp.quantile(fresh, quartiles, axis=0),
+        "dimension_train": np.quantile(np.asarray(known), QUARTILES, axis=0),
+        "dimension_held_out": np.quantile(np.asarray(fresh), QUARTILES, axis=0),
     }
 
 
