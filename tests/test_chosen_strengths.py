@@ -87,6 +87,7 @@ def test_no_smoothing_is_not_beaten_where_it_is_best():
     assert small <= scipy.stats.binom.ppf(1 - 1e-4, 24, 0.05)
 
 
+@pytest.mark.exhaustive
 def test_number_of_clusters_of_greatest_likelihood():
     rng = np.random.default_rng(0)
     centres = np.array([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])

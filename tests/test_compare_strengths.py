@@ -93,6 +93,7 @@ def test_points_that_are_compared_on_choose_nothing(finished, data):
     np.testing.assert_array_equal(moved.results.strength, found.results.strength)
 
 
+@pytest.mark.exhaustive
 def test_guess_where_it_is_asked_for_or_nothing_can_be_held_back(data):
     train, held_out = data
     found = sj.compare_mechanisms(

@@ -55,6 +55,7 @@ def test_spectral_bias(tmp_path):
             sj.experiments.spectral_bias(progress=False, **wrong)
 
 
+@pytest.mark.exhaustive
 def test_memorization_time(tmp_path):
     settings = {
         "num_train": (40, 80),

@@ -110,7 +110,7 @@ class Posteriors(NamedTuple):
     class_entropy: Float[Array, "m l"]  # of the posterior over classes; zero where there are none
 
 
-def _at_level(pairs: Pairs, log_weights: Array, members: Array | None, sigma: Array) -> Posteriors:
+def _at_level(pairs: Pairs, log_weights: Array, members: Array, sigma: Array) -> Posteriors:
     is_own = pairs.is_own()
     own_weight = log_weights[pairs.own][:, None]
     # Of each point, less that of the noised one: minus infinity where squares overflow, and the weight is none.
@@ -135,10 +135,8 @@ def _at_level(pairs: Pairs, log_weights: Array, members: Array | None, sigma: Ar
     return Posteriors(-others[:, 0], entropy, -covariance, of_classes)
 
 
-def _class_entropy(others: Array, own_share: Array, members: Array | None, own: Array) -> Array:
+def _class_entropy(others: Array, own_share: Array, members: Array, own: Array) -> Array:
     """Of the posterior over classes, precise where one of them has nearly all of it."""
-    if members is None:
-        return jnp.zeros_like(own_share)
     shares = jnp.dot(others, members, precision=HIGHEST) + own_share[:, None] * members[own]
     is_first = jnp.arange(members.shape[1])[None] == jnp.argmax(shares, axis=1)[:, None]
     shares = jnp.where(is_first, 0, shares)
@@ -147,7 +145,6 @@ def _class_entropy(others: Array, own_share: Array, members: Array | None, own: 
     return -jnp.sum(jax.scipy.special.xlogy(shares, shares), axis=1) - first
 
 
-@jax.jit
 def posteriors_of(
     points: DistinctPoints,
     own: Int[Array, " m"],
@@ -157,8 +154,17 @@ def posteriors_of(
 ) -> Posteriors:
     """Those of the locations `own`, each with its noise, at all levels, in data units.
 
-    `members` are shares of the classes at locations.
+    `members` are shares of the classes at locations; without them all are of one class, whose entropy is zero.
     """
+    if members is None:
+        members = jnp.ones((points.points.shape[0], 1), points.points.dtype)
+    return _posteriors_of(points, own, noise, levels, members)
+
+
+@jax.jit
+def _posteriors_of(
+    points: DistinctPoints, own: Array, noise: Array, levels: Array, members: Array
+) -> Posteriors:
     levels = levels / points.unit
 
     def some(i: Array) -> Posteriors:
