@@ -560,7 +560,11 @@ def test_registered_measures_of_samples_appear_everywhere(data, own_measures, ca
     assert all(" ± " in row[5] for row in rows)
     assert comparison.notes.count("Width: of samples.") == 1
     axes = plot_sample_measures(comparison).axes
-    assert [ax.get_xlabel() for ax in axes] == ["memorised [95 %]", "Fréchet", "E|x|"]
+    assert [ax.get_xlabel() for ax in axes] == [
+        "memorised [95 %]\n(fraction of samples with d1/d2 < 1/3)",
+        "Fréchet\n(squared data units)",
+        "E|x|\n(data units)",
+    ]
     last = axes[-1].lines
     means = results.width.values
     ends = [means - 2 * results.width_se.values, means + 2 * results.width_se.values]
