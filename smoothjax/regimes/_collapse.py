@@ -25,7 +25,7 @@ from ._curve import (
     spread_of_levels,
 )
 from ._information import is_gaussian, mutual_information
-from ._point_posteriors import posteriors_of
+from ._point_posteriors import DistinctPoints, posteriors_of
 
 # A search looks at 24 levels at once and goes on between two of them: steps of some 0.3, 0.01 and 0.0005 in log sigma.
 ROUNDS = 3
@@ -83,11 +83,7 @@ def collapse_level(data: Any, key: PRNGKeyArray, *, num_draws: int = DEFAULT_DRA
         True
     """
     key, num_draws = as_key(key), as_positive_integer(num_draws, "num_draws")
-    points = several_points(as_training_set(data)[0])
-    if points.points.shape[0] < 3:
-        raise ValueError(
-            "`data` must hold at least three different points: the odds of one against one other are never even; got 2."
-        )
+    points = _three_points(as_training_set(data)[0])
     own, noise, rows = draws_of(points, key, num_draws)
     odds = lambda levels: posteriors_of(points, own, noise, levels).log_odds  # noqa: E731
     levels = spread_of_levels(points, DEFAULT_LEVELS)
@@ -162,6 +158,16 @@ def _less(estimate: Estimate, value: float) -> Estimate:
     return Estimate(estimate.value - value, estimate.standard_error)
 
 
+def _three_points(data: Any) -> DistinctPoints:
+    """At least three locations."""
+    points = several_points(data)
+    if points.points.shape[0] < 3:
+        raise ValueError(
+            "`data` must hold at least three different points: the odds of one against one other are never even; got 2."
+        )
+    return points
+
+
 def _zero(values_at: Callable[[Array], Estimate], levels: Array, values: Estimate) -> Estimate:
     """Where a falling function of the noise level is zero, and its standard error by the slope there."""
     place = _last_positive(values)
@@ -225,11 +231,7 @@ def collapse_levels_of_points(
     """
     key, num_noises = as_key(key), as_positive_integer(num_noises, "num_noises")
     array = as_training_set(data)[0]
-    points = several_points(array)
-    if points.points.shape[0] < 3:
-        raise ValueError(
-            "`data` must hold at least three different points: the odds of one against one other are never even; got 2."
-        )
+    points = _three_points(array)
     own = points.row_of if rows is None else points.row_of[as_rows(rows, len(array))]
     noise = initial_noise(key, num_noises, array.shape[1], dtype=points.points.dtype)
     levels = spread_of_levels(points, DEFAULT_LEVELS)

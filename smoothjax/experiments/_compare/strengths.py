@@ -147,11 +147,8 @@ def _note(choice: StrengthChoice, floor: float) -> str:
         )
         of, form = "a root mean square error a coordinate of", _root
     else:
-        what, of, form = (
-            "that of their greatest likelihood",
-            "a log-likelihood of",
-            lambda x: f"{-x:.1f} nats",
-        )
+        what = "that of their greatest likelihood"
+        of, form = "a log-likelihood of", _nats
     guess = "its own" if np.isnan(choice.guess) else f"{choice.guess:.3g}"
     without = ""
     if not np.isnan(choice.loss_without[i]):
