@@ -179,3 +179,20 @@ def test_values_that_are_none_are_refused():
         free(CENTRES, (0.0, 1.0))
     with pytest.raises(ValueError, match="must be one or more, finite and increase"):
         free(CENTRES, (1.0, 1.0))
+
+
+def test_moments_of_a_widened_law_are_derivatives_of_its_mean():
+    if not jax.config.jax_enable_x64:
+        pytest.skip("derivatives to many digits")
+    points = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)))
+    widened = sj.denoisers.WidenedDenoiser(points, 0.4)
+    u, sigma, vector = jnp.array([0.2, -0.3, 0.1]), jnp.asarray(0.6), jnp.array([1.0, -2.0, 0.5])
+    # Tweedie: the posterior covariance is sigma^2 dD/du, whatever the width.
+    exact = sigma**2 * jax.jacfwd(widened)(u, sigma)
+    mean, variance = widened.mean_and_variance(u, sigma)
+    assert np.allclose(mean, widened(u, sigma), rtol=1e-12)
+    assert float(variance) == pytest.approx(float(jnp.trace(exact)), rel=1e-10)
+    assert float(widened.posterior_variance(u, sigma)) == pytest.approx(float(variance), rel=1e-10)
+    assert np.allclose(widened.posterior_covariance(u, sigma), exact, rtol=1e-10, atol=1e-12)
+    product = widened.posterior_covariance_product(u, sigma, vector)
+    assert np.allclose(product, exact @ vector, rtol=1e-10, atol=1e-12)
