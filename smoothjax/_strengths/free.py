@@ -233,8 +233,8 @@ class FreeStrength:
         which Student's test of the single points' derivatives does not rule out that their mean is zero, as far as they join
         the fitted one: no linear approximation, and the same on any axis. For a discrete strength it is the span of the
         values that a paired test does not tell from the best; values that are far behind at a few points are left there.
-        Where there is one minimum, they are tried from `near` on, the fitted value of a noise level nearby, up and down until
-        two in a row are far behind.
+        Where there is one minimum, they are tried from `near` on, the fitted value of a noise level nearby, up and down
+        until two in a row are far behind.
         """
         noisy, target = u[:num_calibration], network[:num_calibration]
         if not self.strength.is_continuous:
