@@ -28,7 +28,6 @@ extensions = [
     "tests_of_formulas",
 ]
 exclude_patterns = ["_extensions", "**/.ipynb_checkpoints"]
-templates_path = ["_templates"]
 
 html_theme = "furo"
 html_title = f"smoothjax {release}"

@@ -55,7 +55,7 @@ class PublicNames(SphinxDirective):
 
     def run(self):
         (module,) = self.arguments
-        lines = []
+        lines = self._overview(module)
         for name, value in public_names(module).items():
             kind = _kind(value)
             lines += [f".. auto{kind}:: {module}.{name}"]
@@ -64,12 +64,27 @@ class PublicNames(SphinxDirective):
             if kind == "data":
                 lines += ["   :no-value:"]
             lines += [""]
+        if module == ROOT:  # short names of entries on other pages, but for those that have no other
+            lines = self._overview(module)
+            lines += [".. autofunction:: smoothjax.enable_compilation_cache", ""]
         holder = nodes.container()
         self.state.nested_parse(StringList(lines, module), self.content_offset, holder)
         self._note_other_names(module)
         return holder.children
 
+    def _overview(self, module):
+        """A table of the names, each with the first sentence of its docstring."""
+        lines = [".. list-table::", "   :widths: 35 65", "   :class: overview", ""]
+        for name, value in public_names(module).items():
+            doc = inspect.getdoc(value) if _kind(value) != "data" else None
+            sentence = re.match(r"(.*?[.:])(\s|$)", (doc or "").replace("\n", " "))
+            lines += [f"   * - :py:obj:`{name} <{module}.{name}>`"]
+            lines += [f"     - {_plain(sentence[1], _literal) if sentence else ''}"]
+        return [*lines, ""]
+
     def _note_other_names(self, module):
+        if module == ROOT:
+            return
         domain = self.env.domains.python_domain
         short = public_names(ROOT)
         for name, value in public_names(module).items():
@@ -111,6 +126,10 @@ class Links:
         is_name = re.fullmatch(r"[A-Za-z_][\w.]*", name) and (name != code or not name.islower() or "_" in name)
         target = self.targets.get(name) if is_name else None
         return f":py:obj:`{code} <{target}>`" if target else f"``{code}``"
+
+
+def _literal(code):
+    return f"``{code}``"
 
 
 CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)")
