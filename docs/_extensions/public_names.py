@@ -79,7 +79,8 @@ class PublicNames(SphinxDirective):
             doc = inspect.getdoc(value) if _kind(value) != "data" else None
             sentence = re.match(r"(.*?[.:])(\s|$)", (doc or "").replace("\n", " "))
             lines += [f"   * - :py:obj:`{name} <{module}.{name}>`"]
-            lines += [f"     - {_plain(sentence[1], _literal) if sentence else ''}"]
+            text = sentence[1].removesuffix(":").removesuffix(".") + "." if sentence else ""
+            lines += [f"     - {_plain(text, _literal)}"]
         return [*lines, ""]
 
     def _note_other_names(self, module):
@@ -162,6 +163,30 @@ def _code_of_docstrings(links):
     return process
 
 
+# As annotations say it: aliases that Python has resolved by the time they are read.
+SPELLINGS = {
+    "jaxlib._jax.Array": "Array",
+    "Key[Array, ''] | UInt32[Array, '2'] | UInt32[Array, '4']": "PRNGKeyArray",
+    "float | ndarray | Float[Array, '']": "RealScalar",
+    "float | numpy.ndarray | Float[Array, '']": "RealScalar",
+    "Callable[[Float[Array, 'd'], Any], Float[Array, 'd']]": "Denoiser",
+    "collections.abc.": "",
+    "numpy.": "",
+    "jaxtyping.": "",
+}
+
+
+def _spelled(app, what, name, obj, options, signature, returned):
+    """Signatures with the names that the sources use."""
+
+    def short(text):
+        for long, name in SPELLINGS.items():
+            text = text and text.replace(f"~{long}", name).replace(long, name)
+        return text
+
+    return short(signature), short(returned)
+
+
 def _colons(app, what, name, obj, options, lines):
     lines[:] = [line.replace(COLON, ":") for line in lines]
 
@@ -213,4 +238,5 @@ def setup(app):
     # Before and after the sections of the docstring are read.
     app.connect("autodoc-process-docstring", _code_of_docstrings(Links()), priority=400)
     app.connect("autodoc-process-docstring", _colons, priority=600)
+    app.connect("autodoc-process-signature", _spelled)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

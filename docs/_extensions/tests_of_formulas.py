@@ -40,6 +40,7 @@ class Resolve(SphinxPostTransform):
         for node in list(self.document.findall(test_link)):
             uri = self.app.builder.get_relative_uri(self.env.docname, node["page"])
             link = nodes.reference("", "", *node.children, internal=True, refuri=f"{uri}#{node['anchor']}")
+            link["classes"].append("test")
             node.replace_self(link)
 
 
