@@ -1,8 +1,8 @@
 """Checks a built site: `python docs/check_site.py build/site`. Prints what is wrong, and fails if anything is.
 
-That every link inside leads to a page, and to a place in it that is there; that every public name has an entry; that every page is
-within three clicks of the first by links in the text, and the commonest questions within two; that nothing is asked of a network.
-Names are read from the sources, not from what wrote the site.
+That every link inside leads to a page, and to a place in it that is there; that every public name has an entry; that every
+page is within three clicks of the first by links in the text, and the commonest questions within two; that nothing is asked
+of a network. Names are read from the sources, not from what wrote the site.
 """
 
 import ast

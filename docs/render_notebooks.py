@@ -25,7 +25,9 @@ def render(script: Path) -> None:
     notebook = jupytext.read(script)
     os.environ.pop("JAX_ENABLE_X64", None)
     began = time.monotonic()
-    nbclient.NotebookClient(notebook, timeout=3600, kernel_name="python3").execute(cwd=str(RENDERED))
+    nbclient.NotebookClient(notebook, timeout=3600, kernel_name="python3").execute(
+        cwd=str(RENDERED)
+    )
     for k, cell in enumerate(notebook.cells):
         cell.id = f"cell-{k}"
         cell.metadata.pop("execution", None)

@@ -63,6 +63,7 @@ def compiled_by(function, *arguments):
 # The loss of one denoiser at one noise level, with one seed: the mean over held-out points of `|D(x + sigma z) - x|^2`, a
 # coordinate. Everything that varies is an argument; nothing is closed over but the held-out points.
 
+
 # %%
 def loss(base, width, sigma, key):
     denoiser = sj.WidenedDenoiser(base, width)
@@ -94,8 +95,8 @@ assert counts == {"as they are": len(sizes), "padded": 1}
 # ## All four axes
 #
 # Denoisers of one shape stack: their leaves are arrays with one more axis. `jax.vmap` over widths, levels and seeds makes
-# one batch of all queries, which is one matrix product with the training points; over the sizes `jax.lax.map` goes in turn, as
-# memory asks: a batch holds queries x points numbers.
+# one batch of all queries, which is one matrix product with the training points; over the sizes `jax.lax.map` goes in
+# turn, as memory asks: a batch holds queries x points numbers.
 
 # %%
 stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
@@ -125,7 +126,9 @@ mean, error = losses.mean(-1), losses.std(-1, ddof=1) / len(keys) ** 0.5
 colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sizes)))
 figure, axes = plt.subplots(1, len(levels), figsize=(11, 3), layout="constrained")
 for k, (ax, sigma) in enumerate(zip(axes, levels, strict=True)):
-    for n, colour, values, errors in zip(sizes, colours, mean[:, :, k], error[:, :, k], strict=True):
+    for n, colour, values, errors in zip(
+        sizes, colours, mean[:, :, k], error[:, :, k], strict=True
+    ):
         ax.errorbar(widths, values, 2 * errors, color=colour, lw=1.2, label=f"{n} points")
         best = int(jnp.argmin(values))
         ax.plot(widths[best], values[best], "o", color=colour, ms=5)
@@ -177,7 +180,7 @@ plots.show(figure, "copies-by-width")
 # %% [markdown]
 # ## When not
 #
-# - A grid whose batch does not fit: `jax.lax.map(..., batch_size=)` over one axis, as above, or `chunk_size=` of the denoiser.
+# - A grid whose batch does not fit: `jax.lax.map(..., batch_size=)` over one axis, or `chunk_size=` of the denoiser.
 # - Networks of one architecture stack in the same way; of several, each is a program of its own.
-# - `jax.jit` around a whole sweep compiles for longer than around one of its cells. Where a grid is run once with few cells, a
-#   loop in Python over a compiled cell, with `padded_to`, is as fast.
+# - `jax.jit` around a whole sweep compiles for longer than around one of its cells. Where a grid of few cells is run once,
+#   a loop in Python over a compiled cell, with `padded_to`, is as fast.

@@ -47,7 +47,12 @@ def test_the_program_of_the_cluster_page(tmp_path):
     """In two processes, with the variables that Slurm sets, it draws the samples of one process."""
     points = np.random.default_rng(0).normal(size=(101, 6)).astype(np.float32)
     np.save(tmp_path / "points.npy", points)
-    job = {"JOB_ID": str(os.getpid()), "STEP_NODELIST": "localhost", "NTASKS": "2", "STEP_NUM_NODES": "1"}
+    job = {
+        "JOB_ID": str(os.getpid()),
+        "STEP_NODELIST": "localhost",
+        "NTASKS": "2",
+        "STEP_NUM_NODES": "1",
+    }
     environment = {
         **{key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"},
         **{f"SLURM_{key}": value for key, value in job.items()},

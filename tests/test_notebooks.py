@@ -51,7 +51,9 @@ def test_what_is_shown_is_the_script_and_was_run(path):
 
 def script_pictures(script):
     """How many figures a notebook shows."""
-    return sum(cell.source.count("plots.show(") for cell in script.cells if cell.cell_type == "code")
+    return sum(
+        cell.source.count("plots.show(") for cell in script.cells if cell.cell_type == "code"
+    )
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Entries of all public names, from the package itself, so that none can be left out.
 
-`.. public-names:: smoothjax.flows` writes an entry for everything that this module offers. Each can be referred to by its place
-(`smoothjax.flows.sample`), by its short name where it has one (`smoothjax.sample`), and by where it is defined, as annotations
-do. Code in docstrings becomes a link where it is the name of one.
+`.. public-names:: smoothjax.flows` writes an entry for everything that this module offers. Each can be referred to by its
+place (`smoothjax.flows.sample`), by its short name where it has one (`smoothjax.sample`), and by where it is defined, as
+annotations do. Code in docstrings becomes a link where it is the name of one.
 """
 
 import ast
@@ -45,7 +45,11 @@ def public_names(module_name: str) -> dict[str, object]:
 def _kind(value: object) -> str:
     if inspect.isclass(value):
         return "class"
-    return "function" if callable(value) and hasattr(value, "__wrapped__") or inspect.isroutine(value) else "data"
+    return (
+        "function"
+        if (callable(value) and hasattr(value, "__wrapped__")) or inspect.isroutine(value)
+        else "data"
+    )
 
 
 class PublicNames(SphinxDirective):
@@ -64,7 +68,9 @@ class PublicNames(SphinxDirective):
             if kind == "data":
                 lines += ["   :no-value:"]
             lines += [""]
-        if module == ROOT:  # short names of entries on other pages, but for those that have no other
+        if (
+            module == ROOT
+        ):  # short names of entries on other pages, but for those that have no other
             lines = self._overview(module)
             lines += [".. autofunction:: smoothjax.enable_compilation_cache", ""]
         holder = nodes.container()
@@ -124,7 +130,9 @@ class Links:
 
     def __call__(self, code: str) -> str:
         name = code.removesuffix("(...)").removesuffix("()")
-        is_name = re.fullmatch(r"[A-Za-z_][\w.]*", name) and (name != code or not name.islower() or "_" in name)
+        is_name = re.fullmatch(r"[A-Za-z_][\w.]*", name) and (
+            name != code or not name.islower() or "_" in name
+        )
         target = self.targets.get(name) if is_name else None
         return f":py:obj:`{code} <{target}>`" if target else f"``{code}``"
 
@@ -163,26 +171,24 @@ def _code_of_docstrings(links):
     return process
 
 
-# As annotations say it: aliases that Python has resolved by the time they are read.
+# Aliases that Python has resolved by the time annotations are read.
 SPELLINGS = {
-    "jaxlib._jax.Array": "Array",
     "Key[Array, ''] | UInt32[Array, '2'] | UInt32[Array, '4']": "PRNGKeyArray",
     "float | ndarray | Float[Array, '']": "RealScalar",
-    "float | numpy.ndarray | Float[Array, '']": "RealScalar",
     "Callable[[Float[Array, 'd'], Any], Float[Array, 'd']]": "Denoiser",
-    "collections.abc.": "",
-    "numpy.": "",
-    "jaxtyping.": "",
 }
+# Of types of others their name says enough.
+MODULES = re.compile(r"~?(jaxlib\._jax|jaxtyping|numpy|collections\.abc|typing)\.")
 
 
 def _spelled(app, what, name, obj, options, signature, returned):
     """Signatures with the names that the sources use."""
 
     def short(text):
-        for long, name in SPELLINGS.items():
-            text = text and text.replace(f"~{long}", name).replace(long, name)
-        return text
+        text = MODULES.sub("", text or "")
+        for long, alias in SPELLINGS.items():
+            text = text.replace(long, alias)
+        return text or None
 
     return short(signature), short(returned)
 
@@ -214,7 +220,12 @@ def _indent(paragraph):
 def _is_formula(paragraph, before):
     """Whether a paragraph is set in, after a sentence and not after the name of a section."""
     lines = [line for line in paragraph.split("\n") if line.strip()]
-    if not lines or not before.strip() or ">>>" in before + paragraph or lines[0].lstrip()[:2] in ("- ", "* "):
+    if (
+        not lines
+        or not before.strip()
+        or ">>>" in before + paragraph
+        or lines[0].lstrip()[:2] in ("- ", "* ")
+    ):
         return False
     return min(len(line) - len(line.lstrip()) for line in lines) >= _indent(before) + 4
 

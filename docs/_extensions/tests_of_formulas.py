@@ -1,7 +1,7 @@
 """The role `test`: a link to the source of a test, which must exist.
 
-`` {test}`test_smoothed.py::test_name` `` is text with a link to the test in a page that shows its file. A page cannot name a test
-that was renamed or removed: that is a warning, and so an error of the build.
+`` {test}`test_smoothed.py::test_name` `` is a link to the test in a page that shows its file. A page cannot name a test that
+was renamed or removed: that is a warning, and so an error of the build.
 """
 
 import ast
@@ -39,7 +39,9 @@ class Resolve(SphinxPostTransform):
     def run(self, **kwargs):
         for node in list(self.document.findall(test_link)):
             uri = self.app.builder.get_relative_uri(self.env.docname, node["page"])
-            link = nodes.reference("", "", *node.children, internal=True, refuri=f"{uri}#{node['anchor']}")
+            link = nodes.reference(
+                "", "", *node.children, internal=True, refuri=f"{uri}#{node['anchor']}"
+            )
             link["classes"].append("test")
             node.replace_self(link)
 
@@ -53,7 +55,11 @@ def _lines(path: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     tree = ast.parse(path.read_text())
-    return {n.name: n.lineno for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[:5] == "test_"}
+    return {
+        n.name: n.lineno
+        for n in tree.body
+        if isinstance(n, ast.FunctionDef) and n.name[:5] == "test_"
+    }
 
 
 def _html_pages(app):

@@ -15,7 +15,9 @@ def main(points: str, out: str) -> None:
     denoiser = sj.ShardedDenoiser(points, mesh)
     samples = sj.sample(denoiser, jax.random.key(0), 64, steps=18)
     if jax.process_index() == 0:
-        print(f"{denoiser.num_points} points on {jax.device_count()} devices: {jax.devices()[0].device_kind}")
+        print(
+            f"{denoiser.num_points} points on {jax.device_count()} devices: {jax.devices()[0].device_kind}"
+        )
         np.save(out, np.asarray(samples))
 
 
