@@ -2,10 +2,12 @@
 
 `.. public-names:: smoothjax.flows` writes an entry for everything that this module offers. Each can be referred to by its
 place (`smoothjax.flows.sample`), by its short name where it has one (`smoothjax.sample`), and by where it is defined, as
-annotations do. Code in docstrings becomes a link where it is the name of one.
+annotations do. Code in docstrings and in pages becomes a link where it is the name of one; a name of a package in a page,
+`smoothing.line_spread`, must be one.
 """
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -14,9 +16,15 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+logger = logging.getLogger(__name__)
 ROOT = "smoothjax"
+# Endings of files that are called as packages are.
+FILES = {"html", "nc", "png", "py", "md"}
 
 
 def modules() -> list[str]:
@@ -68,9 +76,7 @@ class PublicNames(SphinxDirective):
             if kind == "data":
                 lines += ["   :no-value:"]
             lines += [""]
-        if (
-            module == ROOT
-        ):  # short names of entries on other pages, but for those that have no other
+        if module == ROOT:  # entries are on other pages, but for what has no other place
             lines = self._overview(module)
             lines += [".. autofunction:: smoothjax.enable_compilation_cache", ""]
         holder = nodes.container()
@@ -128,13 +134,56 @@ class Links:
         # A word that two modules use is a link in neither.
         self.targets[name] = "" if name in self.targets and self.targets[name] != target else target
 
-    def __call__(self, code: str) -> str:
+    def target(self, code: str) -> str | None:
+        """The entry of a name; a lone word in small letters may mean anything, and is none."""
         name = code.removesuffix("(...)").removesuffix("()")
-        is_name = re.fullmatch(r"[A-Za-z_][\w.]*", name) and (
-            name != code or not name.islower() or "_" in name
-        )
-        target = self.targets.get(name) if is_name else None
+        is_word = re.fullmatch(r"[a-z]+", name) and name == code
+        return None if is_word else self.targets.get(name)
+
+    def __call__(self, code: str) -> str:
+        target = self.target(code)
         return f":py:obj:`{code} <{target}>`" if target else f"``{code}``"
+
+
+class NamesInPages(SphinxTransform):
+    """Links from code in pages, and a warning of a name that is none. What has changed may be spoken of in the changelog."""
+
+    default_priority = 220
+
+    def apply(self, **kwargs):
+        docname = self.env.docname
+        if docname.startswith("api/") and docname != "api/index":
+            return
+        for code in list(self.document.findall(nodes.literal)):
+            text = code.astext()
+            if "xref" in code["classes"] or isinstance(code.parent, nodes.title):
+                continue
+            target = LINKS.target(text)
+            if target:
+                reference = addnodes.pending_xref(
+                    "", code.deepcopy(), refdomain="py", reftype="obj", reftarget=target
+                )
+                reference["refdoc"] = docname
+                code.replace_self(reference)
+            elif docname != "changelog" and not _exists(text):
+                logger.warning("no public name %s", text, location=code)
+
+
+def _exists(code: str) -> bool:
+    """Whether code that looks like a name of a package is one; other code is nobody's business."""
+    parts = code.removeprefix("sj.").removeprefix(f"{ROOT}.").split(".")
+    places = {name.removeprefix(f"{ROOT}.") for name in modules()}
+    is_own = code.startswith(("sj.", f"{ROOT}.")) or (len(parts) > 1 and parts[0] in places)
+    if not is_own or not re.fullmatch(r"\w+(\.\w+)*", code) or parts[-1] in FILES:
+        return True
+    try:
+        functools.reduce(getattr, parts, importlib.import_module(ROOT))
+    except AttributeError:
+        return len(parts) == 1 and parts[0] in places
+    return True
+
+
+LINKS = Links()
 
 
 def _literal(code):
@@ -246,8 +295,9 @@ def _table(paragraph, links):
 
 def setup(app):
     app.add_directive("public-names", PublicNames)
+    app.add_transform(NamesInPages)
     # Before and after the sections of the docstring are read.
-    app.connect("autodoc-process-docstring", _code_of_docstrings(Links()), priority=400)
+    app.connect("autodoc-process-docstring", _code_of_docstrings(LINKS), priority=400)
     app.connect("autodoc-process-docstring", _colons, priority=600)
     app.connect("autodoc-process-signature", _spelled)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,19 +1,19 @@
-"""The role `test`: a link to the source of a test, which must exist.
+"""Code in pages that names a test, `test_smoothed.py::test_name`, is a link to it in a page that shows its file.
 
-`` {test}`test_smoothed.py::test_name` `` is a link to the test in a page that shows its file. A page cannot name a test that
-was renamed or removed: that is a warning, and so an error of the build.
+A page cannot name a test that was renamed or removed: that is a warning, and so an error of the build.
 """
 
 import ast
+import re
 from pathlib import Path
 
 from docutils import nodes
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxRole
 
 logger = logging.getLogger(__name__)
 TESTS = Path(__file__).parents[2] / "tests"
@@ -23,14 +23,19 @@ class test_link(nodes.inline, nodes.Element):
     """Becomes a link when the page is written."""
 
 
-class TestRole(SphinxRole):
-    def run(self):
-        name, _, function = self.text.partition("::")
-        path = TESTS / name
-        if function not in _lines(path):
-            logger.warning("no test %s", self.text, location=self.get_location())
-        node = test_link("", "", nodes.literal("", function), page=_page(path), anchor=function)
-        return [node], []
+class NamesOfTests(SphinxTransform):
+    default_priority = 210
+
+    def apply(self, **kwargs):
+        for code in list(self.document.findall(nodes.literal)):
+            found = re.fullmatch(r"(test_\w+\.py)::(test_\w+)", code.astext())
+            if found is None:
+                continue
+            path, function = TESTS / found[1], found[2]
+            if function not in _lines(path):
+                logger.warning("no test %s", code.astext(), location=code)
+            shown = nodes.literal("", function)
+            code.replace_self(test_link("", "", shown, page=_page(path), anchor=function))
 
 
 class Resolve(SphinxPostTransform):
@@ -82,7 +87,7 @@ def _named(env, docname):
 
 def setup(app):
     app.add_node(test_link)
-    app.add_role("test", TestRole())
+    app.add_transform(NamesOfTests)
     app.add_post_transform(Resolve)
     app.connect("html-collect-pages", _html_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
