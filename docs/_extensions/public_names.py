@@ -9,6 +9,7 @@ annotations do. Code in docstrings and in pages becomes a link where it is the n
 import ast
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -88,7 +89,8 @@ class PublicNames(SphinxDirective):
         """A table of the names, each with the first sentence of its docstring."""
         lines = [".. list-table::", "   :widths: 35 65", "   :class: overview", ""]
         for name, value in public_names(module).items():
-            doc = inspect.getdoc(value) if _kind(value) != "data" else None
+            is_data = _kind(value) == "data"
+            doc = _words_of_data(module, name) if is_data else inspect.getdoc(value)
             sentence = re.match(r"(.*?[.:])(\s|$)", (doc or "").replace("\n", " "))
             lines += [f"   * - :py:obj:`{name} <{module}.{name}>`"]
             text = sentence[1].removesuffix(":").removesuffix(".") + "." if sentence else ""
@@ -126,9 +128,14 @@ class Links:
                     for part, method in vars(value).items():
                         if not part.startswith("_") and (method.__doc__ or "").strip():
                             self._note(f"{name}.{part}", f"{target}.{part}")
-        for name in public_names(ROOT):
-            if self.targets.get(name):
-                self.targets[f"sj.{name}"] = self.targets[f"{ROOT}.{name}"] = self.targets[name]
+                            self.targets[f"{inner}.{name}.{part}"] = f"{target}.{part}"
+        # A short name is that one, whatever else is called so.
+        offered = {name: public_names(name) for name in modules()}
+        for name, value in public_names(ROOT).items():
+            for module, others in offered.items():
+                if others.get(name) is value:
+                    for key in (name, f"sj.{name}", f"{ROOT}.{name}"):
+                        self.targets[key] = f"{module}.{name}"
 
     def _note(self, name, target):
         # A word that two modules use is a link in neither.
@@ -146,14 +153,14 @@ class Links:
 
 
 class NamesInPages(SphinxTransform):
-    """Links from code in pages, and a warning of a name that is none. What has changed may be spoken of in the changelog."""
+    """Links from code in pages, and a warning of a name that is none."""
 
     default_priority = 220
 
     def apply(self, **kwargs):
         docname = self.env.docname
-        if docname.startswith("api/") and docname != "api/index":
-            return
+        # Docstrings and the changelog may speak of what is not public, or not any more.
+        is_checked = docname != "changelog" and not docname.startswith("api/")
         for code in list(self.document.findall(nodes.literal)):
             text = code.astext()
             if "xref" in code["classes"] or isinstance(code.parent, nodes.title):
@@ -165,7 +172,7 @@ class NamesInPages(SphinxTransform):
                 )
                 reference["refdoc"] = docname
                 code.replace_self(reference)
-            elif docname != "changelog" and not _exists(text):
+            elif is_checked and not _exists(text):
                 logger.warning("no public name %s", text, location=code)
 
 
@@ -183,6 +190,20 @@ def _exists(code: str) -> bool:
     return True
 
 
+def _words_of_data(module: str, name: str) -> str:
+    """What the source says below a value: the values themselves do not know."""
+    path = Path(importlib.import_module(module).__file__)
+    tree = ast.parse(path.read_text())
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, ast.ImportFrom) and any(alias.asname == name for alias in node.names):
+            level = "." * node.level
+            return _words_of_data(importlib.util.resolve_name(level + node.module, module), name)
+        target = getattr(node, "target", None) or getattr(node, "targets", [None])[0]
+        if isinstance(target, ast.Name) and target.id == name and isinstance(after, ast.Expr):
+            return inspect.cleandoc(after.value.value)
+    return ""
+
+
 LINKS = Links()
 
 
@@ -198,8 +219,7 @@ def _code_of_docstrings(links):
     def process(app, what, name, obj, options, lines):
         """Docstrings in plain words, with code and tables as in Markdown, as reStructuredText."""
         if what == "data" and "\n".join(lines).strip() == inspect.cleandoc(type(obj).__doc__ or ""):
-            lines[:] = []  # a value without words of its own
-            return
+            lines[:] = _words_of_data(*name.rpartition(".")[::2]).split("\n")
         before, paragraphs = "", []
         for paragraph in "\n".join(lines).split("\n\n"):
             if _is_formula(paragraph, before):
