@@ -21,9 +21,9 @@ from .._levels import as_level
 from ..denoisers import AbstractDenoiser
 
 P_MEAN = -0.6
-"""Mean of the logarithm of the noise levels of training, in units of the data's scale; EDM's is -1.2."""
+"""Mean of `log sigma` in training, for data in [-1, 1]; EDM's is -1.2."""
 P_STD = 1.6
-"""Its standard deviation; EDM's is 1.2."""
+"""Standard deviation of `log sigma` in training, for data in [-1, 1]; EDM's is 1.2."""
 
 
 class Preconditioning(NamedTuple):
