@@ -13,9 +13,11 @@ interval of its strength covers the planted value (continuous strengths).
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import equinox as eqx
@@ -24,8 +26,37 @@ import jax.numpy as jnp
 import numpy as np
 
 import smoothjax as sj
+from smoothjax._strengths.free import FreeStrength
 
 SHARE = 0.03
+
+
+@contextlib.contextmanager
+def remembered_outputs():
+    """What mechanisms of given strengths make of given points is the same for all plants, and is computed once.
+
+    Only at the values that every search begins with: what it tries between them is different each time. Denoisers of these
+    are built once, too.
+    """
+    outputs, init, known, built = FreeStrength._outputs, FreeStrength.__init__, {}, {}
+
+    def beginning(self, owner, *rest, **others):
+        init(self, owner, *rest, **others)
+        self._built = built.setdefault(owner, {})
+
+    def remembering(self, value, u, sigma, batch_size):
+        if value not in self.values:
+            return outputs(self, value, u, sigma, batch_size)
+        key = self.name, float(value), float(sigma), u.shape, u.tobytes()
+        if key not in known:
+            known[key] = outputs(self, value, u, sigma, batch_size)
+        return known[key]
+
+    FreeStrength._outputs, FreeStrength.__init__ = remembering, beginning
+    try:
+        yield
+    finally:
+        FreeStrength._outputs, FreeStrength.__init__ = outputs, init
 
 
 class Planted(eqx.Module):
@@ -88,15 +119,23 @@ def drawn(family, train, rng):
     return value, make(jnp.asarray(value, train.points.dtype))
 
 
-def run(train, held_out, families, num_plants, levels, out):
+def kept(out):
+    """Rows of an earlier run, and which plants they are of."""
+    rows = json.loads(out.read_text()) if out.exists() else []
+    return rows, {(row["family"], row["plant"]) for row in rows}
+
+
+def run(train, held_out, families, plants, num_plants, levels, out):
     """One row a plant and noise level."""
     mean = jnp.mean(train.points, axis=0)
     spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
     settings = sj.ExplainSettings(levels=levels, candidates=families, num_samples=0)
-    rows = []
-    for family in families:
+    rows, done = kept(out)
+    for family in plants:
         strength = sj.mechanisms.get(family).strength
         for plant in range(num_plants):
+            if (family, plant) in done:
+                continue
             seed = 1000 * families.index(family) + plant
             value, base = drawn(family, train, np.random.default_rng(seed))
             sizes = SHARE * sizes_of(base, held_out, levels, mean)
@@ -110,6 +149,7 @@ def run(train, held_out, families, num_plants, levels, out):
                 rows.append(
                     {
                         "family": family,
+                        "plant": plant,
                         "level": float(levels[i]),
                         "value": value,
                         "exists": bool(exists),
@@ -126,7 +166,8 @@ def run(train, held_out, families, num_plants, levels, out):
                     }
                 )
             out.write_text(json.dumps(rows, indent=1))
-            print(summary([row for row in rows if row["family"] == family]), family, flush=True)
+            of_family = summary([row for row in rows if row["family"] == family])
+            print(f"{time.strftime('%H:%M:%S')}  {of_family} {family}", flush=True)
     return rows
 
 
@@ -141,7 +182,7 @@ class Combined(eqx.Module):
         return self.weight * self.first(u, sigma) + (1 - self.weight) * self.second(u, sigma)
 
 
-def run_pairs(train, held_out, families, num_plants, levels, out):
+def run_pairs(train, held_out, families, plants, num_plants, levels, out):
     """Convex combinations of two families at random strengths: are both named, and is the weight within its interval?
 
     A cell counts where the members are ten disturbances apart: a tenth of the weight then moves the output by one.
@@ -149,10 +190,12 @@ def run_pairs(train, held_out, families, num_plants, levels, out):
     mean = jnp.mean(train.points, axis=0)
     spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
     settings = sj.ExplainSettings(levels=levels, candidates=families, num_samples=0)
-    dtype, rows = train.points.dtype, []
-    pairs = list(itertools.combinations(families, 2))
+    dtype, (rows, done) = train.points.dtype, kept(out)
+    pairs = list(itertools.combinations(plants, 2))
     for k, pair in enumerate(pairs):
         for plant in range(num_plants):
+            if (" + ".join(pair), plant) in done:
+                continue
             seed, weight = 10_000 + 100 * k + plant, (0.3, 0.5)[plant % 2]
             rng = np.random.default_rng(seed)
             members = [drawn(family, train, rng)[1] for family in pair]
@@ -172,6 +215,7 @@ def run_pairs(train, held_out, families, num_plants, levels, out):
                 rows.append(
                     {
                         "family": " + ".join(pair),
+                        "plant": plant,
                         "level": float(level),
                         "value": weight,
                         "exists": exists,
@@ -205,8 +249,9 @@ def main():
     parser.add_argument("--num-train", type=int, default=1200)
     parser.add_argument("--plants", type=int, default=20)
     parser.add_argument(
-        "--families", nargs="+", default=["empirical", "gaussian", "mixture", "smoothed"]
+        "--families", nargs="+", help="by default all candidates of an explanation of these data"
     )
+    parser.add_argument("--plant", nargs="+", help="only these of the families; all compete")
     parser.add_argument("--pairs", action="store_true", help="combinations of two families")
     parser.add_argument("--out", type=Path, default=Path("runs/planted"))
     arguments = parser.parse_args()
@@ -214,10 +259,14 @@ def main():
     train, held_out = sj.datasets.load(arguments.data).split(arguments.num_train, seed=0)
     spread = float(np.sqrt(np.mean(np.var(np.asarray(train.points), axis=0))))
     levels = tuple(float(x) for x in np.geomspace(0.05 * spread, 10 * spread, 8))
-    rows = (run_pairs if arguments.pairs else run)(
-        *(train, held_out, tuple(arguments.families), arguments.plants, levels),
-        arguments.out / ("pairs.json" if arguments.pairs else "planted.json"),
-    )
+    chosen = sj.ExplainSettings(levels=levels, candidates=tuple(arguments.families or ()))
+    families = chosen.suited_to(train, held_out).candidates
+    plants = tuple(arguments.plant or families)
+    out = arguments.out / ("pairs.json" if arguments.pairs else "planted.json")
+    with remembered_outputs():
+        rows = (run_pairs if arguments.pairs else run)(
+            train, held_out, families, plants, arguments.plants, levels, out
+        )
     print(summary(rows), "all")
 
 

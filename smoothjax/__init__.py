@@ -15,6 +15,8 @@ from . import regimes as regimes
 from . import smoothing as smoothing
 from . import training_dynamics as training_dynamics
 from . import variance as variance
+from ._doctor import Diagnosis as Diagnosis
+from ._doctor import doctor as doctor
 from ._jax.compilation import enable_compilation_cache as enable_compilation_cache
 from ._jax.compiler import warn_of_faulty_release as _warn_of_faulty_release
 from .denoisers import AbstractDenoiser as AbstractDenoiser

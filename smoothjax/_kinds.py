@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import traceback
 import types
 import typing
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import jax.core
+import jax.errors
 import numpy as np
 from jaxtyping import AbstractArray, Key, PRNGKeyArray
 
@@ -70,9 +72,37 @@ def checks_kinds(function: _F) -> _F:
         for name, kind in kinds.items():
             if name in given and given[name] is not defaults[name]:
                 _require(given[name], kind, name)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except _NOT_TRACED as error:
+            traced = [name for name, value in given.items() if _is_traced(value)]
+            if not traced or _raised_by(error) != _PACKAGE:
+                raise
+            raise ValueError(
+                f"`{traced[0]}` of `{function.__name__}` must be known: what it computes on the host cannot be traced by "
+                "`jax.jit`, `jax.vmap` or `jax.grad`. Call it outside of them."
+            ) from error
 
     return typing.cast(_F, checked)
+
+
+_NOT_TRACED = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+_PACKAGE = __name__.partition(".")[0]
+# In which values of tracers are asked for on behalf of who calls them.
+_CALLED = {"jax", "numpy", "scipy", "equinox", "diffrax", "lineax"}
+
+
+def _is_traced(value: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def _raised_by(error: BaseException) -> str:
+    """The package whose code asked for what was refused: this one, or that of a user's function."""
+    names = [
+        frame.f_globals.get("__name__", "").partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    return next((name for name in reversed(names) if name not in _CALLED), "")
 
 
 def require_kinds_of_fields(module: Any) -> None:

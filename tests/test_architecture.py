@@ -22,7 +22,7 @@ FLOORS = (
     {"processes", "grids", "datasets", "parametrization"},
     {"denoisers"},
     {"flows", "interop", "_units"},
-    {"measures", "_strengths"},
+    {"measures", "_strengths", "_doctor"},
     {"smoothing", "variance", "regimes", "training_dynamics"},
     {"learning", "gaussian"},
     {"mechanisms"},

@@ -179,6 +179,25 @@ def test_values_far_behind_at_the_first_points_are_left_there(has_one_minimum):
     assert 3.0 in found.grid and len(found.grid) <= 3
 
 
+@pytest.mark.parametrize(
+    ("near", "order"),
+    [(3.0, [3, 4, 5, 2, 1]), (1.0, [1, 2, 3, 4, 5]), (6.0, [6, 7, 5, 4, 3, 2, 1])],
+)
+def test_values_are_tried_from_that_of_a_noise_level_nearby(near, order):
+    mechanism = _discrete("tanh", has_one_minimum=True)
+    u, rng = _noisy(40, 1), np.random.default_rng(2)
+    network = 2.6 * np.tanh(u) + 0.1 * rng.normal(size=u.shape)
+    candidate = _Recording(mechanism, _train(), 0, 16)
+    found = candidate.fit(network, u, LEVEL, 32, 0.9, near)
+    # Up until two in a row are far behind 3, which is the best, then down as far.
+    assert candidate.asked[: len(order)] == [(float(v), 8) for v in order]
+    assert all(num > 8 or value == 3 for value, num in candidate.asked[len(order) :])
+    # The same, wherever it began.
+    want = Candidate(mechanism, _train(), 0, 16).fit(network, u, LEVEL, 32, 0.9)
+    for name, got in found._asdict().items():
+        np.testing.assert_array_equal(got, getattr(want, name), err_msg=name)
+
+
 def test_a_combination_with_a_discrete_strength():
     candidates = [
         Candidate(_scaled("tanh"), _train(), 0, 32),

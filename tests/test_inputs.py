@@ -247,3 +247,22 @@ def test_python_numbers_of_any_size():
 def test_missing_optional_package_says_how_to_install_it():
     with pytest.raises(ImportError, match=r"pip install 'smoothjax\[plot\]'"):
         import_optional("a_package_that_does_not_exist", extra="plot")
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (sj.regimes.speciation_level, "speciation_level"),
+        (lambda x: sj.MixtureDenoiser.fit(x, num_components=2), "fit"),
+        (lambda x: sj.regimes.collapse_level(x, KEY), "collapse_level"),
+    ],
+)
+def test_what_runs_on_the_host_says_so_where_it_is_traced(function, name):
+    with pytest.raises(ValueError, match=rf"`data` of `{name}` must be known.*`jax.jit`"):
+        jax.jit(function)(jnp.asarray(POINTS))
+
+
+def test_a_function_of_the_user_raises_its_own_error_where_it_is_traced():
+    on_host = lambda u, sigma: jnp.asarray(np.asarray(u))  # noqa: E731
+    with pytest.raises(jax.errors.TracerArrayConversionError):
+        jax.jit(lambda u: sj.score(on_host, u, 1.0))(jnp.asarray(POINTS[0]))

@@ -110,6 +110,18 @@ def test_ddpm_schedule(dtype):
     # Levels 1/3 and 3.18, whose middle is 1.03 by logarithms and 1.76 without.
     coarse = DDPMSchedule([0.1, 0.9], "nearest")
     assert int(coarse.time(0.9)) == 0 and int(coarse.time(1.4)) == 1
+    # So do interpolated indices, which are these integers exactly; a hundredth from one is no integer. The derivative
+    # is that of the interpolation there: one over the mean slope of neighbours, or one of theirs.
+    for these in (jnp.asarray(levels, dtype), jax.vmap(between.noise_level)(index.astype(dtype))):
+        np.testing.assert_array_equal(jax.vmap(between.time)(these), index)
+    off = jax.vmap(between.time)(
+        jnp.asarray(levels[:-1] * (levels[1:] / levels[:-1]) ** 0.01, dtype)
+    )
+    np.testing.assert_allclose(off, np.arange(999) + 0.01, atol=20 * eps / 0.004)
+    slopes = jax.vmap(jax.grad(between.time))(jnp.asarray(levels[1:-1], dtype)) * levels[1:-1]
+    steps = 1 / np.diff(np.log(levels))
+    lowest, highest = (np.array(f(steps[:-1], steps[1:])) for f in (np.minimum, np.maximum))
+    assert np.all((slopes >= (1 - 1e-3) * lowest) & (slopes <= (1 + 1e-3) * highest))
     # The interpolation is inverse to that of the noise level. Neighbouring logarithms are 0.004 or more apart.
     t = jnp.linspace(0, 999, 300, dtype=dtype)
     levels = jax.vmap(between.noise_level)(t)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from .. import datasets, measures, mechanisms, report
+from .. import _doctor, datasets, measures, mechanisms, report
 from .._files.checkpoint import refuse_training
 from .._files.output import held, require_folder
 from .._jax.precision import computing_in
@@ -129,7 +129,20 @@ class List:
         return 0
 
 
-def parse(arguments: list[str] | None = None) -> Compare | Explain | RunExperiment | Train | List:
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Look at this installation: versions, devices, precision, a check of numbers and one of speed."""
+
+    def run(self) -> int:
+        """Prints what was found; returns 1 where something is wrong."""
+        diagnosis = _doctor.doctor()
+        print(diagnosis)
+        return 0 if diagnosis.is_sound else 1
+
+
+def parse(
+    arguments: list[str] | None = None,
+) -> Compare | Explain | RunExperiment | Train | List | Doctor:
     """The command that the arguments ask for, with its options."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["experiment"] and (name := name_in(arguments[1:])) is not None:
@@ -140,6 +153,7 @@ def parse(arguments: list[str] | None = None) -> Compare | Explain | RunExperime
         | Annotated[RunExperiment, tyro.conf.subcommand("experiment", prefix_name=False)]
         | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
         | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+        | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
     )
     description = "What would a diffusion model trained on a finite data set generate, and why?"
     description += " `smoothjax --version` prints the version, `smoothjax experiment NAME --help` describes an experiment."

@@ -225,6 +225,7 @@ class FreeStrength:
         sigma: float,
         num_calibration: int,
         coverage: float,
+        near: float | None = None,
     ) -> Fit:
         """The strength of least mean square difference from the network's outputs at the first `num_calibration` points.
 
@@ -232,10 +233,12 @@ class FreeStrength:
         which Student's test of the single points' derivatives does not rule out that their mean is zero, as far as they join
         the fitted one: no linear approximation, and the same on any axis. For a discrete strength it is the span of the
         values that a paired test does not tell from the best; values that are far behind at a few points are left there.
+        Where there is one minimum, they are tried from `near` on, the fitted value of a noise level nearby, up and down
+        until two in a row are far behind.
         """
         noisy, target = u[:num_calibration], network[:num_calibration]
         if not self.strength.is_continuous:
-            return self._race(target, u, sigma, coverage)
+            return self._race(target, u, sigma, coverage, near)
         grid = np.stack([self.outputs(value, noisy, sigma) for value in self.values])
         squares = squares_of(grid, target)
         best = int(np.argmin(squares.mean(axis=1)))
@@ -245,19 +248,16 @@ class FreeStrength:
         outputs = self.outputs(value, u, sigma)
         return Fit(value, low, high, np.array(self.values), grid, outputs)
 
-    def _race(self, target: np.ndarray, u: Any, sigma: float, coverage: float) -> Fit:
+    def _race(
+        self, target: np.ndarray, u: Any, sigma: float, coverage: float, near: float | None
+    ) -> Fit:
         """The best of a few values: those that are far behind at the first points do not go on to the others."""
         num, first = len(target), min(FIRST, len(target))
-        started: list[np.ndarray] = []
-        behind = np.zeros(0, bool)
-        for value in self.values:
-            started.append(self.outputs(value, u[:first], sigma))
-            squares = squares_of(np.stack(started), target[:first])
-            behind = far_behind(squares, WORSE)
-            if self.strength.has_one_minimum and len(behind) > 2 and np.all(behind[-2:]):
-                break
-        kept = np.flatnonzero(~behind)
-        ahead = [started[i] for i in kept]
+        at_first = self._started(target[:first], u[:first], sigma, near)
+        tried = np.array(sorted(at_first))
+        squares = squares_of(np.stack([at_first[i] for i in tried]), target[:first])
+        kept = tried[~far_behind(squares, WORSE)]
+        ahead = [at_first[i] for i in kept]
         if num > first:
             ahead = [
                 np.concatenate([at, self.outputs(self.values[i], u[first:num], sigma)])
@@ -272,6 +272,25 @@ class FreeStrength:
         if len(u) > num:
             outputs = np.concatenate([outputs, self.outputs(value, u[num:], sigma)])
         return Fit(value, low, high, values, grid, outputs)
+
+    def _started(
+        self, target: np.ndarray, u: Any, sigma: float, near: float | None
+    ) -> dict[int, np.ndarray]:
+        """Outputs at the first few points, by the index of the value, of all values that are tried."""
+        found: dict[int, np.ndarray] = {}
+        if not self.strength.has_one_minimum:
+            return {i: self.outputs(value, u, sigma) for i, value in enumerate(self.values)}
+        start = 0 if near is None else self.values.index(near)
+        for direction in (range(start, len(self.values)), range(start, -1, -1)):
+            for num, i in enumerate(direction):
+                if i not in found:
+                    found[i] = self.outputs(self.values[i], u, sigma)
+                tried = sorted(found)
+                behind = far_behind(squares_of(np.stack([found[k] for k in tried]), target), WORSE)
+                last = [tried.index(k) for k in direction[max(num - 1, 0) : num + 1]]
+                if len(last) == 2 and np.all(behind[last]):
+                    break
+        return found
 
     def _search(
         self, best: int, target: np.ndarray, u: Any, sigma: float, coverage: float

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import (
@@ -28,7 +29,8 @@ class DDPMSchedule(eqx.Module):
     of its own. The input is scaled for the true noise level in any case, `x = u / sqrt(1 + sigma^2)`; for the index the
     rule is, as in k-diffusion's wrappers:
 
-    - `"interpolated"`: the real number that is linear in `log sigma` between the indices;
+    - `"interpolated"`: the real number that is linear in `log sigma` between the indices; a noise level that is one of the
+      schedule's but for rounding has its integer;
     - `"nearest"`: the integer whose noise level is nearest in `log sigma`, for networks that look their index up. The
       denoiser is then a step function of sigma, which adaptive solvers refuse and which has no derivative by sigma.
 
@@ -140,7 +142,13 @@ class DDPMSchedule(eqx.Module):
         log_levels, log_level = self.log_levels.astype(level.dtype), jnp.log(level)
         if self.index == "interpolated":
             indices = jnp.arange(log_levels.shape[0], dtype=level.dtype)
-            return jnp.interp(log_level, log_levels, indices)
+            index = jnp.interp(log_level, log_levels, indices)
+            # What differs from a level of the schedule by rounding alone is that level: networks were trained at integers.
+            whole = jnp.round(index)
+            nearest = log_levels[whole.astype(jnp.int32)]
+            rounding = 8 * jnp.finfo(level.dtype).eps * (1 + jnp.abs(nearest))
+            is_whole = jnp.abs(log_level - nearest) <= rounding
+            return index + lax.stop_gradient(jnp.where(is_whole, whole - index, 0))
         return _nearest((log_levels[:-1] + log_levels[1:]) / 2, log_level)
 
     def to_noise_coordinates(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -155,8 +155,13 @@ def _smoothed_by(num: int, points: Array, key: Array, width: Any) -> GaussianSmo
 
 
 def _smoothed(train: Dataset, num: int, seed: int) -> Callable[[Any], Denoiser]:
-    # The number is no argument of compiled programs.
-    return Partial(partial(_smoothed_by, num), train.points, key_of(seed))
+    return Partial(_smoother(num), train.points, key_of(seed))
+
+
+@cache
+def _smoother(num: int) -> Callable[..., Denoiser]:
+    """One for each number, which is no argument of compiled programs: they are found again by the function itself."""
+    return partial(_smoothed_by, num)
 
 
 def _exact(train: Dataset, seed: int) -> EmpiricalDenoiser:

@@ -190,7 +190,8 @@ CAPTIONS = {
     "strengths": "Fitted strengths against the noise level, with their intervals; filled where a candidate may be best.",
     "memory": "Denoising loss of the network at training and held-out points, and the share of memorised points that would "
     "explain the difference. Bars are two standard errors.",
-    "memorised": "The training images that are memorised most, from the left, and the nearest other training image of each.",
+    "memorised": "The training images whose losses lie lowest beside those of held-out ones, from the left, and the nearest "
+    "other training image of each. Whether that is more than chance would have is in the table of them.",
     "agreement": "R squared of each candidate's samples with the network's from the same noises; the lines are the "
     "Gaussian's, which all should exceed that know more than mean and covariance.",
     "measures": "Measures of the network (black) and of each candidate at its fitted strength, against the noise level. "

@@ -260,12 +260,14 @@ class Job:
 
     def _fit(self, candidate: Candidate, level: int) -> Fit:
         def compute() -> Arrays:
+            near = self._fit(candidate, level - 1).value if level else None
             return candidate.fit(
                 self._network(NETWORK, level)["outputs"],
                 self._noisy(level),
                 self._settings.levels[level],
                 self._settings.num_calibration,
                 self._settings.coverage,
+                near,
             )._asdict()
 
         found = self._store.get(f"fit-{candidate.name}-{level}", compute)
