@@ -34,6 +34,7 @@ def modules() -> list[str]:
     return [f"{ROOT}.{m.name}" for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_"]
 
 
+@functools.cache
 def public_names(module_name: str) -> dict[str, object]:
     """What a module offers: of a package what its `__init__` gives on, of a module what is written in it."""
     module = importlib.import_module(module_name)
@@ -69,7 +70,10 @@ class PublicNames(SphinxDirective):
     def run(self):
         (module,) = self.arguments
         lines = self._overview(module)
-        for name, value in public_names(module).items():
+        names = public_names(module)
+        if module == ROOT:  # those that have an entry on the page of a package need no other
+            names = {name: value for name, value in names.items() if not _place_of(name, value)}
+        for name, value in names.items():
             kind = _kind(value)
             lines += [f".. auto{kind}:: {module}.{name}"]
             if kind == "class":
@@ -77,9 +81,6 @@ class PublicNames(SphinxDirective):
             if kind == "data":
                 lines += ["   :no-value:"]
             lines += [""]
-        if module == ROOT:  # entries are on other pages, but for what has no other place
-            lines = self._overview(module)
-            lines += [".. autofunction:: smoothjax.enable_compilation_cache", ""]
         holder = nodes.container()
         self.state.nested_parse(StringList(lines, module), self.content_offset, holder)
         self._note_other_names(module)
@@ -98,11 +99,11 @@ class PublicNames(SphinxDirective):
         return [*lines, ""]
 
     def _note_other_names(self, module):
-        if module == ROOT:
-            return
         domain = self.env.domains.python_domain
         short = public_names(ROOT)
         for name, value in public_names(module).items():
+            if module == ROOT and _place_of(name, value):
+                continue
             entry = domain.objects[f"{module}.{name}"]
             others = [f"{ROOT}.{key}" for key, other in short.items() if other is value]
             if hasattr(value, "__qualname__"):
@@ -110,6 +111,11 @@ class PublicNames(SphinxDirective):
             for other in others:
                 if other not in domain.objects:
                     domain.note_object(other, entry.objtype, entry.node_id, aliased=True)
+
+
+def _place_of(name: str, value: object) -> str | None:
+    """The public module that offers what `smoothjax` offers under this name, if another does."""
+    return next((m for m in modules() if public_names(m).get(name) is value), None)
 
 
 class Links:
@@ -130,12 +136,9 @@ class Links:
                             self._note(f"{name}.{part}", f"{target}.{part}")
                             self.targets[f"{inner}.{name}.{part}"] = f"{target}.{part}"
         # A short name is that one, whatever else is called so.
-        offered = {name: public_names(name) for name in modules()}
         for name, value in public_names(ROOT).items():
-            for module, others in offered.items():
-                if others.get(name) is value:
-                    for key in (name, f"sj.{name}", f"{ROOT}.{name}"):
-                        self.targets[key] = f"{module}.{name}"
+            for key in (name, f"sj.{name}", f"{ROOT}.{name}"):
+                self.targets[key] = f"{_place_of(name, value) or ROOT}.{name}"
 
     def _note(self, name, target):
         # A word that two modules use is a link in neither.
