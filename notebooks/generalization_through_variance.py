@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: notebooks///py:percent,docs/notebooks///ipynb
 #   kernelspec:
 #     display_name: Python 3
 #     name: python3
@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import smoothjax as sj
-from smoothjax import variance
+from smoothjax import plots, variance
 
 # The same notebook at a fraction of its size, for checking that it runs.
 fast = bool(os.environ.get("SMOOTHJAX_FAST"))
@@ -59,6 +59,7 @@ picture = ax.pcolormesh(u, levels, noise_share(exact), cmap="magma", rasterized=
 ax.plot(points[:, 0], [levels[0]] * 3, "c^", clip_on=False)
 ax.set(yscale="log", xlabel="u", ylabel=r"noise level $\sigma$")
 figure.colorbar(picture, label="share of noise in the target")
+plots.show(figure, "noise-of-the-target")
 
 # %% [markdown]
 # ## A law of trained models
@@ -117,6 +118,7 @@ right.set(
     xlabel="u", ylabel="u'", title=rf"V-kernel at $\sigma = \sigma' = {sigma}$", aspect="equal"
 )
 figure.colorbar(picture)
+plots.show(figure, "law-of-models")
 
 # %% [markdown]
 # The models scatter where the target is noise. The kernel is what survives of the target's covariance after the
@@ -146,6 +148,7 @@ for ax, size in zip(axes, sizes, strict=True):
     ax.hist(x.ravel(), edges, density=True, color="tab:blue", alpha=0.7)
     ax.set(ylim=(0, 5), xlabel="x", title=f"P = {size}: gap mass {gap.mean():.3f} ± {error:.3f}")
 axes[0].set_ylabel("density")
+plots.show(figure, "what-models-generate")
 
 # %% [markdown]
 # The exact flow leaves less than 0.0001 of its mass in the gaps. (The published figure shows more at large P than this:
@@ -196,6 +199,7 @@ right.plot(
 right.plot(x[~small], deviation[~small], "x", color="tab:gray", label=r"second order, $\chi > 0.3$")
 right.set(yscale="log", xlabel="start, standard deviations", ylabel="sd of the endpoint")
 right.legend(fontsize=7)
+plots.show(figure, "second-order")
 
 # %% [markdown]
 # ## Noise without memory
@@ -218,6 +222,7 @@ for kappa in (1e-4, 1e-3, 1e-2):
     )
 ax.set(xlabel="u", ylabel="density", title="Naive estimator")
 ax.legend()
+plots.show(figure, "naive-estimator")
 
 # %% [markdown]
 # ## Further

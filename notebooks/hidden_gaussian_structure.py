@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: notebooks///py:percent,docs/notebooks///ipynb
 #   kernelspec:
 #     display_name: Python 3
 #     name: python3
@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import smoothjax as sj
-from smoothjax import gaussian, learning
+from smoothjax import gaussian, learning, plots
 
 # The same notebook at a fraction of its size, for checking that it runs.
 fast = bool(os.environ.get("SMOOTHJAX_FAST"))
@@ -88,6 +88,7 @@ right.set(xscale="log", ylim=(0, 1), xlabel=r"noise level $\sigma$")
 right.set_ylabel("Gaussianity index\n(0: memorising, 1: Gaussian)")
 left.legend(fontsize=7)
 right.legend(fontsize=8)
+plots.show(figure, "between-references")
 
 # %% [markdown]
 # The share of samples that copy a training point, with its null: how often held-out digits would count as copies.
@@ -150,6 +151,7 @@ right.set(xlabel="training points N", ylabel=r"effective noise level at $\sigma$
 for ax in (left, right):
     ax.set_xticks(numbers, [str(number) for number in numbers])
     ax.minorticks_off()
+plots.show(figure, "finitely-many-points")
 
 # %% [markdown]
 # ## Denoisers that see a window
@@ -178,6 +180,7 @@ for row, (name, D) in zip(axes, denoisers.items(), strict=True):
         ax.imshow(sample.reshape(8, 8), cmap="gray", vmin=-1, vmax=1)
         ax.set(xticks=(), yticks=())
     row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+plots.show(figure, "windows")
 
 # %% [markdown]
 # ## Further

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: notebooks///py:percent,docs/notebooks///ipynb
 #   kernelspec:
 #     display_name: Python 3
 #     name: python3
@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import smoothjax as sj
-from smoothjax import learning, smoothing
+from smoothjax import learning, plots, smoothing
 
 # The same notebook at a tenth of its size, for checking that it runs.
 fast = bool(os.environ.get("SMOOTHJAX_FAST"))
@@ -66,6 +66,7 @@ left.set(title=r"$\sigma$ score", xlabel="u")
 middle.set(title=r"flow, $\kappa$ = 0.5", xlabel="u", ylabel="noise level")
 right.set(title="distribution function of what is generated", xlabel="u")
 right.legend(fontsize=7)
+plots.show(figure, "two-points")
 
 # %% [markdown]
 # The same law from the generic tools: draw starts from the exact law at `sigma`, integrate, compare.
@@ -119,6 +120,7 @@ for i, penalty in enumerate(penalties):
     ax.plot(u, scaled_score(model), label=label)
 ax.set(xlabel="u", ylabel=r"$\sigma$ score")
 ax.legend(fontsize=7)
+plots.show(figure, "weight-penalties")
 
 # %% [markdown]
 # ## In the plane: along the data, and off it
@@ -150,6 +152,7 @@ right.plot(*carry(plane, start, 1e-3).T, ".", ms=2, label="smoothed")
 right.plot(*data.T, "k+", ms=9)
 right.set(aspect="equal")
 right.legend(fontsize=7)
+plots.show(figure, "line-in-plane")
 
 # %% [markdown]
 # ## Not every smoothing interpolates

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: notebooks///py:percent,docs/notebooks///ipynb
 #   kernelspec:
 #     display_name: Python 3
 #     name: python3
@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import smoothjax as sj
+from smoothjax import plots
 
 # The same notebook at a tenth of its size, for checking that it runs.
 fast = bool(os.environ.get("SMOOTHJAX_FAST"))
@@ -56,6 +57,7 @@ for ax, name, denoiser in zip(axes, ("memorizer", "Gaussian"), (memorizer, gauss
     ax.set(xscale="log", xlabel="noise level", title=name)
     ax.invert_xaxis()
 axes[0].set_ylabel("state $u$")
+plots.show(figure, "flows-of-two-points")
 
 # %% [markdown]
 # The replayed set, in numbers: every sample of the memoriser is one of the two points.
@@ -108,6 +110,7 @@ left.set(
 left.legend(frameon=False)
 right.plot(levels, seen, ".-")
 right.set(xscale="log", yscale="log", xlabel="noise level", ylabel="effective neighbours")
+plots.show(figure, "where-denoisers-differ")
 
 # %% [markdown]
 # ## Samples from the same noises
@@ -126,6 +129,7 @@ for row, (name, denoiser) in zip(axes, rows.items(), strict=True):
         ax.imshow(image.reshape(train.image_shape)[..., 0], cmap="gray", vmin=-1, vmax=1)
         ax.set(xticks=[], yticks=[])
     row[0].set_ylabel(name)
+plots.show(figure, "samples")
 
 # %% [markdown]
 # ## A density for held-out points

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: notebooks///py:percent,docs/notebooks///ipynb
 #   kernelspec:
 #     display_name: Python 3
 #     name: python3
@@ -19,10 +19,9 @@ import os
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import display
 
 import smoothjax as sj
-from smoothjax import learning, regimes
+from smoothjax import learning, plots, regimes
 
 # The same notebook at a fraction of its size, for checking that it runs.
 fast = bool(os.environ.get("SMOOTHJAX_FAST"))
@@ -38,7 +37,7 @@ found = sj.experiments.memorization_regimes(
 # more noise, and near speciation, where noise is as wide as the widest direction of the data.
 
 # %%
-display(sj.experiments.get_experiment("regimes").plot(found))
+plots.show(plots.plot_experiment("regimes", found), "regimes")
 print(
     f"collapse at {float(found.collapse):.2f} ± {float(found.collapse_se):.2f}, of a Gaussian with this covariance at "
     f"{float(found.collapse_gaussian):.2f}; speciation at {float(found.speciation):.2f}, half the class at "
@@ -58,7 +57,7 @@ for row, chosen in enumerate((order[:8], order[-8:])):
         ax.set_title(f"{levels[k]:.2f}", fontsize=8)
         ax.set_axis_off()
 figure.suptitle("Level of even odds: largest above, smallest below", fontsize=10)
-plt.show()
+plots.show(figure, "first-and-last-memorised")
 
 # %% [markdown]
 # Two networks of one architecture, on many and on few digits. Each is tested at the digits that it was trained on, beside
@@ -105,4 +104,4 @@ right.set(
 )
 left.legend(fontsize=7, frameon=False)
 right.legend(fontsize=7, frameon=False)
-plt.show()
+plots.show(figure, "memorised-by-networks")

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: notebooks///py:percent,docs/notebooks///ipynb
 #   kernelspec:
 #     display_name: Python 3
 #     name: python3
@@ -19,10 +19,9 @@ import os
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import display
 
 import smoothjax as sj
-from smoothjax import learning
+from smoothjax import learning, plots
 
 # The same notebook at a fraction of its size, for checking that it runs.
 fast = bool(os.environ.get("SMOOTHJAX_FAST"))
@@ -59,10 +58,10 @@ for num, one in found.items():
 # where the nearest candidate is no explanation.
 
 # %%
-display(found[len(many)].figures()["map"])
+plots.show(found[len(many)].figures()["map"], "map-of-many")
 
 # %%
-display(found[len(few)].figures()["map"])
+plots.show(found[len(few)].figures()["map"], "map-of-few")
 
 # %% [markdown]
 # What is memorised shows in the loss: a network of few points is better at them than at others, by as much as a model
@@ -77,7 +76,7 @@ ax.set(xscale="log", xlabel="noise level", ylabel="memorised share of the traini
 ax.axhline(0, color="0.7", lw=0.8)
 ax.legend(frameon=False)
 ax.spines[["top", "right"]].set_visible(False)
-plt.show()
+plots.show(figure, "memorised-share")
 
 # %% [markdown]
 # And in what is generated: the same noises through both networks, over the training images that the samples are nearest to.
@@ -86,7 +85,7 @@ plt.show()
 for num, one in found.items():
     at = one.dataset.sel(model="network")
     print(f"{num} digits: {float(at.memorized):.0%} of the samples are copies")
-display(found[len(few)].figures()["samples"])
+plots.show(found[len(few)].figures()["samples"], "samples-of-few")
 
 # %% [markdown]
 # The candidate that was fitted is a denoiser like any other: here its samples at new noises.

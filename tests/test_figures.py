@@ -36,3 +36,41 @@ def test_notebooks_show_a_figure_without_pyplot():
     shown, _ = formatters.DisplayFormatter().format(figure)
     width, height = (int.from_bytes(shown["image/png"][k : k + 4], "big") for k in (16, 20))
     assert width > height > 50  # of the header of a PNG
+
+
+def test_show_writes_the_pixels_of_the_figure_and_closes_it(tmp_path, monkeypatch, capsys):
+    from matplotlib import pyplot
+
+    from smoothjax import plots
+
+    monkeypatch.chdir(tmp_path)
+    for figure in (new_figure(1, 1, (2, 1))[0], pyplot.figure(figsize=(2, 1))):
+        plots.show(figure, "a figure", dpi=50)
+        header = (tmp_path / "a figure.png").read_bytes()[16:24]
+        assert (int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")) == (100, 50)
+    assert capsys.readouterr().out == 2 * "a figure.png\n" and not pyplot.get_fignums()
+
+
+def test_show_is_a_picture_in_a_kernel(tmp_path, monkeypatch):
+    display = pytest.importorskip("IPython.display")
+    from types import SimpleNamespace
+
+    from smoothjax import plots
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=None))
+    shown = []
+    monkeypatch.setattr(display, "display", shown.append)
+    plots.show(new_figure(1, 1, (2, 1))[0], "a figure")
+    (picture,) = shown
+    assert picture.data.startswith(b"\x89PNG") and not list(tmp_path.iterdir())
+
+
+def test_show_refuses_what_is_no_figure_and_no_name():
+    from smoothjax import plots
+
+    with pytest.raises(ValueError, match="`figure` must be a figure of matplotlib"):
+        plots.show([], "name")
+    for name in ("", "a/b", "a\\b"):
+        with pytest.raises(ValueError, match="`name` must be a name of a file"):
+            plots.show(new_figure(1, 1, (2, 1))[0], name)

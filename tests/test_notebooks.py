@@ -1,4 +1,4 @@
-"""The notebooks run, top to bottom, at reduced size."""
+"""The notebooks run, top to bottom, at reduced size; those that are shown in docs are these, with what they gave."""
 
 import os
 import subprocess
@@ -20,6 +20,40 @@ PARAMETERS = [
     )
     for path in NOTEBOOKS
 ]
+
+
+RENDERED = Path(__file__).parent.parent / "docs" / "notebooks"
+
+
+def test_every_notebook_is_shown_and_no_other():
+    shown = sorted(path.stem for path in RENDERED.glob("*.ipynb"))
+    assert shown == [path.stem for path in NOTEBOOKS]
+    index = (RENDERED / "index.md").read_text()
+    assert all(f"]({name}.ipynb)" in index for name in shown)
+    assert sum(path.stat().st_size for path in RENDERED.glob("*.ipynb")) < 4 * 2**20
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_shown_is_the_script_and_was_run(path):
+    """`python docs/render_notebooks.py NAME` after a change."""
+    jupytext = pytest.importorskip("jupytext")
+    script, shown = jupytext.read(path), jupytext.read(RENDERED / f"{path.stem}.ipynb")
+    assert [(c.cell_type, c.source) for c in shown.cells] == [
+        (c.cell_type, c.source) for c in script.cells
+    ]
+    code = [cell for cell in shown.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert all(output.output_type != "error" for output in outputs)
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == script_pictures(script) > 0
+
+
+def script_pictures(script):
+    """How many figures a notebook shows."""
+    return sum(
+        cell.source.count("plots.show(") for cell in script.cells if cell.cell_type == "code"
+    )
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ class Experiment:
 
 _REGISTRY: Registry[Experiment] = Registry("experiment", taken="is there already")
 EXPERIMENTS: dict[str, Experiment] = _REGISTRY.entries
+"""All experiments by name."""
 
 
 def experiment(

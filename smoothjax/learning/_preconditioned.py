@@ -20,7 +20,10 @@ from .._kinds import checks_kinds
 from .._levels import as_level
 from ..denoisers import AbstractDenoiser
 
-P_MEAN, P_STD = -0.6, 1.6
+P_MEAN = -0.6
+"""Mean of `log sigma` in training, for data in [-1, 1]; EDM's is -1.2."""
+P_STD = 1.6
+"""Standard deviation of `log sigma` in training, for data in [-1, 1]; EDM's is 1.2."""
 
 
 class Preconditioning(NamedTuple):

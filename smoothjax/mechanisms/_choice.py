@@ -32,8 +32,8 @@ LOWEST, HIGHEST, NUM_LEVELS = 0.02, 10.0, 6
 FLOOR, START = 0.1, 160.0
 # Held back: a fifth of the points, at most so many, and never fewer than tests of a mean mean anything with.
 SHARE, MOST, FEWEST = 0.2, 96, 8
-# Training points, for that.
 FEWEST_TO_CHOOSE = math.ceil(FEWEST / SHARE)
+"""Training points of which enough can be held back to choose a strength by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,3 +389,4 @@ def build(
 
 
 CRITERIA: dict[str, Criterion] = {"held-out": "denoising", "likelihood": "likelihood"}
+"""What `--strength` and `build(strength=)` call the criteria of `choose_strength`."""

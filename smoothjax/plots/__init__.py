@@ -8,6 +8,7 @@ from ..experiments import Comparison, get_experiment
 from ._comparison import plot_curves as plot_curves
 from ._comparison import plot_sample_measures as plot_sample_measures
 from ._comparison import plot_samples as plot_samples
+from ._show import show as show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

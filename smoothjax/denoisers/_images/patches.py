@@ -18,6 +18,7 @@ from ..._layout import Layout, channels_last, require_layout
 from .._base import AbstractDenoiser, level_for_slopes
 
 Boundary = Literal["clipped", "circular"]
+"""What windows do at the border of an image: end there, or go on at the other side."""
 
 # Numbers of the images that are visited at a time: half a megabyte in float32, a few times that in intermediate results.
 CHUNK_ELEMENTS = 2**17
