@@ -12,7 +12,7 @@ from .. import _line
 from .._checks import as_float_array, is_concrete, require_finite, require_positive
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_OURS = (__package__, _line.__name__)
+_OURS = (f"{_line.__package__}.denoisers.", _line.__name__)
 
 
 def one_program(method: _F) -> _F:
@@ -34,7 +34,7 @@ def one_program(method: _F) -> _F:
         # Lists of numbers would be part of the program.
         others = tuple(as_float_array(x, "vector") for x in others)
         named = {name: as_float_array(x, name) for name, x in named.items()}
-        return _run(method, denoiser, u, sigma, *others, **named)
+        return _compiled(method, denoiser, u, sigma, *others, **named)
 
     return cast(_F, called)
 
@@ -62,6 +62,8 @@ def _is_module(node: Any) -> bool:
     return isinstance(node, eqx.Module)
 
 
-@functools.partial(eqx.filter_jit, inline=True)
 def _run(method: Callable[..., Any], denoiser: Any, *args: Any, **named: Any) -> Any:
     return method(denoiser, *args, **named)
+
+
+_compiled = eqx.filter_jit(_run, inline=True)  # pyright: ignore[reportCallIssue]
