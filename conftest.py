@@ -1,3 +1,4 @@
+import gc
 import os
 import re
 
@@ -14,6 +15,8 @@ import pytest
 # Float64 is tested here, and with JAX_ENABLE_X64=0, as users with JAX's defaults have it, float32: what needs the other
 # precision then skips.
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") not in ("0", "false"))
+# Tracing makes many small objects that live on. Looked through after every 700, as by default, it takes half as long again.
+gc.set_threshold(20_000, 20, 20)
 # As in programs that leave no promotion to JAX.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

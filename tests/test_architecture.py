@@ -35,6 +35,7 @@ FLOORS = (
 )
 # Inside `denoisers`.
 DENOISER_FLOORS = (
+    {"_compiled"},
     {"_base"},
     {"_posterior"},
     {"_empirical", "_gaussian", "_combined"},

@@ -51,6 +51,74 @@ def test_samples_compile_once_for_keys_noise_levels_and_data_of_one_size():
     assert len({np.asarray(x).tobytes() for x in [first, *others]}) == 4
 
 
+ON_A_LINE = [
+    lambda x: sj.PiecewiseLinearDenoiser(x, 0.5),
+    lambda x: sj.BoxSmoothedDenoiser(x, 0.3),
+    lambda x: sj.GaussianSmoothedLineDenoiser(x, 0.3),
+]
+IN_SPACE = [
+    sj.GaussianDenoiser.fit,
+    sj.DualGaussianDenoiser,
+    lambda x: sj.denoisers.FactorGaussianDenoiser.fit(x, 1),
+    lambda x: sj.MixtureDenoiser.fit(x, np.arange(len(x)) % 2),
+    lambda x: sj.NoiseUnconditionedDenoiser(x, np.array([0.3, 1.0], x.dtype)),
+]
+
+
+def _called(D, u, sigma):
+    return D(u[0], sigma)
+
+
+def _mapped(D, u, sigma):
+    return jax.vmap(D, (0, None))(u, sigma)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_call_outside_of_jit_is_one_program(dim):
+    names = []
+
+    def listen(event, duration, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for make in ON_A_LINE if dim == 1 else IN_SPACE:
+            first, other = (make(points(7, seed)[:, :dim]) for seed in (3, 4))
+            u = points(5, 1)[:, :dim]
+            for call in (_called, _mapped):
+                call(first, u, 0.4)  # what JAX compiles for new shapes of arguments
+                jax.clear_caches()
+                names.clear()
+                value = call(first, u, 0.4)
+                assert names.count("jit(_run)") == 1 and len(names) <= 2, names
+                names.clear()
+                # Another law, and another noise level.
+                assert not np.array_equal(value, call(other, u, 0.7)) and not names
+                with pytest.raises(ValueError, match="`sigma` must be positive and finite; got -1"):
+                    call(first, u, -1.0)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+class Sudden(sj.AbstractDenoiser):
+    """What a user may write: a choice by the value of the noise level."""
+
+    @property
+    def dim(self):
+        return 1
+
+    def __call__(self, u, sigma):
+        return u if sigma > 0.5 else 0 * u
+
+
+def test_what_users_write_sees_known_values():
+    D = sj.LineDenoiser(Sudden(), np.eye(3, dtype=np.float32)[0], np.zeros(3, np.float32))
+    u = points(1, 0)[0]
+    for sigma, kept in ((0.6, u[0]), (0.4, 0)):
+        np.testing.assert_allclose(D(u, sigma), [kept, 0, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("measure", [sj.denoiser_rmse, sj.linearity_score, sj.rmse_curve])
 def test_a_compiled_measure_compiles_once_for_keys_noise_levels_and_data_of_one_size(measure):
     traces = Traces()

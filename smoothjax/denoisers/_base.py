@@ -13,6 +13,7 @@ from .._checks import RealScalar, as_float_array, require_finite, require_positi
 from .._jax.host_errors import raising_host_errors
 from .._jax.precision import common_dtype
 from .._kinds import checks_kinds
+from ._compiled import one_program
 
 
 class AbstractDenoiser(eqx.Module):
@@ -48,6 +49,7 @@ class AbstractDenoiser(eqx.Module):
             )
         return u, sigma.astype(u.dtype)
 
+    @one_program
     def mean_and_variance(
         self, u: Float[Array, " d"], sigma: RealScalar
     ) -> tuple[Float[Array, " d"], Float[Array, ""]]:

@@ -10,6 +10,7 @@ from ..._calls import Denoiser
 from ..._checks import RealScalar, as_float_array, is_concrete, require_finite
 from ..._kinds import checks_kinds
 from .._base import AbstractDenoiser, in_dtype_of, mean_and_variance
+from .._compiled import one_program
 
 
 class LineDenoiser(AbstractDenoiser):
@@ -73,6 +74,7 @@ class LineDenoiser(AbstractDenoiser):
         tau = jnp.dot(shifted, self.direction, precision="highest")
         return tau, shifted - tau * self.direction
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         tau, _ = self.decompose(u)

@@ -12,6 +12,7 @@ from ..._checks import RealScalar, as_points
 from ..._kinds import checks_kinds
 from ..._numerics import square_of_level
 from .._base import AbstractPosteriorDenoiser, as_vector
+from .._compiled import one_program
 from .gaussian import host_if_concrete, mean_and_rest, resolvent
 
 
@@ -87,6 +88,7 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         modes = _dot(self.eigenvectors.T, _dot(self.centred, vector))
         return _dot(self.eigenvectors, modes * resolvent(self.eigenvalues, sigma)) / n
 
+    @one_program
     def coefficients(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " n"]:
         """The weights `c`, of either sign and with sum zero, of `D(u) = mu + sum_n c_n (y_n - mu)`.
 
@@ -95,9 +97,11 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         u, sigma = self._point(u, sigma)
         return self._solve(u - self.mean, sigma)
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         return self.mean + _dot(self.coefficients(u, sigma), self.centred)
 
+    @one_program
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
         noise, n, v = square_of_level(sigma), self.centred.shape[0], u - self.mean
@@ -116,17 +120,20 @@ class DualGaussianDenoiser(AbstractPosteriorDenoiser):
         log_determinant = jnp.sum(jnp.log1p(self.eigenvalues / noise)) + self.dim * jnp.log(noise)
         return -0.5 * (square + log_determinant + self.dim * math.log(2 * math.pi))
 
+    @one_program
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         _, sigma = self._point(u, sigma)
         noise, n = square_of_level(sigma), self.centred.shape[0]
         rows = _dot(self.eigenvectors.T, self.centred)
         return _dot(rows.T * (1 / (1 + self.eigenvalues / noise) / n)[None], rows)
 
+    @one_program
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         _, sigma = self._point(u, sigma)
         noise = square_of_level(sigma)
         return jnp.sum(self.eigenvalues / (1 + self.eigenvalues / noise))
 
+    @one_program
     def posterior_covariance_product(
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
     ) -> Float[Array, " d"]:

@@ -27,6 +27,7 @@ from ..._jax.precision import HIGHEST, common_dtype
 from ..._kinds import checks_kinds
 from ..._numerics import norm, square_of_level
 from .._base import AbstractPosteriorDenoiser, as_vector
+from .._compiled import one_program
 from .gaussian import mean_and_rest, resolvent
 
 # Of the mean log-likelihood by the logarithm of a variance, where a fit ends.
@@ -152,10 +153,12 @@ class FactorGaussianDenoiser(AbstractPosteriorDenoiser):
     def dim(self) -> int:
         return self.mean.shape[0]
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         return self.mean + _posterior_shift(self.diagonal, self.factors, sigma, u - self.mean)
 
+    @one_program
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
         root = jnp.sqrt(resolvent(self.diagonal, sigma))
@@ -170,16 +173,19 @@ class FactorGaussianDenoiser(AbstractPosteriorDenoiser):
         own = self.diagonal / (1 + self.diagonal / square_of_level(sigma))
         return own, sigma * _gains(self.diagonal, self.factors, sigma)[1]
 
+    @one_program
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         _, sigma = self._point(u, sigma)
         own, common = self._posterior(sigma)
         return jnp.diag(own) + _dot(common, common.T)
 
+    @one_program
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         _, sigma = self._point(u, sigma)
         own, common = self._posterior(sigma)
         return jnp.sum(own) + jnp.sum(common**2)
 
+    @one_program
     def posterior_covariance_product(
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
     ) -> Float[Array, " d"]:

@@ -15,6 +15,7 @@ from ..._jax.precision import common_dtype
 from ..._kinds import checks_kinds
 from ..._numerics import square_of_level
 from .._base import AbstractPosteriorDenoiser, as_vector
+from .._compiled import one_program
 
 
 class GaussianDenoiser(AbstractPosteriorDenoiser):
@@ -232,11 +233,13 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
     def _spectrum(self, function) -> tuple[Array, Array]:
         return function(self.eigenvalues), function(self.complement)
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         gains = self._spectrum(lambda variance: variance * resolvent(variance, sigma))
         return self.mean + self.map_modes(u - self.mean, *gains)
 
+    @one_program
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
         modes, rest = self._split(u - self.mean)
@@ -253,11 +256,13 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         noise = square_of_level(sigma)
         return self._spectrum(lambda variance: variance / (1 + variance / noise))
 
+    @one_program
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         _, sigma = self._point(u, sigma)
         modes, complement = self._posterior_spectrum(sigma)
         return self._matrix(modes, complement)
 
+    @one_program
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         _, sigma = self._point(u, sigma)
         return self.minimum_error(sigma)
@@ -274,6 +279,7 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         modes, complement = self._posterior_spectrum(sigma)
         return jnp.sum(modes) + (self.dim - modes.shape[0]) * complement
 
+    @one_program
     def posterior_covariance_product(
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
     ) -> Float[Array, " d"]:
@@ -285,12 +291,17 @@ class GaussianDenoiser(AbstractPosteriorDenoiser):
         return self._matrix(self.eigenvalues, self.complement)
 
     def _matrix(self, modes: Array, complement: Array) -> Float[Array, "d d"]:
-        columns = self.basis * (modes - complement)[None]
-        excess = jnp.dot(columns, self.basis.T, precision=lax.Precision.HIGHEST)
-        return excess + complement * jnp.eye(self.dim, dtype=columns.dtype)
+        return _with_spectrum(self.basis, modes, complement)
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         return self.mean, self.covariance()
+
+
+@jax.jit  # One program, where each operation would be one of its own.
+def _with_spectrum(basis: Array, modes: Array, complement: Array) -> Float[Array, "d d"]:
+    columns = basis * (modes - complement)[None]
+    excess = jnp.dot(columns, basis.T, precision=lax.Precision.HIGHEST)
+    return excess + complement * jnp.eye(basis.shape[0], dtype=columns.dtype)
 
 
 @jax.custom_jvp

@@ -24,6 +24,7 @@ from ..._keys import seed_of_32_bits
 from ..._kinds import checks_kinds
 from ..._numerics import as_log_weights
 from .._base import AbstractPosteriorDenoiser, as_vector
+from .._compiled import one_program
 from .gaussian import GaussianDenoiser, resolvent
 from .mixture_components import expectation_maximisation, stacked_components
 
@@ -307,6 +308,7 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         highest -= 0.5 * jnp.sum((v * jnp.sqrt(common)) ** 2)
         return jnp.where(negligible, lowest, below), highest
 
+    @one_program
     def responsibilities(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " K"]:
         """Posterior probability of each component given the noisy point."""
         u, sigma = self._point(u, sigma)
@@ -318,14 +320,17 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         means = jax.vmap(lambda component: component(u, sigma))(self.components)
         return u, sigma, weights, means, _dot(weights, means)
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         return self._posterior(u, sigma)[-1]
 
+    @one_program
     def log_density(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma = self._point(u, sigma)
         below, highest = self._joint(u, sigma)
         return highest + jax.nn.logsumexp(below)
 
+    @one_program
     def posterior_covariance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, "d d"]:
         u, sigma, weights, means, mean = self._posterior(u, sigma)
         within = jax.vmap(lambda component: component.posterior_covariance(u, sigma))(
@@ -336,12 +341,14 @@ class MixtureDenoiser(AbstractPosteriorDenoiser):
         between = _dot(difference.T, difference)
         return jnp.tensordot(weights, within, 1, precision=HIGHEST) + between
 
+    @one_program
     def posterior_variance(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, ""]:
         u, sigma, weights, means, mean = self._posterior(u, sigma)
         within = jax.vmap(lambda component: component.posterior_variance(u, sigma))(self.components)
         difference = jnp.sqrt(weights)[:, None] * (means - mean[None])
         return _dot(weights, within) + jnp.sum(difference**2)
 
+    @one_program
     def posterior_covariance_product(
         self, u: Float[Array, " d"], sigma: RealScalar, vector: Float[Array, " d"]
     ) -> Float[Array, " d"]:

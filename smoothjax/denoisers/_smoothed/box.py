@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ..._checks import RealScalar, require_positive_scalar
 from ..._kinds import checks_kinds
 from .._base import AbstractDenoiser, AbstractPosteriorDenoiser, in_dtype_of
+from .._compiled import one_program
 from .._empirical.empirical import EmpiricalDenoiser
 from .source import as_denoiser
 
@@ -57,6 +58,7 @@ class BoxSmoothedDenoiser(AbstractDenoiser):
     def dim(self) -> int:
         return 1
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         width = self.width.astype(u.dtype)

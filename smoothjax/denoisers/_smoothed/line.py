@@ -18,6 +18,7 @@ from .._base import (
     AbstractDenoiser,
     level_for_slopes,
 )
+from .._compiled import one_program
 
 WEIGHTS_AT_ONCE = 2**22
 
@@ -56,6 +57,7 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
     def dim(self) -> int:
         return 1
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         points = self.points.astype(u.dtype)

@@ -12,6 +12,7 @@ from ..._checks import RealScalar, as_float_array, is_concrete, require_positive
 from ..._kinds import checks_kinds
 from ...parametrization import Prediction, affine_form, as_prediction
 from .._base import AbstractDenoiser, AbstractPosteriorDenoiser, in_dtype_of
+from .._compiled import one_program
 from .source import as_denoiser
 
 
@@ -90,6 +91,7 @@ class NoiseUnconditionedDenoiser(AbstractDenoiser):
         total = jnp.where(is_finite, prior + jnp.where(is_finite, log_density, 0) + weight, lowest)
         return jax.nn.softmax(total)
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         weights = self.posterior(u)

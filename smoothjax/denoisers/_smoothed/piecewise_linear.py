@@ -9,6 +9,7 @@ from ..._checks import RealScalar
 from ..._kinds import checks_kinds
 from ..._line import Gaps, as_gaps
 from .._base import AbstractDenoiser
+from .._compiled import one_program
 
 
 class PiecewiseLinearDenoiser(AbstractDenoiser):
@@ -50,6 +51,7 @@ class PiecewiseLinearDenoiser(AbstractDenoiser):
     def dim(self) -> int:
         return 1
 
+    @one_program
     def __call__(self, u: Float[Array, " d"], sigma: RealScalar) -> Float[Array, " d"]:
         u, sigma = self._point(u, sigma)
         return interpolate(self.gaps, u, sigma)
