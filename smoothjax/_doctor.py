@@ -53,6 +53,12 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         findings: in the order in which they were looked at.
+
+    Example:
+        >>> import smoothjax as sj
+        >>> diagnosis = sj.doctor(speed=False)
+        >>> diagnosis.is_sound, [finding for finding in diagnosis.findings if finding.verdict == "bad"]
+        (True, [])
     """
 
     findings: tuple[Finding, ...]

@@ -150,7 +150,9 @@ class FreeStrength:
                 f"`values` of the strength of {owner!r} must be positive, as its logarithm is used; "
                 f"got {self.values}."
             )
-        self._maker, self._batch_size = make, batch_size
+        self._maker = make
+        # Those of discrete strengths, of patches above all, hold the most for each point.
+        self.batch_size = batch_size if strength.is_continuous else min(FIRST, batch_size)
         self._dtype, self._dim = points.dtype, points.shape[1]
         self._make: Callable[[Any], Denoiser] | None = None
         self._built: dict[float, Denoiser] = {}
@@ -175,8 +177,7 @@ class FreeStrength:
 
     def outputs(self, value: float, u: Any, sigma: float) -> np.ndarray:
         """At the rows of `u`, (n, d), or `ValueError` where they are not finite: nothing could be fitted."""
-        size = self._batch_size if self.strength.is_continuous else min(FIRST, self._batch_size)
-        outputs = self._outputs(value, u, sigma, size)
+        outputs = self._outputs(value, u, sigma, self.batch_size)
         if not np.all(np.isfinite(outputs)):
             raise ValueError(
                 f"{self._at(value)} must be finite; at noise level {sigma:.4g} it is not."

@@ -308,10 +308,15 @@ class Job:
                 settings.levels,
                 self._keys["measures"],
                 jnp.mean(self._train.points, axis=0),
-                settings.batch_size,
+                self._batch_size_of(name),
             )
 
         return self._store.get(f"{measure}-{name}", compute)
+
+    def _batch_size_of(self, name: str) -> int:
+        """Points at a time of a network, or of a candidate."""
+        sizes = {one.name: one.batch_size for one in self.candidates}
+        return sizes.get(name, self._settings.batch_size)
 
     def _of_label(self, model: Any) -> Denoiser:
         """The denoiser of the class of the whole run, where there is one."""
@@ -325,12 +330,12 @@ class Job:
             assert high is not None and low is not None
             networks = self._networks
             denoiser: Any = networks[name] if name in networks else self.denoisers()[name]
+            size = self._batch_size_of(name)
             mean = jnp.mean(jnp.asarray(self._train.points), axis=0)
             if self._label is not None:
                 starts = self._starts(np.asarray(mean), high)
                 if not isinstance(denoiser, Mapping) and name not in networks:
                     denoiser = dict.fromkeys(self._classes, denoiser)
-                size = settings.batch_size
                 return {
                     "samples": samples_by_class(denoiser, starts, high, low, settings.steps, size)
                 }
@@ -345,7 +350,7 @@ class Job:
                 solver=diffrax.Euler(),
                 steps=settings.steps,
                 mean=mean,
-                batch_size=settings.batch_size,
+                batch_size=size,
                 dtype=self._train.points.dtype,
             )
             return {"samples": drawn}
