@@ -11,7 +11,7 @@ sys.path.insert(0, str(HERE.parent))
 project = "smoothjax"
 author = "The smoothjax developers"
 copyright = "The smoothjax developers"
-release = re.search(r'^version = "(.*)"', (HERE.parent / "pyproject.toml").read_text(), re.M)[1]
+release = re.search(r'^__version__ = "(.*)"', (HERE.parent / "smoothjax" / "_version.py").read_text(), re.M)[1]
 version = release
 
 extensions = [
