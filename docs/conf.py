@@ -47,7 +47,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_merge_streams = True
 
-bibtex_bibfiles = ["references.bib"]
+bibtex_bibfiles = ["../smoothjax/references.bib"]
 bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
 

@@ -13,6 +13,7 @@ from . import regimes as regimes
 from . import smoothing as smoothing
 from . import training_dynamics as training_dynamics
 from . import variance as variance
+from ._citation import citation as citation
 from ._doctor import Diagnosis as Diagnosis
 from ._doctor import doctor as doctor
 from ._jax.compilation import enable_compilation_cache as enable_compilation_cache
