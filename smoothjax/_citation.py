@@ -107,7 +107,7 @@ def _keys(source: str) -> list[str]:
 @functools.cache
 def _bibliography() -> dict[str, _Entry]:
     """The entries by their keys."""
-    text = files(__package__).joinpath("references.bib").read_text(encoding="utf-8")
+    text = files("smoothjax").joinpath("references.bib").read_text(encoding="utf-8")
     entries = {}
     for match in re.finditer(r"^@\w+\{([^,]+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
         fields = dict(re.findall(r"^  (\w+) = \{(.*)\},?$", match[2], re.MULTILINE))
