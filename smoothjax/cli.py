@@ -55,10 +55,15 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         print(f"smoothjax {__version__}")
         return 0
-    import_optional("tyro")
-    from ._commands.commands import parse
+    if arguments == ["doctor"]:  # has no options to parse
+        from ._commands.doctor import Doctor
 
-    command = parse(arguments)
+        command = Doctor()
+    else:
+        import_optional("tyro")
+        from ._commands.commands import parse
+
+        command = parse(arguments)
     _keep_compiled()
     return command.run()
 
