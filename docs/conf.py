@@ -11,7 +11,9 @@ sys.path.insert(0, str(HERE.parent))
 project = "smoothjax"
 author = "The smoothjax developers"
 copyright = "The smoothjax developers"
-release = re.search(r'^__version__ = "(.*)"', (HERE.parent / "smoothjax" / "_version.py").read_text(), re.M)[1]
+release = re.search(
+    r'^__version__ = "(.*)"', (HERE.parent / "smoothjax" / "_version.py").read_text(), re.M
+)[1]
 version = release
 
 extensions = [
