@@ -11,7 +11,9 @@ sys.path.insert(0, str(HERE.parent))
 project = "smoothjax"
 author = "The smoothjax developers"
 copyright = "The smoothjax developers"
-release = re.search(r'^version = "(.*)"', (HERE.parent / "pyproject.toml").read_text(), re.M)[1]
+release = re.search(
+    r'^__version__ = "(.*)"', (HERE.parent / "smoothjax" / "_version.py").read_text(), re.M
+)[1]
 version = release
 
 extensions = [
@@ -47,7 +49,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_merge_streams = True
 
-bibtex_bibfiles = ["references.bib"]
+bibtex_bibfiles = ["../smoothjax/references.bib"]
 bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
 

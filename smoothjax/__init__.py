@@ -2,8 +2,6 @@
 
 from . import _command_start as _command_start  # isort: split
 
-from importlib.metadata import PackageNotFoundError, version
-
 from . import datasets as datasets
 from . import gaussian as gaussian
 from . import interop as interop
@@ -15,10 +13,12 @@ from . import regimes as regimes
 from . import smoothing as smoothing
 from . import training_dynamics as training_dynamics
 from . import variance as variance
+from ._citation import citation as citation
 from ._doctor import Diagnosis as Diagnosis
 from ._doctor import doctor as doctor
 from ._jax.compilation import enable_compilation_cache as enable_compilation_cache
 from ._jax.compiler import warn_of_faulty_release as _warn_of_faulty_release
+from ._version import __version__ as __version__
 from .denoisers import AbstractDenoiser as AbstractDenoiser
 from .denoisers import AbstractPosteriorDenoiser as AbstractPosteriorDenoiser
 from .denoisers import BoxSmoothedDenoiser as BoxSmoothedDenoiser
@@ -113,10 +113,5 @@ from .variance import NaiveLaw as NaiveLaw
 from .variance import fit_linear as fit_linear
 from .variance import semiclassical as semiclassical
 from .variance import v_kernel as v_kernel
-
-try:
-    __version__ = version("smoothjax")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "unknown"
 
 _warn_of_faulty_release()

@@ -7,7 +7,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 import jax
 
@@ -15,6 +14,7 @@ from ._checks import import_optional
 from ._command_start import STOPPED, let_interrupts_raise
 from ._jax.compilation import enable_compilation_cache
 from ._kinds import checks_kinds
+from ._version import __version__
 
 
 @checks_kinds
@@ -53,12 +53,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
-        print(f"smoothjax {_version()}")
+        print(f"smoothjax {__version__}")
         return 0
-    import_optional("tyro")
-    from ._commands.commands import parse
+    if arguments == ["doctor"]:  # has no options to parse
+        from ._commands.doctor import Doctor
 
-    command = parse(arguments)
+        command = Doctor()
+    else:
+        import_optional("tyro")
+        from ._commands.commands import parse
+
+        command = parse(arguments)
     _keep_compiled()
     return command.run()
 
@@ -97,13 +102,6 @@ def _no_interrupt_lost() -> Iterator[None]:
         sys.unraisablehook = before
         for timer in waiting:
             timer.cancel()
-
-
-def _version() -> str:
-    try:
-        return version("smoothjax")
-    except PackageNotFoundError:
-        return "of unknown version: it is not installed"
 
 
 def _complain(text: str) -> None:

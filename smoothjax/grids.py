@@ -42,9 +42,7 @@ def edm_grid(
         >>> import smoothjax as sj
         >>> levels = sj.edm_grid(18)  # 80, 57.6, 40.8, ..., 0.0075, 0.002, 0
 
-    Reference:
-        Karras et al., Elucidating the design space of diffusion-based generative models,
-        NeurIPS 2022, eq. (5).
+    Source: Karras et al. 2022, eq. (5).
     """
     high, low, fraction = _grid_arguments(num_levels, sigma_max, sigma_min)
     rho = positive_parameter(rho, "rho")

@@ -1,6 +1,7 @@
 """What `doctor` says of an installation: that it is sound, and what is wrong where something is."""
 
 import re
+import sys
 
 import jax.numpy as jnp
 import mpmath
@@ -79,3 +80,13 @@ def test_the_command_says_so_by_its_status(monkeypatch, capsys):
         monkeypatch.setattr(_doctor, "doctor", lambda found=found: found)
         assert cli.main(["doctor"]) == status
         assert "two and two" in capsys.readouterr().out
+
+
+def test_the_command_needs_no_extra(monkeypatch, capsys):
+    """It is the first thing that one runs; the other commands say which extra they need."""
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.setattr(_doctor, "doctor", lambda: sj.Diagnosis(()))
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out == "Nothing is wrong.\n"
+    assert cli.main(["list"]) == 2
+    assert "pip install 'smoothjax[experiments]'" in capsys.readouterr().err

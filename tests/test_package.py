@@ -102,3 +102,22 @@ def test_oldest_versions_are_those_declared():
     pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     lower = dict(re.findall(r"^([a-z]+)>=([0-9.]+)", "\n".join(declared), re.MULTILINE))
     assert pinned == lower
+
+
+def test_the_version_is_said_once():
+    """In `smoothjax/_version.py`; what cannot read it there agrees."""
+    import smoothjax
+
+    root = pathlib.Path(__file__).parent.parent
+    number = smoothjax.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+(rc\d+|\.dev\d+)?", number)
+    with open(root / "pyproject.toml", "rb") as file:
+        settings = tomllib.load(file)
+    assert "version" not in settings["project"] and "version" in settings["project"]["dynamic"]
+    assert settings["tool"]["hatch"]["version"] == {"path": "smoothjax/_version.py"}
+    citation = (root / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [number]
+    newest = re.search(r"^## (\S+) \((.*)\)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None and newest[1] == number
+    released = re.findall(r"^date-released: (.*)$", citation, re.MULTILINE)
+    assert released == ([] if newest[2] == "unreleased" else [newest[2]])

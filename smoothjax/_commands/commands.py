@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from .. import _doctor, datasets, measures, mechanisms, report
+from .. import datasets, measures, mechanisms, report
 from .._files.checkpoint import refuse_training
 from .._files.output import held, require_folder
 from .._jax.precision import computing_in
@@ -19,6 +19,7 @@ from ..experiments import (
     standardized,
     train_and_held_out,
 )
+from .doctor import Doctor
 from .experiment import RunExperiment, name_in, parse_experiment
 from .explain import Explain
 from .train import Train, refuse_data_in
@@ -127,17 +128,6 @@ class List:
         for name, experiment in EXPERIMENTS.items():
             print(f"  {name:<23} {experiment.description}")
         return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Look at this installation: versions, devices, precision, a check of numbers and one of speed."""
-
-    def run(self) -> int:
-        """Prints what was found; returns 1 where something is wrong."""
-        diagnosis = _doctor.doctor()
-        print(diagnosis)
-        return 0 if diagnosis.is_sound else 1
 
 
 def parse(

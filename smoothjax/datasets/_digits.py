@@ -25,9 +25,7 @@ def digits(*, dtype: DTypeLike | None = None) -> Dataset:
         ImportError: If scikit-learn is not installed.
         ValueError: If `dtype` is not float32 or float64, or float64 without 64-bit mode.
 
-    Reference:
-        Alpaydin & Kaynak, "Optical recognition of handwritten digits" (1998), the test part, as
-        in `sklearn.datasets.load_digits`.
+    Source: Alpaydin and Kaynak 1998, the test part, as in `sklearn.datasets.load_digits`.
 
     Example:
         >>> from smoothjax.datasets import digits

@@ -261,9 +261,7 @@ def variance_paper_set(
     Raises:
         ValueError: If `kind` is none of the four or `dtype` is not usable.
 
-    Reference:
-        Vastola, "Generalization through variance: how noise shapes inductive biases in diffusion
-        models", ICLR 2025, Fig. 1.
+    Source: Vastola, ICLR 2025, Figure 1.
 
     Example:
         >>> from smoothjax import datasets

@@ -179,6 +179,8 @@ def score(denoiser: Denoiser, u: Float[Array, " d"], sigma: RealScalar) -> Float
     **float32**: the error is that of the denoiser (about 1e-7 of the data scale) divided by `sigma^2`. Compare and
     integrate denoisers, and take the score at the end.
 
+    Source: Vincent 2011.
+
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> gaussian = sj.GaussianDenoiser(jnp.zeros(2), jnp.eye(2))

@@ -78,6 +78,8 @@ def log_likelihood(
     this noise: not the bits per dimension of bytes that papers print (see the comparison's report). A density at a noise
     level is that of `x_0 + sigma_min z`: a finite training set has none at zero.
 
+    Source: Song et al. 2021, appendix D.2.
+
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.GaussianDenoiser(jnp.zeros(1), jnp.eye(1))

@@ -48,6 +48,8 @@ def flow(
 
     See `flow_solution` for the arguments; this is its `.value`. Raises where the solver fails.
 
+    Source: Song et al. 2021 (probability flow); Karras et al. 2022, eq. (1).
+
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
         >>> D = sj.EmpiricalDenoiser(jnp.array([[-1.0], [1.0]]))

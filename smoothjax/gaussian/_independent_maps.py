@@ -47,7 +47,7 @@ def independent_maps_rmse(
         ValueError: for negative or non-finite variances, fewer than two points, or levels that are not positive and
             decreasing.
 
-    Source: Wang 2026, arXiv 2602.02908, for the question; the equivalent of the square root is ours.
+    Source: Wang et al. 2026, arXiv 2602.02908, for the question; the equivalent of the square root is ours.
 
     Example:
         >>> import jax.numpy as jnp

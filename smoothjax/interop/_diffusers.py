@@ -40,7 +40,7 @@ def from_diffusers(
         ValueError: as `from_torch` and `DDPMSchedule.from_diffusers`; and for a network without a shape.
         ImportError: where PyTorch is not installed.
 
-    Source: diffusers, `UNet2DModel`, `DDPMScheduler`.
+    Source: diffusers (von Platen et al. 2022), `UNet2DModel`, `DDPMScheduler`.
 
     Example:
         >>> from diffusers import DDPMPipeline  # doctest: +SKIP

@@ -119,7 +119,7 @@ class DDPMSchedule(eqx.Module):
         Raises:
             ValueError: for a scheduler without betas.
 
-        Source: diffusers, `scheduling_ddpm.py`; Lin et al. 2024, algorithm 1 (rescaling).
+        Source: diffusers (von Platen et al. 2022), `scheduling_ddpm.py`; Lin et al. 2024, algorithm 1 (rescaling).
 
         Example:
             >>> from smoothjax.interop import DDPMSchedule

@@ -63,6 +63,8 @@ def denoising_loss(
         target: `"denoising"`, the training point itself (denoising score matching), or `"exact"`, its posterior mean:
             the same minimiser without the target's noise.
 
+    Source: Vincent 2011.
+
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> zero = sj.learning.NetworkDenoiser(lambda u: 0 * u, 1, prediction="x0", conditioned=False)

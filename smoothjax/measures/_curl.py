@@ -46,7 +46,7 @@ def curl(
         ValueError: on fewer than two points, a noise level that is not positive, or an output of another shape.
 
     Source: Horvat and Pfister 2024, "On gauge freedom, conservativity and intrinsic dimensionality estimation in diffusion
-    models" (asymmetry of a score's Jacobian); the probes are Hutchinson's.
+    models" (asymmetry of a score's Jacobian); the probes are Hutchinson's, 1989.
 
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj

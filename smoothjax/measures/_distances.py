@@ -71,9 +71,7 @@ def frechet_distance(first: Float[Array, "m p"], second: Float[Array, "n p"]) ->
     Raises:
         ValueError: on mismatching or empty arrays, or non-finite entries.
 
-    Reference:
-        D. C. Dowson, B. V. Landau (1982), The Fréchet distance between multivariate normal
-        distributions, J. Multivar. Anal. 12, 450-455.
+    Source: Dowson and Landau 1982.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
@@ -169,9 +167,7 @@ def sliced_wasserstein(
         ValueError: on mismatching or empty arrays, non-finite entries, fewer than two projections,
             or an order below 1.
 
-    Reference:
-        N. Bonneel, J. Rabin, G. Peyré, H. Pfister (2015), Sliced and Radon Wasserstein barycenters
-        of measures, J. Math. Imaging Vis. 51, 22-45.
+    Source: Bonneel et al. 2015.
 
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj

@@ -198,9 +198,7 @@ def wilson_interval(count: Any, num: Any, confidence: float = 0.95) -> Float[Arr
     Raises:
         ValueError: if a concrete count or number is out of range, or the confidence is.
 
-    Reference:
-        E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference,
-        J. Am. Stat. Assoc. 22, 209-212.
+    Source: Wilson 1927.
 
     Example:
         >>> from smoothjax.measures import wilson_interval

@@ -51,9 +51,7 @@ def generalization_score(
         ValueError: on mismatching or empty arrays, non-finite entries, fewer than two samples or null points, or one at the
             origin. (Inside `jax.jit` the last raises when the function runs.)
 
-    Reference:
-        X. Li, Y. Dai, Q. Qu (2024), Understanding generalizability of diffusion models requires rethinking the hidden
-        Gaussian structure, NeurIPS, arXiv:2410.24060.
+    Source: Li, Dai and Qu 2024.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj

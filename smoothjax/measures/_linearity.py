@@ -88,9 +88,7 @@ def linearity_score(
         ValueError: on fewer than four points, a non-positive sigma, a centre of the wrong shape, or
             a denoiser whose output does not have shape (d,).
 
-    Reference:
-        X. Li, Y. Dai, Q. Qu (2024), Understanding generalizability of diffusion models requires
-        rethinking the hidden Gaussian structure, NeurIPS, arXiv:2410.24060 (the raw score).
+    Source: Li, Dai and Qu 2024 (the raw score).
 
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj

@@ -79,9 +79,7 @@ class MemorizationFraction(eqx.Module):
     def excess_interval(self) -> Float[Array, "2"]:
         """Interval of the excess, from the two Wilson intervals; it lies within [-1, 1].
 
-        Reference:
-            R. G. Newcombe (1998), Interval estimation for the difference between independent proportions, Stat. Med. 17,
-            873-890 (method 10).
+        Source: Newcombe 1998 (method 10).
         """
         (low, high), (null_low, null_high) = self.interval, self.null_interval
         p, null = self.fraction, self.null_fraction
@@ -156,10 +154,7 @@ def memorization_fraction(
         ValueError: on mismatching or empty arrays, non-finite entries, fewer than two distinct
             training points (the second distance would be infinite), or parameters out of range.
 
-    Reference:
-        T. Yoon, J. Y. Choi, S. Kwon, E. K. Ryu (2023), Diffusion probabilistic models generalize
-        when they fail to memorize, ICML workshop on structured probabilistic inference (the ratio
-        1/3).
+    Source: Yoon et al. 2023 (the ratio 1/3).
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj

@@ -44,7 +44,7 @@ def rank_test(first: Float[Array, " m"], second: Float[Array, " n"]) -> RankTest
     Raises:
         ValueError: for other shapes or values that are not finite.
 
-    Source: Mann and Whitney 1947; the standard error of the share is DeLong's, 1988.
+    Source: Mann and Whitney 1947; the standard error of the share is that of DeLong et al. 1988.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj

@@ -191,9 +191,7 @@ def strong_generalization(
     Raises:
         ValueError: on shapes that do not match, fewer than three endpoints, or non-finite entries.
 
-    Reference:
-        Z. Kadkhodaie, F. Guth, E. P. Simoncelli, S. Mallat (2024), Generalization in diffusion models arises from
-        geometry-adaptive harmonic representations, ICLR, arXiv:2310.02557 (models of disjoint halves).
+    Source: Kadkhodaie, Guth, Simoncelli and Mallat 2024 (models of disjoint halves).
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj

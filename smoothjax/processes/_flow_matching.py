@@ -21,9 +21,7 @@ class FlowMatching(AbstractProcess):
     `noise_level(time(s))` has a relative error of about `1 + s` rounding units (5e-6 at s = 80 in
     float32). Where that matters keep the noise level itself.
 
-    Reference:
-        Lipman et al., Flow matching for generative modeling, ICLR 2023; Liu et al., Flow straight
-        and fast: learning to generate and transfer data with rectified flow, ICLR 2023.
+    Source: Lipman et al. 2023; Liu et al. 2023.
 
     Example:
         >>> import smoothjax as sj

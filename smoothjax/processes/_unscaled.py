@@ -29,9 +29,7 @@ class VarianceExploding(AbstractUnscaledProcess):
     Raises:
         ValueError: if one is not a positive finite scalar, or `sigma_max <= sigma_min`.
 
-    Reference:
-        Song et al., Score-based generative modeling through stochastic differential equations,
-        ICLR 2021, Appendix C.
+    Source: Song et al. 2021, appendix C.
 
     Example:
         >>> import smoothjax as sj
@@ -78,9 +76,7 @@ class VarianceExploding(AbstractUnscaledProcess):
 class EDM(AbstractUnscaledProcess):
     """`alpha_t = 1`, `sigma_t = t`: time is the noise level. `dx = sqrt(2 t) dB` on t >= 0.
 
-    Reference:
-        Karras et al., Elucidating the design space of diffusion-based generative models,
-        NeurIPS 2022.
+    Source: Karras et al. 2022.
 
     Example:
         >>> import smoothjax as sj

@@ -34,9 +34,7 @@ class VariancePreserving(AbstractProcess):
     Raises:
         ValueError: if a rate is not a positive finite scalar, or `beta_max < beta_min`.
 
-    Reference:
-        Song et al., Score-based generative modeling through stochastic differential equations,
-        ICLR 2021, Appendix C.
+    Source: Song et al. 2021, appendix C.
 
     Example:
         >>> import smoothjax as sj
@@ -80,9 +78,7 @@ class VariancePreserving(AbstractProcess):
         Raises:
             ValueError: as the constructor.
 
-        Reference:
-            Vastola, Generalization through variance: how noise shapes inductive biases in diffusion
-            models, ICLR 2025.
+        Source: Vastola, ICLR 2025 (the convention).
 
         Example:
             >>> import smoothjax as sj

@@ -229,7 +229,8 @@ class LinearModelLaw(AbstractLaw):
         factor of two (seen for P = 20 samples of 6 features). Nothing here measures that: compare then with models fitted
         to training sets that are drawn anew.
 
-        Source: leave-one-out (Sherman and Morrison), with leverages replaced by their means; see e.g. Hastie et al. 2022.
+        Source: leave-one-out (Sherman and Morrison 1950), with leverages replaced by their means; see
+        e.g. Hastie et al. 2022.
 
         Example:
             >>> import jax, jax.numpy as jnp, smoothjax as sj

@@ -65,6 +65,8 @@ class ShardedDenoiser(AbstractPointsDenoiser):
         ValueError: as `EmpiricalDenoiser`; for a path that is no `.npy` file of numbers; for an axis that the mesh does not
             have, or the same axis twice; for data that are being traced.
 
+    Source: Karras et al. 2022, eq. (57) (appendix B.3), for the posterior mean.
+
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> mesh = jax.sharding.Mesh(jax.devices(), ("data",))  # or several hosts' devices

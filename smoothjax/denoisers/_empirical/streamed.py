@@ -64,6 +64,8 @@ class StreamedDenoiser(AbstractDenoiser):
             finite, and for points too far apart for their dtype to square the distance; at any call, for a path that
             names another file by then, or one of another size.
 
+    Source: Karras et al. 2022, eq. (57) (appendix B.3), for the posterior mean.
+
     Example:
         >>> import jax, numpy as np, smoothjax as sj
         >>> np.save("points.npy", np.random.default_rng(0).standard_normal((10_000, 16), np.float32))

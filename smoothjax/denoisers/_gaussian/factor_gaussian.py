@@ -62,7 +62,7 @@ class FactorGaussianDenoiser(AbstractPosteriorDenoiser):
     rounding changes no row of W by more than a few `eps` of the largest entry in it, whatever the sizes of the rows, so that
     coordinates without variance of their own may stand beside others at any noise level. No squares are subtracted.
 
-    Source: Bishop, Pattern Recognition and Machine Learning, section 12.2.4; Woodbury 1950; Cox and Higham 1998.
+    Source: Bishop 2006, section 12.2.4; Woodbury 1950; Cox and Higham 1998.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj

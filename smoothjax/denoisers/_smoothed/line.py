@@ -35,7 +35,8 @@ class GaussianSmoothedLineDenoiser(AbstractDenoiser):
             `GaussianSmoothedDenoiser`.
         smoothing: standard deviation s of the perturbation, in data units.
 
-    Source: sigma-CFDM with infinitely many draws; for two points at small noise, `erf(u / (s sqrt(2)))`.
+    Source: Scarvelis, Borde and Solomon 2023 (sigma-CFDM), with infinitely many draws; for two points at small noise,
+    `erf(u / (s sqrt(2)))`.
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj

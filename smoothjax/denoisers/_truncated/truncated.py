@@ -74,6 +74,8 @@ class TruncatedDenoiser(AbstractPosteriorDenoiser):
     **float32**: rounding is added to the bounds, so that they hold; at noise levels below 1e-4 of the data's scale this
     can leave more than needed to visit. The tolerance is for truncation: what rounding changes is bounded beside it.
 
+    Source: Karras et al. 2022, eq. (57) (appendix B.3), for the posterior mean; the certificates are ours.
+
     Example:
         >>> import jax, jax.numpy as jnp, smoothjax as sj
         >>> points = jax.random.normal(jax.random.key(0), (10_000, 2))
