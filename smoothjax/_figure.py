@@ -25,7 +25,7 @@ FURTHER = (
     "#117733",
     "#661100",
     "#6699CC",
-    "#8C6D31",
+    "#6A3D9A",
 )
 # By these are curves told apart that lie on each other, and by those who see no colours.
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.6, 1.2, 1.6)))
@@ -94,6 +94,11 @@ def legend_below(ax: "Axes", columns: int = 2, **options: Any) -> None:
     )
 
 
+def plain(x: float) -> str:
+    """A number of three digits as one reads it: 1000, and not 1e+03."""
+    return np.format_float_positional(x, precision=3, fractional=False, trim="-")
+
+
 # Of one decade, from many ticks to few.
 MANTISSAS = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
@@ -113,7 +118,7 @@ def plain_ticks(axis: Any, most: int = 5) -> None:
         ticks = [x for x in ticker.MaxNLocator(most - 1).tick_values(low, high) if low <= x <= high]
     ticks = ticks[:: -(-len(ticks) // most)]
     axis.set_major_locator(ticker.FixedLocator(ticks))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:.3g}"))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: plain(x)))
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -129,22 +134,22 @@ def plain_axes(ax: "Axes", most: int = 5) -> None:
             plain_ticks(axis, most)
 
 
-def plain_signed_ticks(axis: Any, most: int = 7) -> None:
-    """Of an axis that is linear up to one on both sides and logarithmic beyond, numbers that are read at once."""
+def plain_signed_ticks(axis: Any, most: int = 7, linear: float = 1.0) -> None:
+    """Of an axis that is linear up to this size on both sides and logarithmic beyond, numbers that are read at once."""
     ticker = import_optional("matplotlib.ticker", extra="plot")
     low, high = sorted(axis.get_view_interval())
-    if max(-low, high) <= 1:
+    if max(-low, high) <= linear:
         ticks = ticker.MaxNLocator(most - 2).tick_values(low, high)
     else:
         ticks = np.zeros(1)
-        top = int(np.ceil(np.log10(max(-low, high))))
+        top = int(np.ceil(np.log10(max(-low, high) / linear)))
         for step in range(1, top + 2):
-            sizes = 10.0 ** np.arange(0, top + 1, step)
+            sizes = linear * 10.0 ** np.arange(0, top + 1, step)
             ticks = np.concatenate([-sizes[::-1], [0.0], sizes])
             ticks = ticks[(low <= ticks) & (ticks <= high)]
             if len(ticks) <= most:
                 break
     ticks = [float(x) for x in ticks if low <= x <= high]
     axis.set_major_locator(ticker.FixedLocator(ticks))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:.3g}"))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: plain(x)))
     axis.set_minor_locator(ticker.NullLocator())

@@ -26,6 +26,7 @@ th {{ border-bottom: 2px solid #222; }} .summary tr:last-child td {{ color: #666
 .levels table {{ font-size: .85rem; }} .levels th, .levels td {{ padding-right: .7rem; }}
 .scroll {{ overflow-x: auto; }} figure {{ margin: 1rem 0; }} img {{ max-width: 100%; height: auto; }}
 figcaption, footer, li {{ color: #444; font-size: .93rem; }}
+.said li {{ color: #222; font-size: 1rem; }}
 pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; }}
 @media print {{
 html, body {{ font-size: 10pt; }} body {{ max-width: none; margin: 0; }}
@@ -69,9 +70,9 @@ def paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def items(texts: Iterable[str]) -> str:
-    """A list of plain texts."""
-    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
+def items(texts: Iterable[str], kind: str = "notes") -> str:
+    """A list of plain texts; `kind` is "notes", or "said" for what is concluded."""
+    return f"<ul class={kind}>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
 
 
 def table(header: list[str], rows: list[list[str]], kind: str = "levels") -> str:

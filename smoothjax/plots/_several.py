@@ -92,16 +92,21 @@ def _draw_run(
 def _spread_out(ax: "Axes") -> None:
     """A likelihood that is hundreds below the others would hide how these differ."""
     ax.set_xscale("symlog", linthresh=10)
-    plain_signed_ticks(ax.xaxis, 5)
+    plain_signed_ticks(ax.xaxis, 5, 10.0)
 
 
 def _plot_curves(runs: Mapping[str, FinishedComparison], names: list[str]) -> "Figure":
     """Rows: the distance from a reference, each measure. Columns: mechanisms. And how many training points are seen."""
-    measures = {one.shown: one for run in runs.values() for one in run.measures()}
+    measures = {
+        one.shown: one
+        for run in runs.values()
+        for one in run.measures()
+        if np.any(np.isfinite(run.results[one.shown].values))  # linearity is not, on a line
+    }
     reference = next((one for one in REFERENCES if one in names), names[0])
     rows, columns = 1 + len(measures), len(names) + 1
-    size = (2.7 * columns, 2.6 * rows + 0.8)
-    figure, axes = new_figure(rows, columns, size, sharex=True, sharey=False)
+    size = (2.4 * columns, 2.6 * rows + 0.8)
+    figure, axes = new_figure(rows, columns, size, sharey=False)
     looks = looks_of(tuple(names))
     for j, name in enumerate(names):
         for k, run in enumerate(runs.values()):
@@ -116,7 +121,7 @@ def _plot_curves(runs: Mapping[str, FinishedComparison], names: list[str]) -> "F
                     axes[0, j], level, pair.rmse.values, pair.rmse_se.values, look.colour, "", *how
                 )
             for i, key in enumerate(measures):
-                if key in r:
+                if key in r and np.any(np.isfinite(one[key].values)):
                     numbers = one[key].values, one[f"{key}_se"].values
                     band(axes[1 + i, j], level, *numbers, look.colour, "", *how)
         axes[0, j].set_title(name, loc="left", fontsize=10, color=looks[name].colour)
@@ -129,7 +134,7 @@ def _plot_curves(runs: Mapping[str, FinishedComparison], names: list[str]) -> "F
         r = run.results
         numbers = r.effective_neighbours.values, r.effective_neighbours_se.values
         band(last, r.level.values, *numbers, "black", name, _dashes(k), _mark(k))
-    last.set_title("training points seen, exp(entropy)", loc="left", fontsize=9)
+    last.set_ylabel("training points seen\n(exp of the entropy)")
     last.set_yscale("log")
     for ax in axes[1:, -1]:
         ax.set_axis_off()
@@ -139,15 +144,15 @@ def _plot_curves(runs: Mapping[str, FinishedComparison], names: list[str]) -> "F
         if ax.lines:
             plain_axes(ax, 4)
         elif ax.axison:
-            ax.set_axis_off()
+            ax.spines[:].set_visible(False)
+            ax.set(xticks=[], yticks=[], xlabel="")
+            ax.minorticks_off()
             if ax is axes[0, names.index(reference)]:
-                ax.set_axis_on()
                 where = {"transform": ax.transAxes, "ha": "center", "va": "center", "fontsize": 8}
                 ax.text(0.5, 0.5, "the reference", color=GREY, **where)
     for j in range(columns):
         lowest = max((i for i in range(rows) if axes[i, j].lines), default=rows - 1)
         axes[lowest, j].set_xlabel("noise level $\\sigma$ (data units)", fontsize=8)
-        axes[lowest, j].tick_params(labelbottom=True)
     _legend(figure, last, len(runs))
     return figure
 
@@ -157,6 +162,8 @@ def _share_rows(axes: np.ndarray, measures: list[Any]) -> None:
     for row, measure in zip(axes, measures, strict=True):
         is_logarithmic = measure is None or measure.is_logarithmic
         used = [ax for ax in row if ax.lines]
+        heights = np.concatenate([line.get_ydata() for ax in used for line in ax.lines] or [[]])
+        is_logarithmic = is_logarithmic and bool(np.any(heights > 0))
         for ax in used:
             ax.set_yscale("log" if is_logarithmic else "linear")
         if measure is not None and used:

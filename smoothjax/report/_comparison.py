@@ -92,7 +92,7 @@ def _page(comparison: Comparison, pictures: dict[str, bytes], command: str | Non
         captions["samples"] = captions["marginals"]
     parts = [
         heading("What it comes to"),
-        items(comparison.summary().splitlines()),
+        items(comparison.summary().splitlines(), "said"),
         paragraph(TELLS_APART),
         table(*comparison.rows(), kind="summary"),
         heading("What the mechanisms are"),

@@ -83,7 +83,7 @@ def _page(
 ) -> str:
     parts = [heading("What each comes to")]
     for name, run in runs.items():
-        parts += [heading(name, 3), items(run.summary().splitlines())]
+        parts += [heading(name, 3), items(run.summary().splitlines(), "said")]
     parts += [paragraph(TELLS_APART), heading("What differs in their settings")]
     rows = differences(runs)
     parts.append(
@@ -97,8 +97,8 @@ def _page(
     parts += [picture(png, _CAPTIONS[name]) for name, png in pictures.items()]
     parts.append(heading("The comparisons"))
     for name, run in runs.items():
-        made = "In Python." if run.command is None else run.command
-        parts += [heading(name, 3), paragraph(f"Made by: {made}" if run.command else made)]
+        made = "No command line is known." if run.command is None else f"Made by: {run.command}"
+        parts += [heading(name, 3), paragraph(made)]
         parts.append(
             items(run.definitions or ("This folder does not say what its mechanisms are.",))
         )

@@ -45,17 +45,17 @@ def _strength(
     strength, choice = mechanism.strength, choices.get(mechanism.name)
     if strength is None:
         return ""
-    unit = "" if strength.unit == "1" else f" {strength.unit}"
+    unit = "" if strength.unit == "1" else f" ({strength.unit})"
     if choice is None:
         value = math.nan if strength.default is None else float(strength.default(train))
-        here = "" if math.isnan(value) else f", {value:.3g}{unit} here"
+        here = "" if math.isnan(value) else f", {value:.3g} here"
     else:
         ends = ends_of(strength, choice, train, seed)
         each = [or_beyond(f"{x:.3g}", e) for x, e in zip(choice.values, ends, strict=True)]
         levels = ", by rising noise level" if len(each) > 1 else ""
-        here = f", chosen on points held back{levels}, {', '.join(each)}{unit}"
+        here = f", chosen on points held back{levels}, {', '.join(each)}"
     meaning = f": {strength.meaning}" if strength.meaning else ""
-    return f" Its {strength.name}{here}{meaning}."
+    return f" Its {strength.name}{unit}{here}{meaning}."
 
 
 def ends_of(strength: Strength, choice: StrengthChoice, train: Dataset, seed: int) -> np.ndarray:

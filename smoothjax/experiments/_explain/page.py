@@ -53,7 +53,7 @@ def _page(
     data = explanation.dataset
     parts = [
         heading("Verdict"),
-        items(explanation.summary().splitlines()),
+        items(explanation.summary().splitlines(), "said"),
         table(*explanation.rows(), kind="verdicts"),
         items(_notes(explanation)),
         *(picture(png, CAPTIONS[name]) for name, png in pictures.items()),
