@@ -64,7 +64,7 @@ def test_standardized_comparison_says_its_units(tmp_path):
         assert cli.main([*arguments, "--standardize"]) == 0
     with xarray.open_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf") as results:
         values = np.load(tmp_path / "t.npy")
-        train = sj.datasets.Dataset("t", values).split(50)[0].points
+        train = np.asarray(sj.datasets.Dataset("t", values).split(50)[0].points, np.float64)
         np.testing.assert_allclose(results.column_mean, np.mean(train, axis=0), rtol=1e-5)
         np.testing.assert_allclose(results.column_scale, np.std(train, axis=0), rtol=1e-5)
         assert "standardized units" in results.rmse.units
