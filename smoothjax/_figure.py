@@ -25,8 +25,11 @@ FURTHER = (
     "#117733",
     "#661100",
     "#6699CC",
-    "#8C6D31",
+    "#6A3D9A",
 )
+# By these are curves told apart that lie on each other, and by those who see no colours.
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.6, 1.2, 1.6)))
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def new_figure(
@@ -61,12 +64,39 @@ def band(
     error: np.ndarray,
     colour: str,
     label: str,
-    style: str = "-",
+    style: Any = "-",
+    marker: str = ".",
+    **options: Any,
 ) -> None:
-    ax.plot(x, y, "." + style, color=colour, label=label, lw=1.4, ms=5)
+    """A curve, and a band of two standard errors about it; `options` are of the curve."""
+    looks = {"lw": 1.4, "ms": 5 if marker == "." else 3.5, "ls": style, "marker": marker} | options
+    ax.plot(x, y, color=colour, label=label, **looks)
     # On a logarithmic axis the lower edge must stay positive.
     low = np.maximum(y - 2 * error, 0.02 * np.abs(y))
     ax.fill_between(x, low, y + 2 * error, color=colour, alpha=0.2, lw=0)
+
+
+def legend_below(ax: "Axes", columns: int = 2, **options: Any) -> None:
+    """The legend of a panel under its axis, where it covers nothing; none where nothing has a label."""
+    if not ax.get_legend_handles_labels()[0]:
+        return
+    translation = import_optional("matplotlib.transforms", extra="plot").ScaledTranslation
+    figure = ax.get_figure()
+    assert figure is not None
+    # In inches, since panels have all heights: the room of tick labels and a label of one line.
+    below = ax.transAxes + translation(0, -0.5, figure.dpi_scale_trans)
+    ax.legend(
+        **{"frameon": False, "fontsize": 8, "ncols": columns} | options,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=below,
+        borderaxespad=0,
+    )
+
+
+def plain(x: float) -> str:
+    """A number of three digits as one reads it: 1000, and not 1e+03."""
+    return np.format_float_positional(x, precision=3, fractional=False, trim="-")
 
 
 # Of one decade, from many ticks to few.
@@ -88,5 +118,38 @@ def plain_ticks(axis: Any, most: int = 5) -> None:
         ticks = [x for x in ticker.MaxNLocator(most - 1).tick_values(low, high) if low <= x <= high]
     ticks = ticks[:: -(-len(ticks) // most)]
     axis.set_major_locator(ticker.FixedLocator(ticks))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:.3g}"))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: plain(x)))
     axis.set_minor_formatter(ticker.NullFormatter())
+
+
+# Labels of more decades than this would be numbers of many zeros.
+_MOST_DECADES = 5
+
+
+def plain_axes(ax: "Axes", most: int = 5) -> None:
+    """Plain ticks on each axis that is logarithmic and of a few decades."""
+    for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
+        low, high = sorted(axis.get_view_interval())
+        if scale == "log" and low > 0 and high < low * 10**_MOST_DECADES:
+            plain_ticks(axis, most)
+
+
+def plain_signed_ticks(axis: Any, most: int = 7, linear: float = 1.0) -> None:
+    """Of an axis that is linear up to this size on both sides and logarithmic beyond, numbers that are read at once."""
+    ticker = import_optional("matplotlib.ticker", extra="plot")
+    low, high = sorted(axis.get_view_interval())
+    if max(-low, high) <= linear:
+        ticks = ticker.MaxNLocator(most - 2).tick_values(low, high)
+    else:
+        ticks = np.zeros(1)
+        top = int(np.ceil(np.log10(max(-low, high) / linear)))
+        for step in range(1, top + 2):
+            sizes = linear * 10.0 ** np.arange(0, top + 1, step)
+            ticks = np.concatenate([-sizes[::-1], [0.0], sizes])
+            ticks = ticks[(low <= ticks) & (ticks <= high)]
+            if len(ticks) <= most:
+                break
+    ticks = [float(x) for x in ticks if low <= x <= high]
+    axis.set_major_locator(ticker.FixedLocator(ticks))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: plain(x)))
+    axis.set_minor_locator(ticker.NullLocator())

@@ -15,7 +15,7 @@ import smoothjax
 ROOT = Path(smoothjax.__file__).parent
 # From the ground up; rooms of one floor do not know of each other.
 FLOORS = (
-    {"_command_start", "_checks", "_files", "_registry", "_version"},
+    {"_command_start", "_checks", "_columns", "_files", "_registry", "_version"},
     {"_kinds"},
     {"_citation", "_jax", "_figure", "_numerics", "_keys", "_layout", "_page"},
     {"_levels", "_line", "_noise", "_calls", "_ode"},

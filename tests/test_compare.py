@@ -431,12 +431,14 @@ def with_mechanisms(comparison, names):
 def test_tables_of_levels_have_a_column_for_each(finished):
     comparison, _ = finished
     names = ["empirical", "gaussian", *"abcdef"]
-    tables = report._level_tables(with_mechanisms(comparison, names))
+    tables = report._comparison._level_tables(with_mechanisms(comparison, names))
     rmse, linearity, _ = tables.values()
     for header, rows in tables.values():
         assert len(header) == 4 and all(len(row) == 4 for row in rows)
     assert len(rmse[1]) == 28 and len(linearity[1]) == 8
-    header, rows = report._level_tables(comparison)["RMSE a coordinate between mechanisms"]
+    header, rows = report._comparison._level_tables(comparison)[
+        "RMSE a coordinate between mechanisms"
+    ]
     found = comparison.results.rmse.sel(mechanism="empirical", other="callable").values
     assert rows[1] == ["empirical – callable", *(f"{value:.3g}" for value in found)]
     assert header[1:] == [f"{value:.3g}" for value in comparison.results.level.values]
@@ -508,7 +510,7 @@ def test_registered_measures_appear_everywhere(data, own_measures, capsys):
     assert " ± " in rows[0][-2] and rows[1][-3:] == ["", "", ""]
     assert "Size: of outputs." in comparison.notes
     assert [ax.get_title(loc="left") for ax in plot_curves(comparison).axes][2] == one.description
-    assert report._level_tables(comparison)["|D|"][1][0][0] == "a"
+    assert report._comparison._level_tables(comparison)["|D|"][1][0][0] == "a"
     assert cli.main(["list"]) == 0
     assert one.description in capsys.readouterr().out
 
@@ -572,7 +574,7 @@ def test_registered_measures_of_samples_appear_everywhere(data, own_measures, ca
         np.testing.assert_allclose(last[2 * i].get_xdata(), [end[i] for end in ends])
         np.testing.assert_allclose(last[2 * i + 1].get_xdata(), means[i])
     np.testing.assert_allclose(last[4].get_xdata(), results.width_null)
-    assert "E|x|" in report._page(comparison, {})
+    assert "E|x|" in report._comparison._page(comparison, {})
     assert cli.main(["list"]) == 0
     assert "How wide samples lie" in capsys.readouterr().out.partition("Measures of samples:")[2]
 

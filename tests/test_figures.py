@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from smoothjax._figure import new_figure, plain_ticks
+from smoothjax._figure import new_figure, plain, plain_signed_ticks, plain_ticks
 
 pytest.importorskip("matplotlib")
 
@@ -74,3 +74,42 @@ def test_show_refuses_what_is_no_figure_and_no_name():
     for name in ("", "a/b", "a\\b"):
         with pytest.raises(ValueError, match="`name` must be a name of a file"):
             plots.show(new_figure(1, 1, (2, 1))[0], name)
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        ((-0.8, 0.4), {"-0.5", "0"}),  # linear: where 10^0 would be the only tick
+        ((-300.0, 40.0), {"-100", "-10", "-1", "0", "1", "10"}),
+        ((-1e7, 3.0), {"-1000000", "0"}),
+    ],
+)
+def test_signed_axes_have_numbers_as_ticks(span, expected):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure, axes = new_figure(1, 1, (4, 2))
+    ax = axes[0, 0]
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(*span)
+    plain_signed_ticks(ax.xaxis)
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert expected <= set(labels) and 3 <= len(labels) <= 7
+    assert [float(label) for label in labels] == sorted(float(label) for label in labels)
+
+
+def test_numbers_of_ticks_are_read_at_once():
+    assert [plain(x) for x in (1000.0, 0.05, 1.0, 123456.0, 0.3)] == [
+        *("1000", "0.05", "1", "123000", "0.3")
+    ]
+
+
+def test_figures_are_written_in_the_kinds_asked_for(tmp_path):
+    from smoothjax import cli
+
+    arguments = ["experiment", "target-noise", "--sets", "line", "--times", "0.5"]
+    arguments += ["--num-nodes", "3", "--out", str(tmp_path), "--figures", "pdf", "svg"]
+    assert cli.main(arguments) == 0
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for kind, start in starts.items():
+        assert (tmp_path / f"target-noise.{kind}").read_bytes().startswith(start)

@@ -22,6 +22,7 @@ from ..experiments import (
 from .doctor import Doctor
 from .experiment import RunExperiment, name_in, parse_experiment
 from .explain import Explain
+from .line import line_of
 from .train import Train, refuse_data_in
 
 
@@ -64,6 +65,8 @@ class Compare:
     """Divide each column of a table by its standard deviation, for columns of different units; the report says so."""
     precision: Literal["float32", "float64"] = "float32"
     """Of the data and all computations."""
+    figures: tuple[Literal["pdf", "svg"], ...] = ()
+    """Files of each figure beside PNG."""
 
     def settings(self) -> CompareSettings:
         """The part of the options that `smoothjax.compare` takes."""
@@ -101,8 +104,33 @@ class Compare:
             )
             if standardization is not None:
                 comparison = standardization.explain(comparison)
-            page = report.save(comparison, self.out)
-        print(comparison.table(), "", *comparison.notes, "", f"Report: {page}", sep="\n")
+            page = report.save(
+                comparison,
+                self.out,
+                figures=self.figures,
+                command=line_of("compare", self, ("data",)),
+            )
+        said = comparison.summary(), "", comparison.table(), "", *comparison.notes
+        print(*said, "", f"Report: {page}", sep="\n")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Put finished comparisons side by side in one page: conclusions, tables, curves, and what differs in their settings."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Of finished comparisons: what `--out` was of each `smoothjax compare`. Two or more."""
+    out: Path = Path("runs/report.html")
+    """The page."""
+    figures: tuple[Literal["png", "pdf", "svg"], ...] = ()
+    """Files of each figure, beside the page."""
+
+    def run(self) -> int:
+        """Reads, writes and prints; returns the exit status."""
+        line = line_of("report", self, ("folders",))
+        page = report.side_by_side(self.folders, self.out, figures=self.figures, command=line)
+        print(f"Report: {page}")
         return 0
 
 
@@ -132,13 +160,14 @@ class List:
 
 def parse(
     arguments: list[str] | None = None,
-) -> Compare | Explain | RunExperiment | Train | List | Doctor:
+) -> Compare | Report | Explain | RunExperiment | Train | List | Doctor:
     """The command that the arguments ask for, with its options."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["experiment"] and (name := name_in(arguments[1:])) is not None:
         return parse_experiment(name, arguments[1:])
     commands = (
         Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+        | Annotated[Report, tyro.conf.subcommand("report", prefix_name=False)]
         | Annotated[Explain, tyro.conf.subcommand("explain", prefix_name=False)]
         | Annotated[RunExperiment, tyro.conf.subcommand("experiment", prefix_name=False)]
         | Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from .. import plots
 from .._files.checkpoint import refuse_training
-from .._files.output import held, netcdf_of, png_of, require_folder, write_bytes
+from .._files.output import held, netcdf_of, require_folder, write_bytes, write_figures
 from .._jax.precision import computing_in
 from ..experiments import EXPERIMENTS, Experiment, get_experiment
 
@@ -29,6 +29,8 @@ class RunExperiment:
     """Folder for the results; a stopped job goes on from what is there."""
     precision: Literal["float32", "float64"] = dataclasses.field(default="float32", kw_only=True)
     """Of all computations."""
+    figures: tuple[Literal["pdf", "svg"], ...] = dataclasses.field(default=(), kw_only=True)
+    """Files of the figure beside PNG."""
     settings: tyro.conf.Suppress[dict[str, Any]] = dataclasses.field(
         default_factory=dict, kw_only=True
     )
@@ -43,7 +45,7 @@ class RunExperiment:
                 results = experiment.run(out=str(self.out), **self.settings)
             write_bytes(self.out / "results.nc", netcdf_of(results))
             figure = plots.plot_experiment(self.name, results)
-            write_bytes(self.out / f"{self.name}.png", png_of(figure, dpi=160))
+            write_figures(self.out, {self.name: figure}, self.figures, dpi=160)
         print(results, f"Figure: {self.out / self.name}.png", sep="\n")
         return 0
 
@@ -77,8 +79,8 @@ def parse_experiment(name: str, arguments: list[str]) -> RunExperiment:
             raise ValueError(
                 f"`{option}` must be followed by values; got none. Leave it out for its default."
             )
-    out, precision = given.pop("out"), given.pop("precision")
-    return RunExperiment(name, out=out, precision=precision, settings=given)
+    own = {name: given.pop(name) for name in ("out", "precision", "figures")}
+    return RunExperiment(name, **own, settings=given)
 
 
 def options_of(experiment: Experiment) -> type[Any]:
@@ -93,6 +95,11 @@ def options_of(experiment: Experiment) -> type[Any]:
             "precision",
             _explained(Literal["float32", "float64"], "of all computations"),
             dataclasses.field(default="float32"),
+        ),
+        (
+            "figures",
+            _explained(tuple[Literal["pdf", "svg"], ...], "files of the figure beside PNG"),
+            dataclasses.field(default=()),
         ),
     ]
     for parameter in inspect.signature(experiment.run).parameters.values():

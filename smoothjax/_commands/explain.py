@@ -11,6 +11,7 @@ from .._files.checkpoint import refuse_training
 from .._files.output import held, require_folder
 from .._jax.precision import computing_in
 from ..experiments import ExplainSettings, explain, train_and_held_out
+from .line import line_of
 from .network import NetworkOptions, load_network
 from .train import refuse_data_in
 
@@ -78,6 +79,8 @@ class Explain:
     """Of an array of data with four axes: channels last (hwc, the default) or first (chw)."""
     precision: Literal["float32", "float64"] = "float32"
     """Of the data and all computations."""
+    figures: tuple[Literal["pdf", "svg"], ...] = ("pdf",)
+    """Files of each figure beside PNG."""
 
     def settings(self) -> ExplainSettings:
         """The part of the options that `smoothjax.explain` takes."""
@@ -119,7 +122,9 @@ class Explain:
             explanation = explain(
                 network, train, held_out, self.settings(), other=other, out=self.out
             )
-            page = explanation.report(self.out)
+            page = explanation.report(
+                self.out, figures=self.figures, command=line_of("explain", self, ("data",))
+            )
         print(explanation, f"Report: {page}", sep="\n\n")
         return 0
 

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from .. import datasets, learning
 from .._checks import as_positive_integer, require_positive
 from .._figure import COLOURS, new_figure
-from .._files.output import held, png_of, require_folder, write_bytes
+from .._files.output import held, require_folder, write_bytes, write_figures
 from .._files.store import MANIFEST
 from .._jax.precision import computing_in
 from .._keys import key_of
@@ -185,8 +185,7 @@ class Train:
         figures = {"loss": plot_losses(np.asarray(run.losses))}
         if train.image_shape is not None:
             figures["samples"] = plot_grid(np.asarray(samples), train)
-        for name, figure in figures.items():
-            write_bytes(self.out / f"{name}.png", png_of(figure, dpi=160))
+        write_figures(self.out, figures, dpi=160)
         print(
             f"{len(train)} training points of '{train.name}', {self.steps} steps of batch {self.batch_size}",
             f"Loss, mean of the last tenth: {float(np.mean(run.losses[-max(1, self.steps // 10) :])):.4f}",

@@ -7,9 +7,9 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
     import fcntl
@@ -80,10 +80,31 @@ def netcdf_of(results: "xarray.Dataset") -> bytes:
     return buffer.getvalue()
 
 
+# Beside the pictures of pages, which are always made.
+FIGURE_KINDS = ("pdf", "svg")
+
+
 def png_of(figure: "Figure", dpi: int) -> bytes:
     """A figure as the content of a PNG file."""
+    return _content_of(figure, "png", dpi=dpi)
+
+
+def write_figures(
+    folder: Path, figures: "Mapping[str, Figure]", kinds: Iterable[str] = (), *, dpi: int
+) -> dict[str, bytes]:
+    """Writes each figure as `NAME.png`, and in each of the other kinds; returns the pictures by name."""
+    pictures = {}
+    for name, figure in figures.items():
+        pictures[name] = png_of(figure, dpi)
+        write_bytes(folder / f"{name}.png", pictures[name])
+        for kind in kinds:
+            write_bytes(folder / f"{name}.{kind}", _content_of(figure, kind))
+    return pictures
+
+
+def _content_of(figure: "Figure", kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 

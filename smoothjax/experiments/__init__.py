@@ -5,6 +5,8 @@ from ._compare.columns import standardized as standardized
 from ._compare.compare import compare as compare
 from ._compare.compare import compare_mechanisms as compare_mechanisms
 from ._compare.comparison import Comparison as Comparison
+from ._compare.finished import FinishedComparison as FinishedComparison
+from ._compare.finished import read_comparison as read_comparison
 from ._compare.settings import CompareSettings as CompareSettings
 from ._data import train_and_held_out as train_and_held_out
 from ._explain.explain import explain as explain

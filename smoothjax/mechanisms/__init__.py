@@ -12,7 +12,9 @@ from ._choice import StrengthChoice as StrengthChoice
 from ._choice import build as build
 from ._choice import choose_strength as choose_strength
 from ._choice import default_levels as default_levels
+from ._colours import Look as Look
 from ._colours import colour_of as colour_of
+from ._colours import looks_of as looks_of
 from ._mechanism import Mechanism as Mechanism
 from ._mechanism import Strength as Strength
 from ._mechanism import defaults as defaults

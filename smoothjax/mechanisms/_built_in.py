@@ -185,6 +185,8 @@ register(
             default=lambda train: 1.0,
             without=_exact,
             is_guess=False,
+            meaning="the squared noise level that the weights of the training points are those of, over the true one: the "
+            "larger, the more points are averaged",
         ),
     )
 )
@@ -204,6 +206,8 @@ register(
             default=lambda train: 0.0,
             without=lambda train, seed: GaussianDenoiser.fit(train.points),
             is_guess=False,
+            meaning="the share of the covariance that is made isotropic: 0 leaves it, 1 keeps its trace alone",
+            has_least=True,
         ),
     )
 )
@@ -228,6 +232,7 @@ register(
             default=lambda train: math.nan if train.labels is not None else _num_clusters(train),
             without=lambda train, seed: GaussianDenoiser.fit(train.points),
             is_guess=False,
+            meaning="the number of Gaussians, one for each cluster of training points",
         ),
     )
 )
@@ -245,6 +250,8 @@ register(
             lighter=lambda train, seed: _smoothed(train, _num_draws(train), seed),
             default=_half_spacing,
             without=_exact,
+            meaning="the standard deviation a coordinate of the perturbations that the exact score is averaged over: the "
+            "larger, the more neighbouring training points it mixes",
         ),
     )
 )
@@ -279,6 +286,8 @@ register(
             by_default=False,
             default=lambda train: 4.0,
             without=_exact,
+            meaning="the squared noise level that the weights of the training points are those of, over the true one: the "
+            "larger, the more points are averaged",
         ),
     )
 )
@@ -310,6 +319,8 @@ register(
             lambda train: tuple(k for k in FACTORS if k < min(train.dim, len(train))),
             lambda train, seed: lambda num: FactorGaussianDenoiser.fit(train.points, int(num)),
             default=lambda train: min(NUM_FACTORS, train.dim // 2),
+            meaning="the number of directions that coordinates share; beside them each varies on its own",
+            has_least=True,
         ),
     )
 )

@@ -33,6 +33,9 @@ class Strength:
             strength is tested against.
         is_guess: whether `default` is a guess, which a comparison replaces by a value chosen on points held back; not if
             it is what the mechanism means, as temperature 1 is of the exact posterior mean.
+        meaning: what it is in plain words, and what more of it does, for reports: a clause without a full stop.
+        has_least: whether nothing lies below the first of the values, as a patch of one pixel: a choice at any other end of
+            them is reported as "or beyond".
 
     Example:
         >>> import jax.numpy as jnp, smoothjax as sj
@@ -56,6 +59,8 @@ class Strength:
     default: Callable[[Dataset], float] | None = None
     without: Callable[[Dataset, int], Denoiser] | None = None
     is_guess: bool = True
+    meaning: str = ""
+    has_least: bool = False
 
     def __post_init__(self):
         require_kinds_of_fields(self)

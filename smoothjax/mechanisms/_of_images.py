@@ -49,6 +49,9 @@ def _of_patches(kind: Callable[..., Denoiser], *, by_default: bool = True) -> St
         has_one_minimum=True,
         by_default=by_default,
         default=_window,
+        meaning="the side of the window that a pixel is denoised from: the smaller, the more freely parts of different "
+        "training images are put together",
+        has_least=True,
     )
 
 
@@ -103,6 +106,8 @@ register(
             lambda train, seed: (
                 lambda value: WienerMaskDenoiser(_images(train), value, layout="hwc")
             ),
+            meaning="the share of its largest entry that an entry of the Gaussian denoiser has at least, for its pixel to "
+            "be used: the larger, the fewer pixels",
         ),
     )
 )

@@ -38,6 +38,8 @@ register(
             by_default=False,
             default=_silverman,
             without=lambda train, seed: EmpiricalDenoiser(train.points),
+            meaning="the standard deviation a coordinate of the Gaussian that is put on every training point: the larger, "
+            "the farther its law reaches beyond them",
         ),
     )
 )

@@ -8,7 +8,10 @@ from ..experiments import Comparison, get_experiment
 from ._comparison import plot_curves as plot_curves
 from ._comparison import plot_sample_measures as plot_sample_measures
 from ._comparison import plot_samples as plot_samples
+from ._several import figures_of_several as figures_of_several
 from ._show import show as show
+from ._tables import is_table as _is_table
+from ._tables import plot_correlations as plot_correlations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,12 +19,15 @@ if TYPE_CHECKING:
 
 @_checks_kinds
 def figures(comparison: Comparison) -> "dict[str, Figure]":
-    """All figures of a comparison by name: what was generated, measures of that, curves over noise levels, and regimes."""
+    """All figures of a comparison by name: what was generated, measures of that, curves over noise levels, and regimes;
+    of a table the correlations of its columns too."""
     found = {
         "samples": plot_samples(comparison),
         "sample-measures": plot_sample_measures(comparison),
         "curves": plot_curves(comparison),
     }
+    if _is_table(comparison):
+        found["correlations"] = plot_correlations(comparison)
     if comparison.regimes is not None:
         found["regimes"] = plot_experiment("regimes", comparison.regimes)
     return found

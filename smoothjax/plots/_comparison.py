@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._figure import COLOURS, band, new_figure, plain_ticks
+from .._figure import DASHES, band, legend_below, new_figure, plain_axes
 from .._kinds import checks_kinds
 from ..experiments import Comparison
-from ..measures import Measure
+from ..measures import Measure, SampleMeasure
+from ..mechanisms import looks_of
+from ._tables import is_table, plot_marginals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,13 +24,13 @@ def plot_samples(comparison: Comparison) -> "Figure":
     """What each mechanism generated, in the form that suits the data.
 
     Images: a row of samples from one shared set of noises, the nearest training image under each. One dimension: a histogram
-    with the training points. Two: a scatter plot. More: the plane of the two leading principal components.
+    with the training points. Two: a scatter plot. More: the density of each column; see `plot_correlations`.
     """
     if comparison.train.image_shape is not None:
         return _plot_images(comparison)
     if comparison.train.dim == 1:
         return _plot_line(comparison)
-    return _plot_plane(comparison)
+    return plot_marginals(comparison) if is_table(comparison) else _plot_plane(comparison)
 
 
 def _plot_images(comparison: Comparison) -> "Figure":
@@ -41,6 +43,7 @@ def _plot_images(comparison: Comparison) -> "Figure":
         2 * len(names), columns, (0.62 * columns + 1.2, 1.32 * len(names) + 0.6)
     )
     low, high = train.min(), train.max()
+    looks = looks_of(tuple(map(str, names)))
     for i, name in enumerate(names):
         one = results.sel(mechanism=name)
         for j in range(columns):
@@ -55,7 +58,7 @@ def _plot_images(comparison: Comparison) -> "Figure":
                 ax.set_xticks([])
                 ax.set_yticks([])
                 for spine in ax.spines.values():
-                    spine.set_color(COLOURS[i % len(COLOURS)] if row == 2 * i else "#BBBBBB")
+                    spine.set_color(looks[str(name)].colour if row == 2 * i else "#BBBBBB")
                     spine.set_linewidth(1.2)
         axes[2 * i, 0].set_ylabel(str(name), rotation=0, ha="right", va="center", fontweight="bold")
         axes[2 * i + 1, 0].set_ylabel(
@@ -74,10 +77,11 @@ def _plot_line(comparison: Comparison) -> "Figure":
     everything = np.concatenate([results.samples.values.ravel(), train])
     margin = 0.05 * (np.ptp(everything) + 1e-12)
     bins = np.linspace(everything.min() - margin, everything.max() + margin, 121)
-    for i, (name, ax) in enumerate(zip(names, axes[:, 0], strict=True)):
+    looks = looks_of(tuple(map(str, names)))
+    for name, ax in zip(names, axes[:, 0], strict=True):
         samples = results.sel(mechanism=name).samples.values[:, 0]
         weights = np.full(len(samples), 1 / len(samples))
-        ax.hist(samples, bins=bins, weights=weights, color=COLOURS[i % len(COLOURS)])
+        ax.hist(samples, bins=bins, weights=weights, color=looks[str(name)].colour)
         # Beyond a few hundred, marks merge into a bar.
         if len(train) <= 200:
             ax.plot(
@@ -90,44 +94,37 @@ def _plot_line(comparison: Comparison) -> "Figure":
             )
         ax.set_ylabel("fraction a bin")
         ax.set_title(str(name), loc="left", fontsize=10)
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    axes[-1, 0].set_xlabel("$x$")
+    axes[-1, 0].set_xlabel("$x$ (data units)")
+    legend_below(axes[-1, 0])
     return figure
 
 
 def _plot_plane(comparison: Comparison) -> "Figure":
     results, train = comparison.results, np.asarray(comparison.train.points)
     names = list(results.mechanism.values)
-    labels = ("$x_1$", "$x_2$")
-    centre, plane = np.zeros(2), np.eye(2)
-    if train.shape[1] > 2:
-        centre = train.mean(axis=0)
-        plane = np.linalg.svd(train - centre, full_matrices=False)[2][:2].T
-        labels = ("first principal component", "second")
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     figure, axes = new_figure(
         rows, columns, (3.3 * columns, 3.3 * rows + 0.3), sharex=True, sharey=True
     )
-    fresh = (np.asarray(comparison.held_out.points) - centre) @ plane
-    known = (train - centre) @ plane
+    fresh, looks = np.asarray(comparison.held_out.points), looks_of(tuple(map(str, names)))
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
-    for i, (name, ax) in enumerate(zip(names, axes.flat, strict=False)):
-        samples = (results.sel(mechanism=name).samples.values - centre) @ plane
+    for name, ax in zip(names, axes.flat, strict=False):
+        samples = results.sel(mechanism=name).samples.values
         ax.scatter(*fresh.T, s=3, color="#CCCCCC", label="held out", zorder=1, linewidths=0)
         ax.scatter(
             *samples.T,
             s=8,
-            color=COLOURS[i % len(COLOURS)],
+            color=looks[str(name)].colour,
             alpha=0.6,
             label="samples",
             zorder=2,
             linewidths=0,
         )
-        if len(known) <= 2000:
+        if len(train) <= 2000:
             ax.scatter(
-                *known.T,
+                *train.T,
                 s=22,
                 facecolors="none",
                 edgecolors="k",
@@ -136,10 +133,14 @@ def _plot_plane(comparison: Comparison) -> "Figure":
                 zorder=3,
             )
         ax.set_title(str(name), loc="left", fontsize=10)
-        ax.set_aspect("equal", adjustable="box")
-        ax.set_xlabel(labels[0])
-    axes[0, 0].set_ylabel(labels[1])
-    axes[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
+        # Columns of units of their own have no common scale.
+        if "standardized" not in results.attrs:
+            ax.set_aspect("equal", adjustable="box")
+        ax.set_xlabel("$x_1$ (data units)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("$x_2$ (data units)")
+    handles, words = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -151,38 +152,47 @@ def plot_sample_measures(comparison: Comparison) -> "Figure":
     """
     results, taken = comparison.results, comparison.sample_measures()
     names = [str(name) for name in results.mechanism.values]
-    size = (3.2 * len(taken) + 1, 0.35 * len(names) + 1.5)
+    size = (3.4 * len(taken) + 1, 0.35 * len(names) + 1.9)
     figure, axes = new_figure(1, len(taken), size, sharey=True)
     for measure, ax in zip(taken, axes[0], strict=True):
         values = results[measure.shown].values
-        low, high = _ends(results, measure.shown)
-        for i, value in enumerate(values):
-            ax.plot([low[i], high[i]], [i, i], color=COLOURS[i % len(COLOURS)], lw=1.4)
-            ax.plot(value, i, "o", color=COLOURS[i % len(COLOURS)], ms=5)
+        low, high = ends_of(results, measure.shown)
+        for i, (value, look) in enumerate(
+            zip(values, looks_of(tuple(names)).values(), strict=True)
+        ):
+            ax.plot([low[i], high[i]], [i, i], color=look.colour, lw=1.4)
+            ax.plot(value, i, look.marker, color=look.colour, ms=5)
         null = f"{measure.shown}_null"
         if null in results:
-            ax.axvline(float(results[null]), color="#666666", ls="--", lw=1, label="fresh points")
-            ax.axvspan(*map(float, _ends(results, null)), color="#999999", alpha=0.2, lw=0)
+            ax.axvspan(*map(float, ends_of(results, null)), color="#999999", alpha=0.2, lw=0)
+            label = "fresh points of the data's law, with their error where it is known"
+            ax.axvline(float(results[null]), color="#666666", ls="--", lw=1, label=label)
         ax.set_title(measure.description, loc="left", fontsize=9, wrap=True)
-        ax.set_xlabel(
-            measure.label if measure.unit == "1" else f"{measure.label}\n({measure.unit})"
-        )
+        ax.set_xlabel(unit_of(measure))
         if measure.is_logarithmic:
             ax.set_xscale("log")
         ax.set_xlim(*measure.limits)
-        if measure.is_logarithmic:
-            plain_ticks(ax.xaxis)
+        plain_axes(ax)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    for ax in axes[0]:
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False, fontsize=7)
-            break
+    explained = next((ax for ax in axes[0] if ax.get_legend_handles_labels()[0]), None)
+    if explained is not None:
+        figure.legend(
+            *explained.get_legend_handles_labels(),
+            loc="outside lower center",
+            frameon=False,
+            fontsize=8,
+        )
     return figure
 
 
-def _ends(results: Any, name: str) -> tuple[Any, Any]:
+def unit_of(measure: SampleMeasure) -> str:
+    """The label of an axis of it, with its unit."""
+    return measure.label if measure.unit == "1" else f"{measure.label}\n({measure.unit})"
+
+
+def ends_of(results: Any, name: str) -> tuple[Any, Any]:
     """Of the interval of a number, or two standard errors about it; the number itself where neither is known."""
     value = results[name].values
     if f"{name}_interval" in results:
@@ -207,29 +217,26 @@ def plot_curves(comparison: Comparison) -> "Figure":
     figure, axes = new_figure(1, num, (4 * num, 3.7 + 0.19 * legend_rows))
     rmse, *of_measures, neighbours = axes[0]
     level = results.level.values
-    for first, second, colour, style in curves:
+    looks = looks_of(tuple(names))
+    for first, second, style in curves:
         one = results.sel(mechanism=first, other=second)
-        band(
-            rmse,
-            level,
-            one.rmse.values,
-            one.rmse_se.values,
-            colour,
-            f"{first} – {second}",
-            style,
-        )
+        numbers, marker = (one.rmse.values, one.rmse_se.values), looks[first].marker
+        # The line is of the one mechanism, its marks are filled with the other's colour.
+        filled = {"mfc": looks[second].colour}
+        label = f"{first} – {second}"
+        band(rmse, level, *numbers, looks[first].colour, label, style, marker, **filled)
     rmse.set_title("How far apart the denoisers are", loc="left", fontsize=10)
     rmse.set_ylabel("RMSE a coordinate (data units)")
     rmse.set_yscale("log")
     for measure, ax in zip(taken, of_measures, strict=True):
         _plot_measure(ax, measure, results, names)
     number = results.effective_neighbours.values
-    band(neighbours, level, number, results.effective_neighbours_se.values, COLOURS[-1], "mean")
+    band(neighbours, level, number, results.effective_neighbours_se.values, "black", "mean")
     neighbours.plot(
         level,
         results.effective_neighbours_median.values,
         "--",
-        color=COLOURS[-1],
+        color="black",
         lw=1,
         label="median",
     )
@@ -252,26 +259,25 @@ def plot_curves(comparison: Comparison) -> "Figure":
         ax.set_xscale("log")
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
-        if ax.get_legend_handles_labels()[0]:
-            # Below the axes, since curves may be anywhere inside.
-            ax.legend(
-                frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14)
-            )
+        plain_axes(ax)
+        # Curves may be anywhere inside.
+        legend_below(ax)
     return figure
 
 
 def _plot_measure(ax: Any, measure: Measure, results: Any, names: list[str]) -> None:
     """A curve for each mechanism."""
     values = results[measure.shown]
-    for i, name in enumerate(names):
+    for name, look in looks_of(tuple(names)).items():
         band(
             ax,
             results.level.values,
             values.sel(mechanism=name).values,
             results[f"{measure.shown}_se"].sel(mechanism=name).values,
-            COLOURS[i % len(COLOURS)],
+            look.colour,
             name,
-            _STYLES[i // len(COLOURS) % len(_STYLES)],
+            look.dashes,
+            look.marker,
         )
     ax.set_title(measure.description, loc="left", fontsize=10)
     ax.set_ylabel(measure.label)
@@ -285,26 +291,29 @@ def _plot_measure(ax: Any, measure: Measure, results: Any, names: list[str]) -> 
         ax.text(0.5, 0.5, why, color="#666666", **where)
 
 
-_STYLES = ("-", "--", ":", "-.")
 # More curves than this cannot be told apart.
 MAX_PAIRS = 6
 REFERENCES = ("empirical", "gaussian")
 
 
-def _curves_of_pairs(names: list[str]) -> list[tuple[str, str, str, str]]:
-    """Which pairs are drawn, each with colour and line style: all if they are few, else those with a reference.
+def _curves_of_pairs(names: list[str]) -> list[tuple[str, str, Any]]:
+    """Which pairs are drawn, each with a line style: all if they are few, else those with a reference.
 
-    Then the colour is the mechanism's own, and the style tells the references apart. Where neither is there, the first
-    mechanism is the reference.
+    The style tells apart the curves of one mechanism. Where neither reference is there, the first mechanism is one.
     """
     pairs = list(itertools.combinations(names, 2))
-    if len(pairs) <= MAX_PAIRS:
-        return [(*pair, COLOURS[(i + 3) % len(COLOURS)], "-") for i, pair in enumerate(pairs)]
-    references = [name for name in REFERENCES if name in names] or names[:1]
+    if len(pairs) > MAX_PAIRS:
+        references = [name for name in REFERENCES if name in names] or names[:1]
+        # Of the two references, one curve.
+        pairs = [
+            (name, reference)
+            for name in names
+            for i, reference in enumerate(references)
+            if name not in references[: i + 1]
+        ]
+    drawn: dict[str, int] = {}
     curves = []
-    for i, name in enumerate(names):
-        for reference, style in zip(references, _STYLES, strict=False):
-            # Of the two references, one curve.
-            if name not in references[: references.index(reference) + 1]:
-                curves.append((name, reference, COLOURS[i % len(COLOURS)], style))
+    for first, second in pairs:
+        curves.append((first, second, DASHES[drawn.get(first, 0) % len(DASHES)]))
+        drawn[first] = drawn.get(first, 0) + 1
     return curves

@@ -11,7 +11,7 @@ from ...datasets import Dataset
 from .comparison import Comparison
 
 # Beyond this ratio of standard deviations the smaller columns are noise in every distance.
-_RATIO = 100
+_RATIO = 30
 # So few values, each taken by so many points on average, are categories or counts.
 _MOST_VALUES, _POINTS_A_VALUE = 10, 10
 _MOST_SHOWN = 8
@@ -92,8 +92,13 @@ class Standardization:
         return self.mean + self.scale * np.asarray(points, np.float64)
 
     def explain(self, comparison: Comparison) -> Comparison:
-        """A comparison of standardized data that says so: in its notes, its results and their units."""
+        """A comparison of standardized data that says so: in its notes, its results and their units.
+
+        Its samples and its data, of which figures are made, are in the units of the file again.
+        """
+        samples = comparison.results.samples
         results = comparison.results.assign(
+            samples=(samples.dims, self.back(samples.values), {"units": "units of the file"}),
             column_mean=("coordinate", self.mean, {"units": "units of the file"}),
             column_scale=("coordinate", self.scale, {"units": "units of the file"}),
         )
@@ -108,12 +113,26 @@ class Standardization:
         each = [f"{i}: (x - {mean:.4g}) / {scale:.4g}" for i, (mean, scale) in enumerate(pairs)]
         note = (
             "Standardized: each column less its mean over the training points, divided by its standard deviation there "
-            f"(constant ones by 1): {_shown(each)}; all in results.nc as column_mean and column_scale. Every noise level, "
-            "distance and sample is in these units, where the notes say data units; in the file's, a sample is "
-            "column_mean + column_scale * sample, and a log-likelihood is the one given here "
+            f"(constant ones by 1): {_shown(each)}; all in results.nc as column_mean and column_scale. Every noise level "
+            "and distance is in these units, where the notes say data units. Samples, and the figures of them, are in the "
+            "units of the file; a log-likelihood in those is the one given here "
             f"{-np.sum(np.log(self.scale)):+.4g} nats."
         )
-        return dataclasses.replace(comparison, results=results, notes=(note, *comparison.notes))
+        return dataclasses.replace(
+            comparison,
+            results=results,
+            notes=(note, *comparison.notes),
+            train=self._out_of(comparison.train),
+            held_out=self._out_of(comparison.held_out),
+        )
+
+    def _out_of(self, dataset: Dataset) -> Dataset:
+        return Dataset(
+            dataset.name,
+            self.back(dataset.points).astype(dataset.points.dtype),
+            dataset.labels,
+            label_names=dataset.label_names,
+        )
 
 
 @checks_kinds

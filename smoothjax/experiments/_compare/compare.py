@@ -23,6 +23,7 @@ from ...denoisers import Denoiser
 from .._regimes.regimes import labelled_regimes
 from .columns import column_warnings
 from .comparison import Comparison, label, notes, regimes_note
+from .definitions import given, registered
 from .effort import effort_of
 from .parts import REGIMES, parts_of
 from .settings import CompareSettings, require_different_points
@@ -124,6 +125,7 @@ def compare(
         *(results, train, held_out, settings, store.manifest),
         (*of_columns, *said, *([] if regimes is None else [regimes_note(regimes)])),
         regimes,
+        given(denoisers),
     )
 
 
@@ -178,6 +180,8 @@ def compare_mechanisms(
     }
     found = compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
     guessed = [one for one in chosen if one.strength is not None and one.strength.is_guess]
+    definitions = registered(chosen, choices, train, filled.seed)
+    found = dataclasses.replace(found, definitions=definitions)
     return explained(found, choices, guessed, strength)
 
 

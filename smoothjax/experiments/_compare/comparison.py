@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._columns import text_table
 from ..._files.store import Arrays
 from ..._units import spread_of
 from ...datasets import Dataset
 from ...denoisers import AbstractPosteriorDenoiser, Denoiser
 from ...measures import Measure, SampleMeasure, get
+from .definitions import or_beyond
 from .effort import Effort
 from .settings import CompareSettings, curve_levels
+from .summary import conclusions, share, with_error
 
 if TYPE_CHECKING:
     import xarray
@@ -31,6 +34,7 @@ class Comparison:
         notes: what a reader of the numbers must know.
         regimes: at which noise levels the training set is told apart, see `memorization_regimes`; None for fewer than three
             different points.
+        definitions: what each mechanism is, in plain words, with its strength.
     """
 
     results: "xarray.Dataset"
@@ -40,6 +44,16 @@ class Comparison:
     manifest: dict[str, Any]
     notes: tuple[str, ...]
     regimes: "xarray.Dataset | None" = None
+    definitions: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """What it comes to, a sentence a line: which mechanisms memorise, which make held-out points likeliest, and whether
+        smoothing beats fitted Gaussians.
+
+        That a mechanism memorises rests on intervals that do not overlap; that one is likelier than another on paired
+        differences over held-out points, simultaneously at 95 %. What these do not tell apart is said to be tied.
+        """
+        return "\n".join(conclusions(self.results))
 
     def measures(self) -> tuple[Measure, ...]:
         """The measures that were taken at each noise level, as they are registered."""
@@ -56,7 +70,7 @@ class Comparison:
         r, taken = self.results, self.measures()
         # First whether there is more to a mechanism than copies.
         first, *others = self.sample_measures()
-        level = float(r.level[int(np.argmin(np.abs(np.log(r.level.values / float(r.data_scale)))))])
+        level = nearest_level(r)
         header = [
             "mechanism",
             first.label,
@@ -73,20 +87,20 @@ class Comparison:
             rows.append(
                 [
                     str(name),
-                    _cell(s, first.shown),
-                    _cell(s, "log_likelihood"),
+                    cell(s, first.shown),
+                    cell(s, "log_likelihood"),
                     f"{float(s.entropy_bits):.3f}",
-                    *(_cell(s, one.shown) for one in others),
-                    *(_cell(at, one.shown) for one in taken),
+                    *(cell(s, one.shown) for one in others),
+                    *(cell(at, one.shown) for one in taken),
                     *self._strengths(str(name)),
                 ]
             )
         null = [
             "held-out data",
-            _cell(r, f"{first.shown}_null"),
+            cell(r, f"{first.shown}_null"),
             "",
             "",
-            *(_cell(r, f"{one.shown}_null") for one in others),
+            *(cell(r, f"{one.shown}_null") for one in others),
             *("" for _ in taken),
             *self._strengths(""),
         ]
@@ -106,16 +120,13 @@ class Comparison:
         low, high = one.strength_interval.values
         guess = float(one.strength_guess)
         instead = "" if math.isnan(guess) else f", not {guess:.3g}"
-        return [f"{float(one.strength):.3g} [{low:.3g}, {high:.3g}]{instead}"]
+        end = float(one.strength_end) if "strength_end" in one else 0
+        value = or_beyond(f"{float(one.strength):.3g}", end)
+        return [f"{value} [{low:.3g}, {high:.3g}]{instead}"]
 
     def table(self) -> str:
         """The summary table as text, with the null of each measure in the last row."""
-        header, rows = self.rows()
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        rule = "  ".join("-" * width for width in widths)
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-        head = "  ".join(c.ljust(w) for c, w in zip(header, widths, strict=True))
-        return "\n".join(line.rstrip() for line in (head, rule, *lines))
+        return text_table(*self.rows())
 
 
 def label(
@@ -249,9 +260,10 @@ def regimes_note(regimes: "xarray.Dataset") -> str:
     known = ""
     if "class_level" in regimes:
         known = f"; half of the class is known at {float(regimes.class_level):.3g}"
+    collapse = with_error(float(regimes.collapse), float(regimes.collapse_se))
     return (
         f"Regimes of the exact score of these training points: it shows their gross structure below noise level "
-        f"{float(regimes.speciation):.3g} (speciation){known}; below {_with_error(regimes.collapse, regimes.collapse_se)} "
+        f"{float(regimes.speciation):.3g} (speciation){known}; below {collapse} "
         "(collapse) a noised point is more likely its own than all others together, and the score leads back to it."
     )
 
@@ -327,25 +339,18 @@ def _skipped(efforts: Mapping[str, Effort], settings: CompareSettings) -> dict[s
     return {name: some for name, some in skipped.items() if some}
 
 
-def _cell(results: "xarray.Dataset", name: str) -> str:
+def nearest_level(results: "xarray.Dataset") -> float:
+    """Of the levels of the curves, that of which tables give numbers: the nearest to the data's scale."""
+    levels = results.level.values
+    return float(levels[int(np.argmin(np.abs(np.log(levels / float(results.data_scale)))))])
+
+
+def cell(results: "xarray.Dataset", name: str) -> str:
     """A number of the table with what is known of its error; empty where it is not there."""
     if name not in results:
         return ""
     if f"{name}_interval" in results:
-        return _interval(results[name], results[f"{name}_interval"])
+        return share(results[name], results[f"{name}_interval"])
     if f"{name}_se" in results:
-        return _with_error(results[name], results[f"{name}_se"])
+        return with_error(float(results[name]), float(results[f"{name}_se"]))
     return f"{float(results[name]):.3g}"
-
-
-def _with_error(value: "xarray.DataArray", error: "xarray.DataArray") -> str:
-    if math.isnan(float(value)):
-        return "not defined"
-    # Two digits of the error, and no more than anybody reads.
-    digits = min(3, max(0, 1 - math.floor(math.log10(float(error))))) if float(error) > 0 else 3
-    return f"{float(value):.{digits}f} ± {float(error):.{digits}f}"
-
-
-def _interval(fraction: "xarray.DataArray", interval: "xarray.DataArray") -> str:
-    low, high = interval.values
-    return f"{float(fraction):.2f} [{low:.2f}, {high:.2f}]"

@@ -14,6 +14,7 @@ from ..._files.store import Arrays, ResultStore
 from ...datasets import Dataset
 from ...mechanisms import Mechanism, StrengthChoice
 from .comparison import Comparison
+from .definitions import ends_of, or_beyond
 
 HowStrong = Literal["held-out", "likelihood", "default"]
 # A folder of the comparison's: what is chosen decides what its results are of.
@@ -112,6 +113,10 @@ def explained(
             "strength_guess": ("mechanism", guesses),
             **{f"strength_{key}": (dims, value) for key, value in table.items()},
         }
+        found = {name: _ends(choice, comparison) for name, choice in choices.items()}
+        ends = np.stack([found.get(n, np.zeros(len(first.levels), np.int8)) for n in names])
+        about = {"long_name": "-1 for the first, 1 for the last of the values that were tried"}
+        variables["strength_end"] = (dims, ends, about)
         results = results.assign_coords(strength_level=first.levels).assign(variables)
         results["strength_level"].attrs["units"] = "data units"
         unit = "nats" if first.criterion == "likelihood" else "squared data units a coordinate"
@@ -122,7 +127,7 @@ def explained(
             f"{name}: {choice.strength} ({choice.unit})" for name, choice in choices.items()
         )
         floor = float(results.noise_floor)
-        notes = [_note(choice, floor) for choice in choices.values()]
+        notes = [_note(choice, floor, found[name]) for name, choice in choices.items()]
     elif guessed and how != "default":
         names = ", ".join(one.name for one in guessed)
         notes = [
@@ -136,7 +141,13 @@ def explained(
     return dataclasses.replace(comparison, results=results, notes=(*comparison.notes, *notes))
 
 
-def _note(choice: StrengthChoice, floor: float) -> str:
+def _ends(choice: StrengthChoice, comparison: Comparison) -> np.ndarray:
+    strength = mechanisms.get(choice.mechanism).strength
+    assert strength is not None
+    return ends_of(strength, choice, comparison.train, comparison.settings.seed)
+
+
+def _note(choice: StrengthChoice, floor: float, ends: np.ndarray) -> str:
     i = int(np.argmin(np.abs(np.log(choice.levels / floor))))
     unit = "" if choice.unit == "1" else f" {choice.unit}"
     value, low, high = (f"{x[i]:.3g}" for x in (choice.values, choice.low, choice.high))
@@ -157,7 +168,7 @@ def _note(choice: StrengthChoice, floor: float) -> str:
             f"p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}, on points that did not choose"
         )
     at = f"{choice.levels[i]:.3g}"
-    shown = f"{value}{unit} ({100 * choice.coverage:.0f} % interval {low} to {high})"
+    shown = f"{or_beyond(f'{value}{unit}', ends[i])} ({100 * choice.coverage:.0f} % interval {low} to {high})"
     return (
         f"Strength of {choice.mechanism}: its {choice.strength}, chosen on {choice.num_held_back} training points that were "
         f"held back while it was made of the other {choice.num_kept}: {what}. It was then made of all of them; the held-out "

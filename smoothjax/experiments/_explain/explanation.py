@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._columns import text_table
 from ..._kinds import checks_kinds
 from ...datasets import Dataset
 from ...denoisers import Denoiser
@@ -96,13 +97,7 @@ class Explanation:
 
     def table(self) -> str:
         """The verdicts as text."""
-        header, rows = self.rows()
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [header, ["-" * width for width in widths], *rows]
-        ]
-        return "\n".join(lines)
+        return text_table(*self.rows())
 
     def summary(self) -> str:
         """The verdicts in a sentence for each range of noise levels that share one."""
@@ -119,21 +114,32 @@ class Explanation:
         return figures_of(self)
 
     @checks_kinds
-    def report(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes `report.html`, `results.nc`, `table.txt` and the figures, as PNG and PDF, into a folder.
+    def report(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        figures: tuple[str, ...] = ("pdf",),
+        command: str | None = None,
+    ) -> Path:
+        """Writes `report.html`, `results.nc`, `table.txt` and the figures into a folder.
 
         Each file is replaced whole. The page needs no other file.
+
+        Args:
+            folder: is made where there is none.
+            figures: kinds of files of each figure, beside PNG: "pdf", "svg".
+            command: the command line that made it, for the page.
 
         Returns:
             The path of the page.
 
         Raises:
-            ValueError: for a path that is no folder and cannot be made one.
+            ValueError: for a path that is no folder and cannot be made one, or another kind of figures.
             OSError: where a file cannot be written.
         """
         from .page import write
 
-        return write(self, folder)
+        return write(self, folder, figures, command)
 
 
 def _combination(at: "xarray.Dataset") -> str:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, band, new_figure, plain_ticks
-from ...mechanisms import colour_of
+from ..._figure import COLOURS, band, legend_below, new_figure, plain_ticks
+from ...mechanisms import colour_of, looks_of
 from .classes import BY_CLASS
 from .generated import bar_of
 from .measured import measure_at_level, shown_names
@@ -32,6 +32,13 @@ def _colour_of(name: str) -> str:
     colour = colour_of(mechanism.name)
     parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(DARKER * part):02x}" for part in parts)
+
+
+def _line_of(name: str) -> tuple[Any, str]:
+    """Dashes and marks of the mechanism, as in every figure."""
+    mechanism = mechanism_of(name)[0].name if name.endswith(BY_CLASS) else name
+    look = looks_of((mechanism,))[mechanism]
+    return look.dashes, look.marker
 
 
 def plot_explanation(data: Any) -> "Figure":
@@ -75,7 +82,8 @@ def _draw_distances(ax: "Axes", data: Any) -> None:
     sigma = data.sigma.values
     for name in data.candidate.values:
         one = data.sel(candidate=name)
-        band(ax, sigma, one.rmse.values, one.rmse_se.values, _colour_of(str(name)), str(name))
+        values, name = (one.rmse.values, one.rmse_se.values), str(name)
+        band(ax, sigma, *values, _colour_of(name), name, *_line_of(name))
     for name, (label, style) in REFERENCES.items():
         if name in data:
             ax.plot(sigma, data[name].values, style, color="#999999", lw=1, label=label)
@@ -304,7 +312,7 @@ def plot_strengths(data: Any) -> "Figure":
 def plot_memory(data: Any) -> "Figure":
     """Losses on training and held-out points, and the share of memorised points, against the noise level."""
     # Noise levels for both: where there is no share at all, its own axis would not know them.
-    figure, axes = new_figure(1, 2, (8, 3.2), sharex=True)
+    figure, axes = new_figure(1, 2, (8, 3.5), sharex=True)
     loss, share = axes[0]
     sigma = data.sigma.values
     for name, label, colour in (
@@ -313,7 +321,6 @@ def plot_memory(data: Any) -> "Figure":
     ):
         band(loss, sigma, data[name].values, data[f"{name}_se"].values, colour, label)
     loss.set(xscale="log", yscale="log", ylabel="denoising loss (squared data units)")
-    loss.legend(frameon=False, fontsize=8)
     error = 2 * data.memorized_share_se.values
     share.errorbar(sigma, data.memorized_share.values, error, fmt="o-", color=COLOURS[2], ms=4)
     share.axhline(0, color="#999999", lw=0.8)
@@ -321,6 +328,7 @@ def plot_memory(data: Any) -> "Figure":
     share.set(xscale="log", ylabel="memorised share")
     plain_ticks(loss.yaxis)
     plain_ticks(loss.xaxis)
+    legend_below(loss)
     for ax in (loss, share):
         ax.set_xlabel("noise level $\\sigma$ (data units)")
         ax.spines[["top", "right"]].set_visible(False)
@@ -344,7 +352,7 @@ def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
     """One panel a measure: the network and all candidates against the noise level."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = new_figure(rows, columns, (4 * columns, 3.2 * rows))
+    figure, axes = new_figure(rows, columns, (4 * columns, 3.2 * rows + 0.5))
     sigma = data.sigma.values
     for ax, name in zip(axes.flat, names, strict=False):
         one = measure_at_level(name)
@@ -352,9 +360,11 @@ def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
             values, errors = (
                 data[key].sel(model=model).transpose("sigma").values for key in shown_names(one)
             )
-            colour = "black" if model == NETWORK else _colour_of(model)
+            is_network = model == NETWORK
+            colour = "black" if is_network else _colour_of(model)
+            line = ("-", ".") if is_network else _line_of(model)
             if not np.all(np.isnan(values)):
-                band(ax, sigma, values, errors, colour, model)
+                band(ax, sigma, values, errors, colour, model, *line)
         low, high = one.limits
         ax.set(xscale="log", yscale="log" if one.is_logarithmic else "linear", ylabel=one.label)
         ax.set_ylim(low, high)
@@ -366,5 +376,6 @@ def plot_measures(data: Any, names: Sequence[str]) -> "Figure":
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
-    axes.flat[0].legend(frameon=False, fontsize=7)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure

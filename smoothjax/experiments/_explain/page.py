@@ -1,14 +1,20 @@
 """An explanation as files: the page with its figures, labelled numbers, and a table."""
 
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._checks import import_optional
-from ..._files.output import netcdf_of, png_of, require_folder, write_bytes, write_text
+from ..._checks import import_optional, require_one_of
+from ..._files.output import (
+    FIGURE_KINDS,
+    netcdf_of,
+    require_folder,
+    write_bytes,
+    write_figures,
+    write_text,
+)
 from ..._page import heading, items, page, paragraph, picture, table
 from .classes import EACH
 from .figures import CAPTIONS
@@ -17,40 +23,37 @@ from .memorised import FEW, clearest_level
 from .settings import mechanism_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from .explanation import Explanation
 
 
-def write(explanation: "Explanation", folder: str | os.PathLike[str]) -> Path:
+def write(
+    explanation: "Explanation",
+    folder: str | os.PathLike[str],
+    figures: tuple[str, ...],
+    command: str | None,
+) -> Path:
     """See `Explanation.report`."""
+    for kind in figures:
+        require_one_of(kind, FIGURE_KINDS, "figures")
     import_optional("h5netcdf")
     import_optional("h5py")
     folder = require_folder(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "results.nc", netcdf_of(explanation.dataset))
     write_text(folder / "table.txt", f"{explanation!r}\n")
-    pictures = {}
-    for name, figure in explanation.figures().items():
-        pictures[name] = png_of(figure, dpi=150)
-        write_bytes(folder / f"{name}.png", pictures[name])
-        write_bytes(folder / f"{name}.pdf", _pdf_of(figure))
+    pictures = write_figures(folder, explanation.figures(), figures, dpi=150)
     path = folder / "report.html"
-    write_text(path, _page(explanation, pictures))
+    write_text(path, _page(explanation, pictures, command))
     return path
 
 
-def _pdf_of(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="pdf")
-    return buffer.getvalue()
-
-
-def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
+def _page(
+    explanation: "Explanation", pictures: dict[str, bytes], command: str | None = None
+) -> str:
     data = explanation.dataset
     parts = [
         heading("Verdict"),
-        items(explanation.summary().splitlines()),
+        items(explanation.summary().splitlines(), "said"),
         table(*explanation.rows(), kind="verdicts"),
         items(_notes(explanation)),
         *(picture(png, CAPTIONS[name]) for name, png in pictures.items()),
@@ -71,7 +74,7 @@ def _page(explanation: "Explanation", pictures: dict[str, bytes]) -> str:
         table(*_distances(explanation)),
     ]
     title = f"Which mechanism explains a network trained on {explanation.train.name}"
-    return page(title, parts, explanation.manifest)
+    return page(title, parts, explanation.manifest, command)
 
 
 def _notes(explanation: "Explanation") -> list[str]:
@@ -240,7 +243,8 @@ def _candidate(explanation: "Explanation", name: str) -> str:
     unit = "" if mechanism.strength.unit == "1" else f" ({mechanism.strength.unit})"
     fitted = ", ".join(f"{value:.3g}" for value in at.strength.values)
     form = "" if explanation.settings.label is None else f", {at.form.values}"
-    strength = f"{mechanism.strength.name}{unit}, fitted, by rising noise level: {fitted}"
+    meaning = f": {mechanism.strength.meaning}" if mechanism.strength.meaning else ""
+    strength = f"{mechanism.strength.name}{unit}, fitted, by rising noise level {fitted}{meaning}"
     return f"{name}: {mechanism.description}{form}. Its {strength}."
 
 

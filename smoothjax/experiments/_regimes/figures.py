@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, band, new_figure, plain_ticks
+from ..._figure import COLOURS, band, legend_below, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -17,7 +17,7 @@ GREY = "#777777"
 
 def plot_regimes(results: Any) -> "Figure":
     """Information, its arrival, effective neighbours, dimension and U-turns, with the levels of collapse and speciation."""
-    figure, axes = new_figure(2, 3, (13, 7.4))
+    figure, axes = new_figure(2, 3, (13, 9))
     (information, rate, neighbours), (dimension, points, turns) = axes
     sigma = results.sigma.values
     _plot_information(information, results)
@@ -50,16 +50,20 @@ def plot_regimes(results: Any) -> "Figure":
         ax.spines[["top", "right"]].set_visible(False)
         marks = _mark(ax, results)
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False, fontsize=7, loc="best")
-        plain_ticks(ax.xaxis)
-    figure.legend(
-        list(marks.values()),
-        list(marks),
-        loc="outside lower center",
-        ncols=len(marks),
-        frameon=False,
-        fontsize=9,
-    )
+            legend_below(ax, 1)
+        plain_axes(ax)
+    if turns.axison:
+        where: dict[str, Any] = {"loc": "outside lower center", "ncols": len(marks)}
+        figure.legend(list(marks.values()), list(marks), frameon=False, fontsize=9, **where)
+    else:  # where there would be an empty panel
+        turns.legend(
+            list(marks.values()),
+            [f"{words}: {_level(results, words)}" for words in marks],
+            title="The lines, and their noise levels (data units)",
+            loc="center",
+            frameon=False,
+            fontsize=10,
+        )
     return figure
 
 
@@ -106,12 +110,29 @@ def _plot_turns(ax: "Axes", results: Any) -> None:
     ax.set_title("Noised to $\\sigma$ and back: comes out at the", loc="left", fontsize=10)
 
 
+# The levels at which trajectories commit, by name: in words, and how they are drawn.
+_MARKS = {
+    "collapse": ("collapse", POINT, "--"),
+    "speciation": ("speciation", "#000000", ":"),
+    "class_level": ("half of the class known", CLASS, "-."),
+}
+
+
 def _mark(ax: "Axes", results: Any) -> "dict[str, Artist]":
-    """The levels at which trajectories commit, by name."""
-    marks = {"collapse": ("collapse", POINT, "--"), "speciation": ("speciation", "#000000", ":")}
-    if "class_level" in results:
-        marks["class_level"] = ("half of the class known", CLASS, "-.")
-    return {
-        words: ax.axvline(float(results[name]), color=colour, lw=1.1, ls=style, zorder=1)
-        for name, (words, colour, style) in marks.items()
-    }
+    """Lines at these levels, by their words; where its error is known, with a band of two standard errors."""
+    lines = {}
+    for name, (words, colour, style) in _MARKS.items():
+        if name not in results:
+            continue
+        level = float(results[name])
+        lines[words] = ax.axvline(level, color=colour, lw=1.1, ls=style, zorder=1)
+        if f"{name}_se" in results:
+            error = 2 * float(results[f"{name}_se"])
+            ax.axvspan(level - error, level + error, color=colour, alpha=0.12, lw=0, zorder=0)
+    return lines
+
+
+def _level(results: Any, words: str) -> str:
+    name = next(name for name, mark in _MARKS.items() if mark[0] == words)
+    error = f" ± {float(results[f'{name}_se']):.2g}" if f"{name}_se" in results else ""
+    return f"{float(results[name]):.3g}{error}"

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._figure import COLOURS, band, new_figure, plain_ticks
+from ..._figure import COLOURS, band, legend_below, new_figure, plain_signed_ticks, plain_ticks
+from ...mechanisms import looks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,16 +219,17 @@ _MARKS = {"guess": "x", "held-out": "o", "likelihood": "D"}
 def plot_optimal_smoothing(results: Any) -> "Figure":
     names = [str(name) for name in results.mechanism.values]
     rows = results.sizes["data"]
-    figure, axes = new_figure(rows, 3, (14, 3.9 * rows + 0.2))
+    figure, axes = new_figure(rows, 3, (14, 4.7 * rows + 0.2))
     for i, data in enumerate(results.data.values):
         one = results.sel(data=data)
         ratio, width, gain = axes[i]
-        for name, colour in zip(names, COLOURS, strict=False):
-            of = one.sel(mechanism=name)
+        for name, look in looks_of(tuple(names)).items():
+            of, colour = one.sel(mechanism=name), look.colour
             if name == names[0]:
                 ratio.axhline(1, color=colour, lw=1.4, label=name)
             else:
-                band(ratio, of.level.values, of.ratio.values, of.ratio_se.values, colour, name)
+                values = of.level.values, of.ratio.values, of.ratio_se.values
+                band(ratio, *values, colour, name, look.dashes, look.marker)
             if name in _WIDTHS:
                 _plot_widths(width, of, float(one.spread), name, colour)
             _plot_gains(gain, of, names.index(name), colour)
@@ -257,10 +259,10 @@ def plot_optimal_smoothing(results: Any) -> "Figure":
         )
         for ax in axes[i]:
             ax.spines[["top", "right"]].set_visible(False)
-            if ax.get_legend_handles_labels()[0]:
-                ax.legend(fontsize=8, frameon=False)
+            legend_below(ax)
         for axis in (ratio.xaxis, ratio.yaxis, width.xaxis, width.yaxis):
             plain_ticks(axis)
+        plain_signed_ticks(gain.xaxis)
     return figure
 
 
