@@ -16,7 +16,7 @@ from test_examples_everywhere import NAMES, WITHOUT
 _RESULT = "a plain result, which holds what it is given"
 TAKEN: dict[str, str] = dict.fromkeys(
     (
-        *("Estimate", "FlowSolution", "LikelihoodSolution", "PatchCalibration"),
+        *("Estimate", "Diagnosis", "FlowSolution", "LikelihoodSolution", "PatchCalibration"),
         *("denoisers.CertifiedMean", "experiments.Standardization", "gaussian.EllipticalKurtosis"),
         *("Explanation", "experiments.Verdict"),
         *("learning.Preconditioning", "learning.TrainingRun", "measures.GeneralizationScore"),

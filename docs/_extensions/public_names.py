@@ -132,7 +132,10 @@ class Links:
                 self._note(name, target)
                 if inspect.isclass(value):
                     for part, method in vars(value).items():
-                        if not part.startswith("_") and (method.__doc__ or "").strip():
+                        # The default of a field has the docstring of its type.
+                        is_default = isinstance(method, str | float | tuple | list | dict | int)
+                        has_words = bool((method.__doc__ or "").strip()) and not is_default
+                        if not part.startswith("_") and has_words:
                             self._note(f"{name}.{part}", f"{target}.{part}")
                             self.targets[f"{inner}.{name}.{part}"] = f"{target}.{part}"
         # A short name is that one, whatever else is called so.
