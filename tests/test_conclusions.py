@@ -108,6 +108,18 @@ def test_smoothing_is_held_against_both_references():
     assert "widened beats gaussian" in _summary.conclusions(results(values))[-1]
 
 
+def test_smoothing_is_told_from_all_references_at_once():
+    common, gap = noisy(), noisy(seed=4)
+    # Either of two may be the better one: Student's two-sided quantiles are 1.97 at 95 % and 2.26 at 97.5 %, and a gap
+    # between them is enough for one pair, too little for two.
+    gap += 2.1 * scipy.stats.sem(gap) - gap.mean()
+    one = {"gaussian": common, "widened": common + gap}
+    assert "widened beats gaussian" in _summary.conclusions(results(one))[-1]
+    two = {"mixture": common, **one}
+    said = _summary.conclusions(results(two))[-1]
+    assert "is tied with gaussian" in said and "is tied with mixture" in said
+
+
 def test_copies_are_told_from_those_among_held_out_points_by_intervals():
     values = {name: noisy() for name in ("a", "b", "c", "d")}
     memorized = {
