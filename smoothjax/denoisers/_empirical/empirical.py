@@ -136,8 +136,9 @@ class EmpiricalDenoiser(AbstractPointsDenoiser):
         return over_posterior(self._points, u, sigma, add_scatter, init)[1]
 
     def mean_and_covariance(self) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-        weights = self.weights
-        centred = self.data - self._points.centre[None]
+        # Of a denoiser that is a constant of a user's program, XLA would compute this when it compiles, for minutes.
+        weights, data = jax.lax.optimization_barrier((self.weights, self.data))
+        centred = data - self._points.centre[None]
         mean = jnp.dot(weights, centred, precision=jax.lax.Precision.HIGHEST)
         difference = centred - mean[None]
         covariance = jnp.dot(
