@@ -17,7 +17,7 @@ ROOT = Path(smoothjax.__file__).parent
 FLOORS = (
     {"_command_start", "_checks", "_columns", "_files", "_registry", "_version"},
     {"_kinds"},
-    {"_citation", "_jax", "_figure", "_numerics", "_keys", "_layout", "_page"},
+    {"_citation", "_jax", "_figure", "_numerics", "_keys", "_layout", "_page", "_progress"},
     {"_levels", "_line", "_noise", "_calls", "_ode"},
     {"processes", "grids", "datasets", "parametrization"},
     {"denoisers"},

@@ -224,7 +224,7 @@ def compared(monkeypatch):
     """What `compare` would have been given."""
     given = {}
 
-    def compare(names, train, held_out, *, strength, settings, out):
+    def compare(names, train, held_out, *, strength, settings, out, progress):
         given.update(train=train, held_out=held_out, settings=settings, strength=strength)
         _store.ResultStore(out, {"dtype": str(train.points.dtype)})
         raise Reached

@@ -67,6 +67,8 @@ class Compare:
     """Of the data and all computations."""
     figures: tuple[Literal["pdf", "svg"], ...] = ()
     """Files of each figure beside PNG."""
+    quiet: bool = False
+    """Say nothing of how far the job is: no bar on a terminal, no line a part elsewhere."""
 
     def settings(self) -> CompareSettings:
         """The part of the options that `smoothjax.compare` takes."""
@@ -101,6 +103,7 @@ class Compare:
                 strength=self.strength,
                 settings=self.settings(),
                 out=self.out,
+                progress=not self.quiet,
             )
             if standardization is not None:
                 comparison = standardization.explain(comparison)

@@ -31,6 +31,8 @@ class RunExperiment:
     """Of all computations."""
     figures: tuple[Literal["pdf", "svg"], ...] = dataclasses.field(default=(), kw_only=True)
     """Files of the figure beside PNG."""
+    quiet: bool = dataclasses.field(default=False, kw_only=True)
+    """Say nothing of how far the job is: no bar on a terminal, no line a part elsewhere."""
     settings: tyro.conf.Suppress[dict[str, Any]] = dataclasses.field(
         default_factory=dict, kw_only=True
     )
@@ -42,7 +44,11 @@ class RunExperiment:
         refuse_training(self.out)
         with held(self.out):
             with computing_in(self.precision):
-                results = experiment.run(out=str(self.out), **self.settings)
+                settings = dict(self.settings)
+                # Short experiments show none.
+                if "progress" in inspect.signature(experiment.run).parameters:
+                    settings["progress"] = not self.quiet
+                results = experiment.run(out=str(self.out), **settings)
             write_bytes(self.out / "results.nc", netcdf_of(results))
             figure = plots.plot_experiment(self.name, results)
             write_figures(self.out, {self.name: figure}, self.figures, dpi=160)
@@ -79,7 +85,7 @@ def parse_experiment(name: str, arguments: list[str]) -> RunExperiment:
             raise ValueError(
                 f"`{option}` must be followed by values; got none. Leave it out for its default."
             )
-    own = {name: given.pop(name) for name in ("out", "precision", "figures")}
+    own = {name: given.pop(name) for name in ("out", "precision", "figures", "quiet")}
     return RunExperiment(name, **own, settings=given)
 
 
@@ -100,6 +106,11 @@ def options_of(experiment: Experiment) -> type[Any]:
             "figures",
             _explained(tuple[Literal["pdf", "svg"], ...], "files of the figure beside PNG"),
             dataclasses.field(default=()),
+        ),
+        (
+            "quiet",
+            _explained(bool, "say nothing of how far the job is"),
+            dataclasses.field(default=False),
         ),
     ]
     for parameter in inspect.signature(experiment.run).parameters.values():

@@ -79,6 +79,8 @@ class Explain:
     """Of an array of data with four axes: channels last (hwc, the default) or first (chw)."""
     precision: Literal["float32", "float64"] = "float32"
     """Of the data and all computations."""
+    quiet: bool = False
+    """Say nothing of how far the job is: no bar on a terminal, no lines elsewhere."""
     figures: tuple[Literal["pdf", "svg"], ...] = ("pdf",)
     """Files of each figure beside PNG."""
 
@@ -120,7 +122,13 @@ class Explain:
         other = None if self.other is None else load_network(self.other, train, options)
         with held(self.out):
             explanation = explain(
-                network, train, held_out, self.settings(), other=other, out=self.out
+                network,
+                train,
+                held_out,
+                self.settings(),
+                other=other,
+                out=self.out,
+                progress=not self.quiet,
             )
             page = explanation.report(
                 self.out, figures=self.figures, command=line_of("explain", self, ("data",))

@@ -95,6 +95,8 @@ class Train:
     """Of an array with four axes: channels last (hwc, the default) or first (chw, as PyTorch has images)."""
     precision: Literal["float32", "float64"] = "float32"
     """Of the data and all computations."""
+    quiet: bool = False
+    """Say nothing of how far the job is: no bar on a terminal, no lines elsewhere."""
 
     def run(self) -> int:
         """Trains, samples, saves and prints; returns the exit status."""
@@ -168,7 +170,7 @@ class Train:
             p_mean=self.p_mean,
             p_std=self.p_std,
             out=self.out,
-            progress=True,
+            progress=not self.quiet,
         )
         samples = sample(
             run.model,

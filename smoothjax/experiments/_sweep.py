@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import import_optional
 from .._files.store import Arrays, ResultStore
+from .._progress import progress_bar
 
 # The name of a part, what the progress bar says of it, and what computes it.
 Cell = tuple[str, str, Callable[[], Arrays]]
@@ -26,12 +26,11 @@ def cells_of(
 
 def sweep(store: ResultStore, cells: Iterable[Cell], progress: bool) -> list[Arrays]:
     """The part of each cell: as it was kept, or computed and kept."""
-    # On a pipe or a log file a bar is noise; tqdm's None means: only on a terminal.
-    bar = import_optional("tqdm").tqdm(list(cells), disable=None if progress else True)
     parts = []
-    for name, words, compute in bar:
-        bar.set_description(words)
-        parts.append(store.get(name, compute))
+    with progress_bar(list(cells), shown=progress) as bar:
+        for name, words, compute in bar:
+            bar.set_description(words)
+            parts.append(store.get(name, compute))
     return parts
 
 

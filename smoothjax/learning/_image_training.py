@@ -1,5 +1,6 @@
 """Training of a denoiser on N points for a fixed budget: compiled in blocks of steps, resumed exactly, many at once."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -17,13 +18,13 @@ from .._checks import (
     as_float_array,
     as_points,
     as_positive_integer,
-    import_optional,
     positive_parameter,
     require_finite,
     shown,
 )
 from .._files.checkpoint import fingerprint, load_state, open_folder, read_configuration, save_state
 from .._kinds import checks_kinds
+from .._progress import progress_bar
 from ._noise_conditioned import Architecture, ConvolutionalArchitecture, MLPArchitecture
 from ._preconditioned import P_MEAN, P_STD, PreconditionedDenoiser, edm_loss
 from ._training import TrainingRun, adam, step_down
@@ -177,22 +178,20 @@ def train_denoiser(
             )
 
     model, state = _skeleton(architecture, data.shape[-1], image_shape, scale, data.dtype), start
-    bar = None
+    # tqdm is an extra's: asked for only where something is to be shown.
+    shown: Any = contextlib.nullcontext()
     if progress:
-        # On a pipe or a log file a bar is noise; tqdm's None means: only on a terminal.
-        bar = import_optional("tqdm").tqdm(
-            total=end, initial=int(state.step), disable=None, unit="step"
-        )
-    while (step := int(state.step)) < end:
-        reached = min((step // block + 1) * block, end)
-        state = _advance(model, state, data, key, jnp.asarray(reached, jnp.int32), settings)
-        if folder is not None:
-            save_state(folder, state)
-        if bar is not None:
-            bar.update(reached - step)
-            bar.set_postfix(loss=f"{float(jnp.mean(state.losses[..., step:reached])):.4f}")
-    if bar is not None:
-        bar.close()
+        shown = progress_bar(total=end, initial=int(state.step), what="training", unit="step")
+    with shown as bar:
+        while (step := int(state.step)) < end:
+            reached = min((step // block + 1) * block, end)
+            state = _advance(model, state, data, key, jnp.asarray(reached, jnp.int32), settings)
+            if folder is not None:
+                save_state(folder, state)
+            if bar is not None:
+                loss = float(jnp.mean(state.losses[..., step:reached]))
+                bar.set_description(f"training, loss {loss:.4f}", refresh=False)
+                bar.update(reached - step)
     return TrainingRun(eqx.combine(state.average, model), state.losses[..., :end])
 
 

@@ -16,13 +16,13 @@ from jaxtyping import Float
 
 from ..._checks import (
     as_positive_integer,
-    import_optional,
     refuse_masked,
     require_finite_rows,
     working_dtype,
 )
 from ..._files.npy import Unreadable, map_array
 from ..._numerics import as_log_weights
+from ..._progress import progress_bar
 from .row_file import ALIGNMENT, OpenRowFile, RowFile, memory_for, place_of
 
 # Bytes of a chunk: large enough that reading from a disk is sequential, small beside any memory (measured: from 8 MiB to
@@ -84,9 +84,7 @@ class RowSource:
     def bar(self, num_sweeps: int, what: str) -> Any:
         if not self.progress:
             return nullcontext()
-        # On a pipe or a log file a bar is noise; tqdm's None means: only on a terminal.
-        tqdm = import_optional("tqdm").tqdm
-        return tqdm(total=num_sweeps * self.num_chunks, desc=what, unit="chunk", disable=None)
+        return progress_bar(total=num_sweeps * self.num_chunks, what=what, unit="chunk")
 
     def _read(
         self, i: int, memory: np.ndarray, file: OpenRowFile | None, past_cache: bool

@@ -18,6 +18,7 @@ from ..._checks import import_optional, require_one_of, shown
 from ..._files.checkpoint import refuse_training
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
+from ..._progress import progress_bar
 from ...datasets import Dataset
 from ...denoisers import Denoiser
 from .._regimes.regimes import labelled_regimes
@@ -50,7 +51,7 @@ def compare(
         settings: see `CompareSettings`.
         out: folder in which every finished part is kept. Called again with the same arguments, a job that was killed goes on
             where it was and ends with identical numbers. Bare callables are known by their name only.
-        progress: show a progress bar.
+        progress: show how far it is: a bar on a terminal, a line a part elsewhere.
 
     In more than eight dimensions, a denoiser that does not know the trace of its Jacobian (a network, a local denoiser) is
     costly. Its likelihood is taken at 64 held-out points, with Hutchinson's estimate of the trace; without `settings.steps`
@@ -73,7 +74,6 @@ def compare(
         >>> print(sj.compare(denoisers, train, held_out, settings=settings).table())  # doctest: +SKIP
     """
     xarray = import_optional("xarray")
-    tqdm = import_optional("tqdm").tqdm if progress else None
     if not denoisers:
         raise ValueError("`denoisers` must hold at least one denoiser.")
     for name, denoiser in denoisers.items():
@@ -105,18 +105,14 @@ def compare(
     store = ResultStore(out, configuration)
     parts = parts_of(dict(denoisers), efforts, train, held_out, settings)
     todo = [name for name in parts if not store.has(name)]
-    # On a pipe or a log file a bar is noise; tqdm's None means: only on a terminal.
-    bar = tqdm(total=len(parts), initial=len(parts) - len(todo), disable=None) if tqdm else None
     computed: dict[str, Arrays] = {}
-    for name, compute in parts.items():
-        if bar is not None:
+    with progress_bar(shown=progress, total=len(parts), initial=len(parts) - len(todo)) as bar:
+        for name, compute in parts.items():
             bar.set_description(name)
-        new = not store.has(name)
-        computed[name] = store.get(name, functools.partial(compute, computed))
-        if bar is not None and new:
-            bar.update()
-    if bar is not None:
-        bar.close()
+            new = not store.has(name)
+            computed[name] = store.get(name, functools.partial(compute, computed))
+            if new:
+                bar.update()
     results = label(xarray, efforts, computed, train, held_out, settings)
     of_regimes = [part for name, part in computed.items() if name.startswith(REGIMES)]
     regimes = labelled_regimes(of_regimes) if of_regimes else None
@@ -167,17 +163,17 @@ def compare_mechanisms(
     chosen = [mechanisms.get(name) for name in (names or mechanisms.defaults(train))]
     filled = (CompareSettings() if settings is None else settings).scaled_to(train.points)
     assert filled.noise_floor is not None
-    bar = functools.partial(
-        import_optional("tqdm").tqdm, desc="strengths", disable=None if progress else True
-    )
+    bar = functools.partial(progress_bar, shown=progress, what="strengths")
     data = of_data(train, held_out)
     choices = choices_of(chosen, train, strength, filled.noise_floor, filled.seed, data, out, bar)
-    denoisers = {
-        one.name: choices[one.name].denoiser(train, filled.seed)
-        if one.name in choices
-        else one.build(train, filled.seed)
-        for one in chosen
-    }
+    denoisers = {}
+    with progress_bar(chosen, shown=progress, what="mechanisms") as bar:
+        for one in bar:
+            bar.set_description(f"building {one.name}")
+            if one.name in choices:
+                denoisers[one.name] = choices[one.name].denoiser(train, filled.seed)
+            else:
+                denoisers[one.name] = one.build(train, filled.seed)
     found = compare(denoisers, train, held_out, settings=settings, out=out, progress=progress)
     guessed = [one for one in chosen if one.strength is not None and one.strength.is_guess]
     definitions = registered(chosen, choices, train, filled.seed)

@@ -17,6 +17,7 @@ from ..._files.checkpoint import refuse_training
 from ..._files.store import ResultStore
 from ..._jax.host_errors import raising_host_errors
 from ..._kinds import checks_kinds
+from ..._progress import progress_bar
 from ...datasets import Dataset
 from ...denoisers import Denoiser
 from .._compare.compare import of_data, tree_fingerprint
@@ -57,7 +58,8 @@ def explain(
         out: folder in which every finished part is kept. Called again with the same arguments, a job that was killed goes on
             where it was and ends with identical numbers. A network is known by its arrays, and by what it makes of two
             noisy points: one call, whenever `out` is taken up again.
-        progress: show a progress bar, and before it how often the network will be called; else that is logged.
+        progress: show how far it is (a bar on a terminal, a line a part elsewhere), and before that how often the network
+            will be called; else that is logged.
 
     **What is computed.** At each noise level, at held-out points plus noise, each candidate's strength is fitted to the
     network's outputs on some of the points, and its distance from the network is measured on the others. The verdict names
@@ -120,10 +122,10 @@ def explain(
         print(said, file=sys.stderr)
     else:
         logging.getLogger(__name__).info(said)
-    bar = import_optional("tqdm").tqdm(parts, disable=None if progress else True)
-    for name, compute in bar:
-        bar.set_description(name)
-        compute()
+    with progress_bar(parts, shown=progress) as bar:
+        for name, compute in bar:
+            bar.set_description(name)
+            compute()
     results = labelled(job.found(), job.candidates, train, settings)
     results.attrs["network_calls"] = sum(one.num for one in calls)
     return Explanation(

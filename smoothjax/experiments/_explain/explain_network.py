@@ -77,7 +77,7 @@ def explain_network(
         steps: denoiser calls of each sample.
         seed: of the split, the training, and all noises.
         out: folder in which the training and each finished part are kept.
-        progress: show a progress bar.
+        progress: show how far it is: a bar on a terminal, lines elsewhere.
 
     Returns:
         `smoothjax.Explanation.dataset`, and `loss` (step) of the training.

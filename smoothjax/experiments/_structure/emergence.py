@@ -4,9 +4,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..._checks import as_positive_integer, import_optional
+from ..._checks import as_positive_integer
 from ..._files.store import Arrays, ResultStore
 from ..._kinds import checks_kinds
+from ..._progress import progress_bar
 from ...learning import MLPArchitecture
 from .._registry import experiment, settings_of
 from .figures import plot_emergence
@@ -89,9 +90,7 @@ def emergence(
     configuration["num_parameters"] = num_parameters(architecture, dataset.dim)
     replicates = benches(dataset, num_train, levels, num_samples, seeds)
     store = ResultStore(out, configuration)
-    bar = import_optional("tqdm").tqdm(
-        total=num_seeds * len(steps), disable=None if progress else True
-    )
+    bar = progress_bar(shown=progress, total=num_seeds * len(steps))
 
     def measure(bench: Bench, step: int, folder: Path | None) -> Arrays:
         # One training, under the schedule of all steps, that goes on from where it was last looked at.
