@@ -1,6 +1,7 @@
 """The exponential multistep method on a grid of noise levels, with one call of the denoiser a level."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +18,54 @@ def multistep_flow(
     denoise: Denoise, u: Float[Array, " d"], levels: Float[Array, " m"], order: int
 ) -> Float[Array, " d"]:
     """The probability flow from the first to the last level; called at every level but the last."""
+    # The last step is not corrected: that would take a call at its end.
+    last = len(levels) - 2
+    alone = lambda u, level: (denoise(u, level), None)  # noqa: E731
+    (u, past), _, predicted = _corrected(alone, u, levels, order, last)
+    return predicted(u, past, jnp.asarray(last))
+
+
+def multistep_path(
+    denoise: Callable[[Float[Array, " d"], Array], tuple[Float[Array, " d"], Any]],
+    u: Float[Array, " d"],
+    levels: Float[Array, " m"],
+    order: int,
+) -> tuple[Float[Array, " d"], Any]:
+    """The state at the last level, and what `denoise` returns beside the denoiser's output at each, stacked.
+
+    Called at every level, upwards or downwards.
+    """
+    (u, _), extras, _ = _corrected(denoise, u, levels, order, len(levels) - 1)
+    return u, extras
+
+
+def _corrected(denoise: Any, u: Array, levels: Any, order: int, num: int) -> Any:
+    """The first steps, each corrected: the state and the outputs so far, what else came with them, and the predictor."""
     levels = jnp.asarray(levels)
     weights = grid_weights(levels, order)
     h = jnp.log(levels[1:] / levels[:-1])
+    first, extra = denoise(u, levels[0])
     # The outputs so far, newest first.
-    past = jnp.zeros((order, *u.shape), u.dtype).at[0].set(denoise(u, levels[0]))
+    past = jnp.zeros((order, *u.shape), u.dtype).at[0].set(first)
 
     def predicted(u: Array, past: Array, k: Array) -> Array:
         return linear_step(u, _mean(past, weights.predictor[k]), h[k])
 
-    def step(carried: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
+    def step(carried: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], Any]:
         u, past = carried
         ahead = predicted(u, past, k)
-        latest = denoise(ahead, levels[k + 1])
+        latest, more = denoise(ahead, levels[k + 1])
         known = jnp.concatenate([latest[None], past])
         if order > 1:
             moved = linear_step(u, _mean(known, weights.corrector[k]), h[k]) - ahead
             # The corrector weighs the output at the state that it leads to: `latest + slope (corrected - ahead)`.
             moved /= 1 + jnp.expm1(h[k]) * weights.corrector[k, 0] * weights.slope
             ahead, known = ahead + moved, known.at[0].add(weights.slope * moved)
-        return (ahead, known[:-1]), None
+        return (ahead, known[:-1]), more
 
-    # The last step is not corrected: that would take a call at its end.
-    last = len(levels) - 2
-    (u, past), _ = lax.scan(step, (u, past), jnp.arange(last))
-    return predicted(u, past, jnp.asarray(last))
+    end, extras = lax.scan(step, (u, past), jnp.arange(num))
+    extras = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), extra, extras)
+    return end, extras, predicted
 
 
 def multistep_sde(
