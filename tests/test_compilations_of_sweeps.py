@@ -207,3 +207,21 @@ def test_training_set_in_a_users_program_is_not_worked_on_when_it_compiles():
     covariance = jax.jit(lambda: D.mean_and_covariance()[1])
     # A product of the data with themselves is left for the time of the call.
     assert " dot(" in covariance.lower().compile().as_text()
+
+
+def test_replay_compiles_once_for_all_numbers_of_levels(monkeypatch):
+    traces = []
+    followed = sj.TruncatedDenoiser.followed_to
+    monkeypatch.setattr(
+        sj.TruncatedDenoiser, "followed_to", lambda *args: traces.append(1) or followed(*args)
+    )
+    D = sj.TruncatedDenoiser(points(30, 0))
+    calls = []
+    for num in (12, 5, 29, 2):
+        levels = sj.log_uniform_grid(num, 80.0, 0.01)
+        found = sj.replay(D, jax.random.key(1), 4, levels=levels)
+        calls.append(int(jnp.max(found.evaluations)))
+        # One call a level, the first of them at the start, and one where the last step is corrected.
+        assert calls[-1] <= num + 1
+    assert len(traces) == 1
+    assert calls[2] > calls[0] > calls[1] > calls[3]

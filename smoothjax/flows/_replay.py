@@ -1,5 +1,6 @@
 r"""Which training points each noise ends on, at the cost of the noise levels where that is open."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from ._exponential import History, multistep
 from ._sampling import initial_state
 
 DEFAULT_LEVELS = 20
+# Noise levels that there is room for without compiling anew; twice as many beyond, and so on.
+ROOM = 64
 
 
 class Replay(NamedTuple):
@@ -99,7 +102,11 @@ def replay(
     given = checked(
         given, bad, "`levels` must decrease to a positive noise level", f"; got {given}"
     )
-    return _replay(denoiser, base, key, given, num_samples, batch_size)
+    # Filled up with the last level, which is not called for: one program for all numbers of levels.
+    room = max(ROOM, 2 ** math.ceil(math.log2(len(given))))
+    levels = jnp.full(room, given[-1]).at[: len(given)].set(given)
+    count = jnp.asarray(len(given), jnp.int32)
+    return _replay(denoiser, base, key, levels, count, num_samples, batch_size)
 
 
 @eqx.filter_jit
@@ -108,6 +115,7 @@ def _replay(
     base: EmpiricalDenoiser,
     key: PRNGKeyArray,
     levels: Array,
+    count: Array,
     num_samples: int,
     batch_size: int | None,
 ) -> Replay:
@@ -149,7 +157,7 @@ def _replay(
         settled, calls = jnp.zeros(num, dtype), jnp.zeros(num, jnp.int32)
         state = (jnp.asarray(1), u, History(u, jnp.zeros_like(u)), *nothing, settled, calls)
         _, _, history, points, rows, settled, calls = lax.while_loop(
-            lambda state: (state[0] < len(ends)) & jnp.any(state[5] == 0), step, state
+            lambda state: (state[0] < count + 2) & jnp.any(state[5] == 0), step, state
         )
         open_ = settled == 0
         points = jnp.where(open_[:, None], history.latest, points)
