@@ -225,3 +225,15 @@ def test_replay_compiles_once_for_all_numbers_of_levels(monkeypatch):
         assert calls[-1] <= num + 1
     assert len(traces) == 1
     assert calls[2] > calls[0] > calls[1] > calls[3]
+
+
+def test_adapted_grids_of_all_sizes_take_one_pilot_program():
+    traces = Traces()
+    denoiser = Counting(sj.EmpiricalDenoiser(points(40, 0, float)), traces)
+    grids = [sj.adapted_grid(denoiser, jax.random.key(0), num) for num in (6, 9, 40)]
+    assert [len(grid) for grid in grids] == [6, 9, 40]
+    # As many as for the first alone: the pilots' grid knows nothing of the one that is asked for.
+    alone = Traces()
+    again = Counting(sj.EmpiricalDenoiser(points(40, 0, float)), alone)
+    sj.adapted_grid(again, jax.random.key(0), 6)
+    assert len(traces) == len(alone) > 0

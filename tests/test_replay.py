@@ -308,3 +308,11 @@ def test_adapted_grid_of_what_never_bends():
     D = sj.EmpiricalDenoiser(np.ones((1, 2), np.float32))
     levels = sj.adapted_grid(D, jax.random.key(0), 9, 80.0, 0.002)
     np.testing.assert_allclose(levels, sj.log_uniform_grid(9, 80.0, 0.002), rtol=1e-5)
+
+
+def test_default_levels_of_float32_data_in_64_bit_mode(x64):
+    """Nothing is left to JAX's promotion, which the tests forbid."""
+    data = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
+    found = sj.replay(sj.TruncatedDenoiser(data), jax.random.key(0), 4)
+    assert found.points.dtype == np.float32
+    np.testing.assert_array_equal(found.points, data[found.rows])

@@ -96,7 +96,9 @@ def replay(
         batch_size = as_positive_integer(batch_size, "batch_size")
     if levels is None:
         bends = denoiser if isinstance(denoiser, GaussianSmoothedDenoiser) else base
-        levels = adapted_grid(bends, jax.random.key(0), DEFAULT_LEVELS)
+        # In the dtype of the data: in 64-bit mode numbers of Python's would make another.
+        ends = (jnp.asarray(level, base.data.dtype) for level in (80.0, 0.002))
+        levels = adapted_grid(bends, jax.random.key(0), DEFAULT_LEVELS, *ends)
     given = as_levels(levels, base.data.dtype)
     bad = (given[-1] >= given[0]) | (given[-1] <= 0)
     given = checked(
