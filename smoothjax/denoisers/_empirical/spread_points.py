@@ -90,7 +90,8 @@ def local_slots(layout: MeshLayout) -> int:
 def prepared(
     layout: MeshLayout, points: Array, log_weights: Array, chunk_size: int | None
 ) -> PointSet:
-    size = equal_chunks(points.shape[0] // layout.mesh.shape[layout.rows], chunk_size)
+    row_bytes = points.shape[1] * points.dtype.itemsize
+    size = equal_chunks(points.shape[0] // layout.mesh.shape[layout.rows], row_bytes, chunk_size)
     centre, half_square, radius = _centre_and_radius(layout, points, log_weights)
     require_finite(radius, "|data - mean|^2 / 2")
     return PointSet(points, log_weights, centre, half_square, radius, size)
