@@ -137,7 +137,7 @@ def likelihood_solution(
     With `steps`, for networks whose calls are dear, the flow is followed on so many noise levels of a constant ratio by
     `ExponentialMultistep(order=3)`, one call of the denoiser and its trace a level: 64 of them give a smooth denoiser's
     log-likelihood to far less than .01 nats a dimension. `.integration_error` is then what half as many levels change. Where
-    the trace has a narrow peak, on the way of a point between two clusters that belongs to neither, both grids may miss.
+    the trace has a narrow peak, as for a point between two clusters that belongs to neither, both grids may miss it.
 
     The trace is the posterior variance over `sigma^2` where the denoiser knows that in closed form, else that of the
     Jacobian, formed exactly (d products); or, on request, Hutchinson's estimate with Rademacher probes, held fixed along the
